@@ -1,0 +1,36 @@
+//! Compiles `proto/` into tonic clients and servers, with protox in the place of protoc.
+
+use std::path::{Path, PathBuf};
+use std::{env, error, fs};
+
+fn main() -> Result<(), Box<dyn error::Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    if env::var_os("CARGO_FEATURE_GRPC").is_none() {
+        return Ok(());
+    }
+    let root = Path::new("proto");
+    let mut files = Vec::new();
+    collect(root, &mut files)?;
+    files.sort();
+    let descriptors = protox::compile(&files, [root])?;
+    let mut config = prost_build::Config::new();
+    config.enable_type_names();
+    // A method that a service does not write answers UNIMPLEMENTED.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .generate_default_stubs(true)
+        .compile_fds_with_config(descriptors, config)?;
+    Ok(())
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

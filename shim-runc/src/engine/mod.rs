@@ -1,0 +1,64 @@
+//! The seam between the shim and what makes its containers.
+//!
+//! An engine knows containers by id and keeps what it must under its own root directory, so a
+//! fresh process (`delete` after a crash) can go on where a dead one stopped. Everything that both
+//! engines have in common, cgroups, statistics, out-of-memory events, signals by pidfd, stays
+//! outside.
+
+pub(crate) mod libcontainer;
+pub(crate) mod runc;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Process;
+use shim_sdk::{ContainerId, ExecId, Io, Pid};
+
+use crate::error::EngineError;
+
+/// Makes and removes containers and the processes in them.
+#[allow(async_fn_in_trait)] // every future runs on the shim's one thread
+pub(crate) trait Engine {
+    /// Makes a container with its init waiting to be started; returns init's pid.
+    /// On an error nothing remains.
+    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError>;
+
+    /// Lets the init of a created container run the user's command.
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Starts a process in a container; returns its pid.
+    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError>;
+
+    /// Removes the engine's record, its cgroups and its mounts. With `force`, kills what runs.
+    /// A container that does not exist is deleted already.
+    async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError>;
+
+    /// Freezes.
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Thaws.
+    async fn resume(&self, id: &ContainerId) -> Result<(), EngineError>;
+}
+
+/// What [`Engine::create`] needs.
+#[derive(Debug)]
+pub(crate) struct CreateContainer<'a> {
+    pub(crate) id: &'a ContainerId,
+    /// The bundle's directory.
+    pub(crate) bundle: &'a Path,
+    pub(crate) no_pivot_root: bool,
+    pub(crate) no_new_keyring: bool,
+}
+
+/// What [`Engine::exec`] needs.
+#[derive(Debug)]
+pub(crate) struct ExecProcess<'a> {
+    pub(crate) container: &'a ContainerId,
+    pub(crate) id: &'a ExecId,
+    pub(crate) process: &'a Process,
+    /// The bundle's directory, for pid files and the like.
+    pub(crate) bundle: &'a Path,
+}
+
+/// Where an engine keeps its records: `<root>/<namespace>`.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineRoot(pub(crate) PathBuf);

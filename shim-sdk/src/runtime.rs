@@ -1,0 +1,216 @@
+//! What a runtime author writes.
+//!
+//! # Terms
+//!
+//! - *bundle*: the directory that holds a container's `config.json` (an OCI runtime spec) and its
+//!   `rootfs`; the shim runs in it.
+//! - *container*: what [`Runtime::create`] made from a bundle, until [`Runtime::delete`].
+//! - *process*: the container's *init*, or an *exec*, a further process inside it.
+//! - *pid*: the process as the host numbers it.
+//!
+//! The SDK owns everything that every shim must get right: the command line and the start-up
+//! dialects of every containerd, the task service in both versions, the table of processes and
+//! which request is valid in which state, standard streams, exits and the order of events,
+//! the journal, and cleaning up after a crash. A runtime makes containers and processes.
+//!
+//! Methods run on one thread, several at once; no lock is held around them. None is dropped half
+//! way: a client's deadline ends the client's waiting, not the method.
+//!
+//! Answers to the OCI runtime specification and containerd's runtime v2 documentation.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::{Process, Spec};
+
+use crate::error::Result;
+use crate::stdio::Io;
+use crate::{Bundle, ContainerId, ExecId, Mount, Pid, Signal};
+
+/// A container runtime, as a shim needs it.
+///
+/// Four methods make a complete shim; every other has a default that either declares the call
+/// unsupported, so that containerd is answered UNIMPLEMENTED, or does what a runtime of plain host
+/// processes wants.
+#[allow(async_fn_in_trait)] // every future runs on the shim's one thread
+pub trait Runtime: Sized + 'static {
+    /// What the runtime remembers of one container, from create to delete.
+    type Container: 'static;
+
+    /// Name, version and the optional calls that work, for `-info`, `-v` and UNIMPLEMENTED.
+    fn describe(&self) -> Description;
+
+    /// Makes a container, with its init ready but not yet running the user's command.
+    ///
+    /// Called once per container. The root file system is mounted. On an error the runtime leaves
+    /// nothing behind; the SDK unmounts the root file system and closes the streams.
+    async fn create(&self, request: Create, io: Io) -> Result<Created<Self::Container>>;
+
+    /// Runs the user's command; returns init's pid (the same one as create's, if that told one).
+    ///
+    /// Called once per container, after create. On an error the container stays created.
+    async fn start(&self, container: &Self::Container) -> Result<Pid>;
+
+    /// Starts a further process in a container that is created or running.
+    ///
+    /// Called once per exec, when the client starts it. On an error nothing runs.
+    async fn exec(&self, container: &Self::Container, request: Exec, io: Io) -> Result<Pid>;
+
+    /// Removes what create made. Init has exited, or never started.
+    ///
+    /// May be called again after an error; what is already gone is not an error.
+    async fn delete(&self, container: &Self::Container) -> Result<()>;
+
+    /// Removes a container whose shim died, knowing its bundle alone.
+    ///
+    /// Kills whatever still runs of it. What is already gone is not an error. Called in a fresh
+    /// process (`delete` on the command line), perhaps of a newer version than the one that died.
+    async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()>;
+
+    /// Signals one process. The default sends it by pidfd, so a reused pid is never hit.
+    async fn signal(
+        &self,
+        _container: &Self::Container,
+        process: &crate::ProcessHandle,
+        signal: Signal,
+    ) -> Result<()> {
+        process.signal(signal)
+    }
+
+    /// Signals every process of the container. The default knows only init.
+    async fn signal_all(
+        &self,
+        container: &Self::Container,
+        init: &crate::ProcessHandle,
+        signal: Signal,
+    ) -> Result<()> {
+        self.signal(container, init, signal).await
+    }
+
+    /// Init has exited; its exit is not published before this returns (bounded by 10 s).
+    ///
+    /// The place to end what init left behind (a container without a pid namespace of its own),
+    /// to resume a frozen one, and to report an out-of-memory kill that was seen late.
+    async fn init_exited(&self, _container: &Self::Container) {}
+
+    /// Freezes every process.
+    async fn pause(&self, _container: &Self::Container) -> Result<()> {
+        Err(crate::Error::unimplemented("pause"))
+    }
+
+    /// Ends a pause.
+    async fn resume(&self, _container: &Self::Container) -> Result<()> {
+        Err(crate::Error::unimplemented("resume"))
+    }
+
+    /// Every pid in the container. The default answers with init and the execs alone.
+    async fn pids(&self, _container: &Self::Container) -> Result<Option<Vec<Pid>>> {
+        Ok(None)
+    }
+
+    /// Statistics as the payload containerd expects from this platform.
+    async fn stats(&self, _container: &Self::Container) -> Result<Payload> {
+        Err(crate::Error::unimplemented("stats"))
+    }
+
+    /// Changes resource limits; the payload is the OCI spec's `LinuxResources` or
+    /// `WindowsResources` as JSON.
+    async fn update(&self, _container: &Self::Container, _resources: Payload) -> Result<()> {
+        Err(crate::Error::unimplemented("update"))
+    }
+
+    /// Writes a checkpoint to a directory.
+    async fn checkpoint(&self, _container: &Self::Container, _request: Checkpoint) -> Result<()> {
+        Err(crate::Error::unimplemented("checkpoint"))
+    }
+
+    /// Which containers share one shim: those of equal group. The default is one shim each,
+    /// unless a group annotation that containerd defines says otherwise.
+    fn group(&self, spec: &Spec) -> Option<String> {
+        crate::group::from_annotations(spec)
+    }
+}
+
+/// What a runtime says of itself.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// The runtime's name, as in `io.containerd.NAME.VERSION`.
+    pub name: &'static str,
+    /// The version of the shim.
+    pub version: &'static str,
+    /// Version control revision, if known.
+    pub revision: &'static str,
+    /// The optional calls that work; the others answer UNIMPLEMENTED before they reach a method.
+    pub capabilities: Capabilities,
+    /// OCI features as JSON (`runc features`), for `-info`.
+    pub features: Option<serde_json::Value>,
+}
+
+/// The optional calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // each is named as its method
+pub struct Capabilities {
+    pub pause: bool,
+    pub stats: bool,
+    pub update: bool,
+    pub checkpoint: bool,
+    pub terminal: bool,
+}
+
+/// A request to make a container.
+#[derive(Debug)]
+pub struct Create {
+    /// The container's identifier, unique in its namespace.
+    pub id: ContainerId,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The bundle; `bundle.spec()` reads its `config.json`.
+    pub bundle: Bundle,
+    /// The mounts that were made on `rootfs`; empty when the bundle's own rootfs is used as it is.
+    pub rootfs: Vec<Mount>,
+    /// Runtime options as the client sent them.
+    pub options: Option<Payload>,
+    /// The directory of a checkpoint to restore from at start.
+    pub checkpoint: Option<PathBuf>,
+    /// Where to report what the kernel does to the container.
+    pub notifier: crate::Notifier,
+}
+
+/// A container just made.
+#[derive(Debug)]
+pub struct Created<C> {
+    /// The runtime's own record.
+    pub container: C,
+    /// Init's pid, if there is a process already.
+    pub pid: Option<Pid>,
+}
+
+/// A request to start a further process.
+#[derive(Debug)]
+pub struct Exec {
+    /// The exec's identifier, unique in its container.
+    pub id: ExecId,
+    /// The OCI process.
+    pub process: Process,
+}
+
+/// A request to write a checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The directory to write to.
+    pub path: PathBuf,
+    /// Checkpoint options as the client sent them.
+    pub options: Option<Payload>,
+}
+
+/// A typed value that passes through: containerd's `Any`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// The type's URL.
+    pub type_url: String,
+    /// The encoded value.
+    pub value: Vec<u8>,
+}
+
+/// How long the SDK waits for output after a process has exited.
+pub const DRAIN: Duration = Duration::from_secs(10);
