@@ -1,2 +1,2 @@
-//! Stub.
+mod sys;
 fn main() {}

@@ -1,0 +1,1 @@
+//! Containers made by libcontainer, in a helper process of the shim's own.
