@@ -1,2 +1,24 @@
-//! Stub.
-fn main() {}
+//! The supervisor: containerd's gRPC API over shims, and the command line that speaks it.
+//!
+//! One binary. `supervisor serve` is the daemon ([`daemon`]); every other command ([`cli`]) is a
+//! client of its socket and starts it when nothing listens.
+
+mod api;
+mod cli;
+mod config;
+mod container;
+mod content;
+mod daemon;
+mod error;
+mod events;
+mod image;
+mod lease;
+mod metadata;
+mod namespace;
+mod snapshot;
+mod task;
+mod transfer;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

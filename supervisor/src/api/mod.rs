@@ -1,0 +1,59 @@
+//! containerd's gRPC services, one file each.
+//!
+//! Each translates between the wire and the domain and decides nothing. Errors become codes in
+//! `status`, namespaces come from the one function here, and [`routes`] is the list of what is
+//! served; a service or method that is not in it answers UNIMPLEMENTED.
+
+pub(crate) mod events;
+
+use protos::grpc::containerd::services;
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use crate::metadata::Namespace;
+
+/// The header that carries a request's namespace.
+pub(crate) const NAMESPACE: &str = "containerd-namespace";
+
+/// As much as containerd takes in one message, and its clients send.
+pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
+
+/// The domain that the services translate to.
+#[derive(Clone)]
+pub(crate) struct Domain {
+    pub(crate) events: crate::events::Bus,
+}
+
+/// Every service, ready to be served.
+pub(crate) fn routes(domain: &Domain) -> Routes {
+    let mut routes = Routes::builder();
+    /// Adds a generated server with containerd's limits on messages.
+    macro_rules! serve {
+        ($server:path, $service:expr) => {
+            routes.add_service(
+                <$server>::new($service)
+                    .max_decoding_message_size(MESSAGE_BYTES)
+                    .max_encoding_message_size(MESSAGE_BYTES),
+            );
+        };
+    }
+    serve!(
+        services::events::v1::events_server::EventsServer<_>,
+        events::Events::new(domain.events.clone())
+    );
+    routes.routes()
+}
+
+/// The namespace that a request names; containerd refuses one without.
+pub(crate) fn namespace<T>(request: &Request<T>) -> Result<Namespace, Status> {
+    let name = request
+        .metadata()
+        .get(NAMESPACE)
+        .ok_or_else(|| Status::failed_precondition("namespace is required"))?
+        .to_str()
+        .map_err(|_| Status::invalid_argument("namespace header is not text"))?;
+    if name.is_empty() {
+        return Err(Status::failed_precondition("namespace is required"));
+    }
+    Namespace::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+}

@@ -1,0 +1,1 @@
+//! Container records: what to run, of which image, on which snapshot.

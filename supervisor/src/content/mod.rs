@@ -1,0 +1,1 @@
+//! Blobs by digest, and ingests on their way to become blobs.

@@ -1,0 +1,26 @@
+//! The daemon: one owner of a root directory, from its lock to its last connection.
+//!
+//! Promise: a root has one daemon at a time (flock on `root/lock`, close-on-exec, for life); a
+//! daemon that was started on demand leaves when it has had no clients for a while, and no client
+//! that reached its socket is left unanswered; one that was started by hand or by systemd stays.
+//! Containers do not depend on it: they live in their shims, and [`crate::task`] adopts them.
+//! Not here: what is served ([`crate::api`]).
+
+mod door;
+mod launch;
+mod lock;
+mod place;
+mod serve;
+mod sys;
+
+pub(crate) use launch::{connect, ensure_running};
+pub(crate) use serve::serve;
+
+/// Whether the daemon leaves by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Started by hand or by a service manager.
+    Stay,
+    /// Started by a client: detached, and gone when nobody needs it.
+    OnDemand,
+}

@@ -1,0 +1,121 @@
+//! `supervisor serve`: claims the root, opens the domain, adopts the shims, answers clients.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use super::door::{Door, Leave};
+use super::launch::READY;
+use super::place::{self, Claim};
+use super::{Mode, sys};
+use crate::api;
+use crate::config::DaemonConfig;
+use crate::error::DaemonError;
+use crate::events::Bus;
+
+/// How long calls in progress may take when the daemon is told to stop.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Serves a root until told to stop, or until nobody needs it.
+pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(DaemonError::NotRoot { what: "supervisor serve" });
+    }
+    let inherited = sys::inherited_listener()
+        .map_err(|cause| DaemonError::System { what: "take over the socket", cause })?;
+    place::detach(mode);
+    let lock = match place::claim(&config, mode)? {
+        Claim::Ours(lock) => lock,
+        Claim::Answered => return announce(mode),
+    };
+    place::check_mount_namespace(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| DaemonError::System { what: "start the runtime", cause })?;
+    let served = runtime.block_on(run(config, mode, inherited));
+    // A blocking call that hangs must not keep the daemon; what it was doing is journaled.
+    runtime.shutdown_timeout(GRACE);
+    // The order matters: a client that waits for the start lock must find the root free.
+    drop(lock);
+    served.map(drop)
+}
+
+async fn run(
+    config: DaemonConfig,
+    mode: Mode,
+    inherited: Option<std::os::unix::net::UnixListener>,
+) -> Result<Option<super::lock::Lock>, DaemonError> {
+    let failed = |what| move |cause| DaemonError::System { what, cause };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("watch for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("watch for SIGINT"))?;
+
+    let domain = api::Domain { events: Bus::new() };
+
+    let door = match inherited {
+        Some(listener) => Door::inherit(listener),
+        None => Door::bind(&config.address),
+    }
+    .map_err(|cause| DaemonError::File {
+        what: "listen on",
+        path: config.address.clone(),
+        cause,
+    })?;
+    let leave = (mode == Mode::OnDemand)
+        .then(|| Leave { after: config.idle_timeout, start_lock: config.state.join("start.lock") });
+    let (incoming, clients) = mpsc::channel(16);
+    let (stop, stopped) = watch::channel(false);
+    let accepting = tokio::spawn(door.accept(leave, incoming, stopped.clone()));
+    let mut finished = stopped;
+    let server = Server::builder().add_routes(api::routes(&domain)).serve_with_incoming_shutdown(
+        ReceiverStream::new(clients),
+        async move {
+            let _ = finished.wait_for(|stop| *stop).await;
+        },
+    );
+    announce(mode)?;
+    log::info!("serving {} on {}", config.root.display(), config.address.display());
+
+    tokio::pin!(server);
+    let served = tokio::select! {
+        served = &mut server => served,
+        name = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        } => {
+            log::info!("{name}: stopping");
+            stop.send_replace(true);
+            domain.events.close();
+            tokio::time::timeout(GRACE, &mut server).await.unwrap_or(Ok(()))
+        }
+    };
+    stop.send_replace(true);
+    let lock = accepting.await.unwrap_or_default();
+    let served =
+        served.map_err(|cause| DaemonError::Serve { address: config.address.clone(), cause });
+    log::info!("leaving {}", config.root.display());
+    served.map(|()| lock)
+}
+
+/// Tells the client that started this daemon that its socket answers, and lets go of the pipe.
+fn announce(mode: Mode) -> Result<(), DaemonError> {
+    if mode != Mode::OnDemand {
+        return Ok(());
+    }
+    let told = || -> io::Result<()> {
+        let mut stdout = io::stdout();
+        // A client that is gone by now (EPIPE) does not need to know.
+        let _ = stdout.write_all(READY).and_then(|()| stdout.flush());
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        nix::unistd::dup2_stdout(&null)?;
+        Ok(())
+    };
+    told().map_err(|cause| DaemonError::System { what: "let go of standard output", cause })
+}

@@ -1,0 +1,48 @@
+//! The process-wide state that a daemon sets once, at its start, on its only thread.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+/// The first descriptor of sd_listen_fds(3).
+const LISTEN_FDS_START: i32 = 3;
+
+/// The listening socket that the service manager passed, if this process was started by one.
+///
+/// Call once, before anything else opens descriptors.
+pub(super) fn inherited_listener() -> io::Result<Option<UnixListener>> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(None);
+    }
+    match number("LISTEN_FDS") {
+        None | Some(0) => Ok(None),
+        Some(1) => {
+            // SAFETY: the service manager passes this descriptor to this process, LISTEN_PID says
+            // so, and nothing else here takes it.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(LISTEN_FDS_START) };
+            rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+            let listening = rustix::net::sockopt::socket_acceptconn(&descriptor)?;
+            if !listening {
+                return Err(io::Error::other("descriptor 3 of socket activation does not listen"));
+            }
+            Ok(Some(UnixListener::from(descriptor)))
+        }
+        Some(more) => {
+            Err(io::Error::other(format!("socket activation passed {more} sockets, one is wanted")))
+        }
+    }
+}
+
+/// Gives every signal its default action, whatever the client that started this daemon had ignored:
+/// shims and containers would inherit it. SIGPIPE stays ignored, as Rust programs have it.
+pub(super) fn reset_signals() {
+    for signal in 1..libc::SIGRTMAX() {
+        if ![libc::SIGPIPE, libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
+            // SAFETY: SIG_DFL is a valid action, and no handler of ours is installed yet. Numbers
+            // that the C library keeps for itself are refused with EINVAL, which changes nothing.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The bus that carries events from whoever makes them to whoever subscribed.
+//!
+//! Promise: a subscriber sees events in the order they were published, or is told that it was too
+//! slow and is cut off; a publisher never waits. Events are not stored: what must survive a crash
+//! (exits, records) is durable elsewhere.
+//! Not here: the filter language, which arrives as a predicate, and the wire.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+
+use crate::metadata::Namespace;
+
+/// Events that a subscriber may be behind before it is cut off.
+const BACKLOG: usize = 4096;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) timestamp: SystemTime,
+    pub(crate) namespace: String,
+    /// A path such as `/tasks/exit`.
+    pub(crate) topic: String,
+    pub(crate) event: Any,
+}
+
+/// An event that cannot be published.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("event topic {0:?} must be a path of identifiers that begins with /")]
+pub(crate) struct BadTopic(String);
+
+type Wanted = Box<dyn Fn(&Event) -> bool + Send>;
+
+struct Subscriber {
+    wanted: Wanted,
+    queue: mpsc::Sender<Arc<Event>>,
+}
+
+/// Where events go; clones are handles to the same bus.
+#[derive(Clone, Default)]
+pub(crate) struct Bus {
+    /// `None` once closed. Never held across an await.
+    subscribers: Arc<Mutex<Option<Vec<Subscriber>>>>,
+}
+
+/// The receiving end; dropping it unsubscribes.
+pub(crate) struct Subscription {
+    queue: mpsc::Receiver<Arc<Event>>,
+}
+
+impl Bus {
+    pub(crate) fn new() -> Self {
+        Self { subscribers: Arc::new(Mutex::new(Some(Vec::new()))) }
+    }
+
+    /// Publishes an event of this daemon's own, now.
+    pub(crate) fn publish(&self, namespace: &Namespace, topic: &str, event: Any) {
+        let namespace = namespace.as_str().to_owned();
+        let topic = topic.to_owned();
+        self.deliver(Event { timestamp: SystemTime::now(), namespace, topic, event });
+    }
+
+    /// Passes on an event that a shim or a client made, with its own time.
+    pub(crate) fn forward(&self, event: Event) -> Result<(), BadTopic> {
+        if !is_topic(&event.topic) {
+            return Err(BadTopic(event.topic));
+        }
+        self.deliver(event);
+        Ok(())
+    }
+
+    fn deliver(&self, event: Event) {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(subscribers) = subscribers.as_mut() else { return };
+        let event = Arc::new(event);
+        // A full queue drops its subscriber, which then sees its stream end; a closed one too.
+        subscribers.retain(|subscriber| {
+            if subscriber.queue.is_closed() {
+                return false;
+            }
+            !(subscriber.wanted)(&event) || subscriber.queue.try_send(event.clone()).is_ok()
+        });
+    }
+
+    /// Subscribes to the events, from now on, that `wanted` accepts.
+    pub(crate) fn subscribe(
+        &self,
+        wanted: impl Fn(&Event) -> bool + Send + 'static,
+    ) -> Subscription {
+        let (sender, queue) = mpsc::channel(BACKLOG);
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(subscribers) = subscribers.as_mut() {
+            subscribers.push(Subscriber { wanted: Box::new(wanted), queue: sender });
+        }
+        Subscription { queue }
+    }
+
+    /// Ends every subscription: the daemon is stopping.
+    pub(crate) fn close(&self) {
+        *self.subscribers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Subscription {
+    /// The next event; `None` when the subscriber was too slow or the bus has closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Option<Arc<Event>> {
+        self.queue.recv().await
+    }
+
+    /// The subscription as a stream.
+    pub(crate) fn into_stream<T>(
+        self,
+        item: impl Fn(Arc<Event>) -> T,
+    ) -> impl tokio_stream::Stream<Item = T> {
+        tokio_stream::wrappers::ReceiverStream::new(self.queue).map(item)
+    }
+}
+
+/// containerd's rule: `/` and at least one component, each an identifier.
+fn is_topic(topic: &str) -> bool {
+    topic.strip_prefix('/').is_some_and(|path| path.split('/').all(is_identifier))
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.len() <= 76
+        && text
+            .split(['.', '_', '-'])
+            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(topic: &str) -> Event {
+        Event {
+            timestamp: SystemTime::UNIX_EPOCH,
+            namespace: "default".to_owned(),
+            topic: topic.to_owned(),
+            event: Any::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_sees_what_it_wants_in_order() {
+        let bus = Bus::new();
+        let mut exits = bus.subscribe(|event| event.topic == "/tasks/exit");
+        for topic in ["/tasks/start", "/tasks/exit", "/tasks/delete", "/tasks/exit"] {
+            bus.forward(event(topic)).unwrap();
+        }
+        bus.close();
+        let mut seen = 0;
+        while let Some(event) = exits.next().await {
+            assert_eq!(event.topic, "/tasks/exit");
+            seen += 1;
+        }
+        assert_eq!(seen, 2);
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_cut_off_and_the_others_go_on() {
+        let bus = Bus::new();
+        let mut slow = bus.subscribe(|_| true);
+        for _ in 0..=BACKLOG {
+            bus.forward(event("/tasks/start")).unwrap();
+        }
+        let mut quick = bus.subscribe(|_| true);
+        bus.forward(event("/tasks/exit")).unwrap();
+        assert_eq!(quick.next().await.unwrap().topic, "/tasks/exit");
+        let mut seen = 0;
+        while slow.next().await.is_some() {
+            seen += 1;
+        }
+        assert_eq!(seen, BACKLOG);
+    }
+
+    #[test]
+    fn topics_are_paths_of_identifiers() {
+        for good in ["/tasks/exit", "/tasks/exec-added", "/a"] {
+            assert!(is_topic(good), "{good}");
+        }
+        for bad in ["", "/", "tasks/exit", "/tasks//exit", "/tasks/", "/ta sks"] {
+            assert!(!is_topic(bad), "{bad}");
+        }
+    }
+}

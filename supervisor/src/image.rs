@@ -1,0 +1,1 @@
+//! Image records: a name and the descriptor it stands for.

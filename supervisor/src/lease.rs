@@ -1,0 +1,1 @@
+//! Leases: what garbage collection must keep.

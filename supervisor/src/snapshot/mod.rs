@@ -1,0 +1,1 @@
+//! Snapshots: a tree in metadata, directories and mounts by a driver.
