@@ -1,0 +1,7 @@
+//! Everything end to end: our programs, stock containerd, and images made by other tools.
+//!
+//! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
+
+mod engine;
+mod licences;
+mod stock;

@@ -1,0 +1,143 @@
+//! One test's own corner of the machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::leak::{self, Scope};
+use crate::programs;
+
+/// The environment variable that marks whatever a root starts.
+pub const MARKER: &str = "TEST_ROOT";
+
+/// A temporary root directory, a containerd namespace, and ids that nobody else has.
+///
+/// Dropping it asserts that nothing of it remains, and then removes what does.
+#[derive(Debug)]
+pub struct Root {
+    directory: PathBuf,
+    token: String,
+    serial: AtomicUsize,
+    sockets: Mutex<Vec<PathBuf>>,
+    stock: std::sync::atomic::AtomicBool,
+}
+
+impl Root {
+    /// Makes a root with a name of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the directory cannot be made, or the test does not run as root.
+    #[must_use]
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests make containers: run them as root");
+        // Short, since sockets live below it and their paths end at 107 bytes.
+        let directory = tempfile::Builder::new()
+            .prefix("st-")
+            .rand_bytes(8)
+            .tempdir_in("/tmp")
+            .expect("/tmp can be written to")
+            .keep();
+        let token =
+            directory.file_name().expect("it was made with a name").to_string_lossy().into_owned();
+        Self {
+            directory,
+            token,
+            serial: AtomicUsize::new(0),
+            sockets: Mutex::default(),
+            stock: false.into(),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A directory below the root, made if it is not there.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        std::fs::create_dir_all(&path)
+            .unwrap_or_else(|why| panic!("make {}: {why}", path.display()));
+        path
+    }
+
+    /// The containerd namespace to use, which also names the cgroups of its containers.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.token
+    }
+
+    /// A fresh container id that says what it is for.
+    #[must_use]
+    pub fn id(&self, purpose: &str) -> String {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{purpose}{serial}", self.token)
+    }
+
+    /// A command that carries this root's mark.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command
+            .env("PATH", programs::SEARCH_PATH)
+            .env(MARKER, &self.directory)
+            .env_remove("RUST_LOG")
+            .env_remove("NOTIFY_SOCKET")
+            .current_dir("/");
+        command
+    }
+
+    /// Watches a socket outside the root's directory, too.
+    pub(crate) fn watch_socket(&self, path: PathBuf) {
+        self.sockets.lock().expect("no holder panics").push(path);
+    }
+
+    /// A stock containerd lives here; runc leaves the cgroup of its namespace behind by design.
+    pub(crate) fn hosts_stock_containerd(&self) {
+        self.stock.store(true, Ordering::Relaxed);
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
+            token: self.token.clone(),
+            directory: self.directory.clone(),
+            sockets: self.sockets.lock().map(|held| held.clone()).unwrap_or_default(),
+            namespace_cgroup_may_stay: self.stock.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Asserts that nothing but files remains of what ran here.
+    ///
+    /// # Panics
+    ///
+    /// When something remains, naming it.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let remains = leak::settled(&self.scope());
+        assert!(remains.is_empty(), "{} left behind:\n{}", self.token, leak::list(&remains));
+    }
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let scope = self.scope();
+        // A test that failed half way left things in the middle; that is not the fault to report.
+        let remains = if std::thread::panicking() { Vec::new() } else { leak::settled(&scope) };
+        leak::sweep(&scope);
+        assert!(remains.is_empty(), "{} left behind:\n{}", self.token, leak::list(&remains));
+    }
+}
