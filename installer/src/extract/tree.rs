@@ -1,0 +1,834 @@
+//! The tree a layer is extracted onto: names are resolved here, and entries made.
+//!
+//! A directory is known by its canonical path, in which no component is a symbolic link; it is
+//! opened from the root by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and everything
+//! else happens relative to its descriptor on single names. Last opened directories are kept, since
+//! entries come directory by directory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec};
+use rustix::io::Errno;
+
+use super::archive::{Archive, Entry, EntryKind};
+use super::error::{EntryName, ExtractError, Refusal};
+use super::metadata::{self, Call, Failed, Metadata, Outcome, below};
+use super::{Limits, Whiteouts};
+
+/// Descriptors kept open; several layers may be extracted at once under the default limit of 1024.
+const MAX_OPEN: usize = 64;
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+const MAX_PATH_BYTES: usize = 4095;
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
+/// Names that aufs kept for itself, which old images still carry.
+const AUFS: &[u8] = b".wh..wh.";
+
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+pub(super) struct Tree {
+    root: Rc<Directory>,
+    parents: Vec<OwnedFd>,
+    whiteouts: Whiteouts,
+    max_depth: usize,
+    open: HashMap<Vec<u8>, Rc<Directory>>,
+    /// Names of directories that led through links of lower layers, and where they led.
+    aliases: HashMap<Vec<u8>, Vec<u8>>,
+    /// Which parents show through at a directory.
+    merged: HashMap<Vec<u8>, Rc<[usize]>>,
+    opaque: BTreeSet<Vec<u8>>,
+    /// Symbolic links that this layer made; when whiteouts remove, everything it made.
+    made: BTreeSet<Vec<u8>>,
+    /// Times that directories get at the end, when nothing is added to them any more.
+    times: BTreeMap<Vec<u8>, Timespec>,
+}
+
+/// An open directory in *into*.
+struct Directory {
+    path: Vec<u8>,
+    fd: OwnedFd,
+}
+
+/// What a step to a name leads to.
+enum Step {
+    Into(Rc<Directory>),
+    Follow(Vec<u8>),
+}
+
+/// What the parents have under a name.
+enum Lower {
+    Nothing,
+    Found { parent: usize, stat: Stat },
+}
+
+impl Tree {
+    pub(super) fn open(
+        into: &Path,
+        parents: &[PathBuf],
+        whiteouts: Whiteouts,
+        limits: &Limits,
+    ) -> Result<Self, ExtractError> {
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            fs::open(path, flags, Mode::empty()).map_err(|errno| ExtractError::System {
+                entry: EntryName(b"/".to_vec()),
+                call: format!("open({path:?})"),
+                cause: errno.into(),
+            })
+        };
+        let mut tree = Self {
+            root: Rc::new(Directory { path: Vec::new(), fd: open(into)? }),
+            parents: parents.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+            whiteouts,
+            max_depth: limits.max_depth,
+            open: HashMap::new(),
+            aliases: HashMap::new(),
+            merged: HashMap::new(),
+            opaque: BTreeSet::new(),
+            made: BTreeSet::new(),
+            times: BTreeMap::new(),
+        };
+        tree.inherit_root().map_err(|failed| system(b"/", failed))?;
+        Ok(tree)
+    }
+
+    /// Makes one entry, reading its content from the archive.
+    pub(super) fn add<R: Read>(
+        &mut self,
+        entry: &Entry,
+        archive: &mut Archive<R>,
+    ) -> Result<(), ExtractError> {
+        let path = self.clean(entry, &entry.path)?;
+        let Some((parent, name)) = split(&path) else {
+            return match entry.kind {
+                EntryKind::Directory => self.set_root(entry),
+                _ => Err(refused(entry, Refusal::RootNotDirectory)),
+            };
+        };
+        if name == OPAQUE_WHITEOUT {
+            let directory = self.directory(entry, parent)?;
+            return self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed));
+        }
+        if name.starts_with(AUFS) {
+            return Ok(());
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(refused(entry, Refusal::BadName));
+            }
+            let directory = self.directory(entry, parent)?;
+            return self.hide(&directory, hidden).map_err(|failed| system(&entry.path, failed));
+        }
+        let directory = self.directory(entry, parent)?;
+        self.make(entry, &directory, name, archive)
+    }
+
+    /// Gives directories their times.
+    pub(super) fn finish(mut self) -> Result<(), ExtractError> {
+        for (path, mtime) in std::mem::take(&mut self.times) {
+            let outcome = match split(&path) {
+                None => metadata::set_mtime_on(self.root.fd.as_fd(), mtime),
+                Some((parent, name)) => self
+                    .reopen(parent)
+                    .call("openat2", parent)
+                    .and_then(|directory| metadata::set_mtime(directory.fd.as_fd(), name, mtime)),
+            };
+            outcome.map_err(|failed| system(&path, failed))?;
+        }
+        Ok(())
+    }
+
+    /// The root of a layer looks as the one below, unless an entry says otherwise.
+    fn inherit_root(&mut self) -> Outcome {
+        let Some(parent) = self.parents.first() else { return Ok(()) };
+        let stat = fs::fstat(parent).call("fstat", b"/")?;
+        let xattrs = metadata::read_xattrs(&below(parent.as_fd(), b"."))?;
+        let metadata = Metadata::of_stat(&stat, &xattrs);
+        self.times.insert(Vec::new(), metadata.mtime);
+        metadata.set_on(self.root.fd.as_fd())
+    }
+
+    fn set_root(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        self.times.insert(Vec::new(), entry.mtime);
+        metadata::clear_xattrs(self.root.fd.as_fd())
+            .and_then(|()| Metadata::of_entry(entry).set_on(self.root.fd.as_fd()))
+            .map_err(|failed| system(&entry.path, failed))
+    }
+
+    /// A name without `.`, `..`, empty components and the leading slash.
+    fn clean(&self, entry: &Entry, name: &[u8]) -> Result<Vec<u8>, ExtractError> {
+        if name.contains(&0) {
+            return Err(refused(entry, Refusal::BadName));
+        }
+        let mut components: Vec<&[u8]> = Vec::new();
+        for component in name.split(|byte| *byte == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => {
+                    if components.pop().is_none() {
+                        return Err(refused(entry, Refusal::Escape));
+                    }
+                }
+                component => components.push(component),
+            }
+        }
+        let limit = |limit: usize, unit| ExtractError::Limit {
+            entry: entry.name(),
+            limit: limit as u64,
+            unit,
+        };
+        if components.len() > self.max_depth {
+            return Err(limit(self.max_depth, "components in a name"));
+        }
+        let path = components.join(&b'/');
+        if path.len() > MAX_PATH_BYTES {
+            return Err(limit(MAX_PATH_BYTES, "bytes in a name"));
+        }
+        Ok(path)
+    }
+
+    // --- Finding directories ---------------------------------------------------------------
+
+    /// The directory in *into* that a clean name means, made as it is below where it is missing.
+    fn directory(&mut self, entry: &Entry, name: &[u8]) -> Result<Rc<Directory>, ExtractError> {
+        if name.is_empty() {
+            return Ok(self.root.clone());
+        }
+        if let Some(open) = self.open.get(name) {
+            return Ok(open.clone());
+        }
+        if let Some(canonical) = self.aliases.get(name).cloned() {
+            return self.reopen(&canonical).call("openat2", name).map_err(|f| system(name, f));
+        }
+        // A directory of that very path needs no walk.
+        if let Ok(directory) = self.reopen(name) {
+            return Ok(directory);
+        }
+        let directory = self.walk(entry, name)?;
+        if directory.path != name {
+            self.aliases.insert(name.to_vec(), directory.path.clone());
+        }
+        Ok(directory)
+    }
+
+    fn walk(&mut self, entry: &Entry, name: &[u8]) -> Result<Rc<Directory>, ExtractError> {
+        let mut ahead: Vec<Vec<u8>> = reversed(name);
+        let mut here = self.root.clone();
+        let mut links = 0;
+        while let Some(component) = ahead.pop() {
+            if component == b".." {
+                let up = split(&here.path).map_or(&b""[..], |(parent, _)| parent);
+                here = self.reopen(up).call("openat2", up).map_err(|f| system(&entry.path, f))?;
+                continue;
+            }
+            match self.step(entry, &here, &component)? {
+                Step::Into(next) => here = next,
+                Step::Follow(target) => {
+                    links += 1;
+                    if links > MAX_LINKS || ahead.len() > MAX_PATH_BYTES {
+                        return Err(refused(entry, Refusal::TooManyLinks));
+                    }
+                    if target.starts_with(b"/") {
+                        here = self.root.clone();
+                    }
+                    ahead.extend(reversed(&target));
+                }
+            }
+            if here.path.len() > MAX_PATH_BYTES {
+                return Err(refused(entry, Refusal::TooManyLinks));
+            }
+        }
+        Ok(here)
+    }
+
+    fn step(
+        &mut self,
+        entry: &Entry,
+        here: &Rc<Directory>,
+        name: &[u8],
+    ) -> Result<Step, ExtractError> {
+        let path = join(&here.path, name);
+        if let Some(open) = self.open.get(&path) {
+            return Ok(Step::Into(open.clone()));
+        }
+        let failed = |failed| system(&entry.path, failed);
+        match fs::statat(&here.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    self.reopen(&path).call("openat2", &path).map(Step::Into).map_err(failed)
+                }
+                FileType::Symlink if self.made.contains(&path) => {
+                    Err(refused(entry, Refusal::ThroughOwnLink(EntryName(path))))
+                }
+                FileType::Symlink => {
+                    readlink(here.fd.as_fd(), name).map(Step::Follow).map_err(failed)
+                }
+                FileType::CharacterDevice if self.is_whiteout(&stat) => {
+                    self.remove(here, name).map_err(failed)?;
+                    self.make_directory(here, name, true).map(Step::Into).map_err(failed)
+                }
+                _ => Err(refused(entry, Refusal::ParentNotDirectory(EntryName(path)))),
+            },
+            Err(Errno::NOENT) => self.step_below(entry, here, name, path),
+            Err(errno) => Err(errno).call("fstatat", name).map_err(failed),
+        }
+    }
+
+    /// A step to a name that *into* lacks.
+    fn step_below(
+        &mut self,
+        entry: &Entry,
+        here: &Rc<Directory>,
+        name: &[u8],
+        path: Vec<u8>,
+    ) -> Result<Step, ExtractError> {
+        let failed = |failed| system(&entry.path, failed);
+        let (parent, stat) = match self.lower(here, name).map_err(failed)? {
+            Lower::Nothing => {
+                return self.make_directory(here, name, false).map(Step::Into).map_err(failed);
+            }
+            Lower::Found { parent, stat } => (parent, stat),
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let below = self.open_lower(parent, &path).map_err(failed)?;
+                let made = self.make_directory(here, name, false).map_err(failed)?;
+                self.copy_directory(&below, &stat, &made).map_err(failed)?;
+                Ok(Step::Into(made))
+            }
+            FileType::Symlink => {
+                let below = self.open_lower(parent, &here.path).map_err(failed)?;
+                readlink(below.as_fd(), name).map(Step::Follow).map_err(failed)
+            }
+            _ => Err(refused(entry, Refusal::ParentNotDirectory(EntryName(path)))),
+        }
+    }
+
+    /// Opens a directory of *into* by its canonical path.
+    fn reopen(&mut self, path: &[u8]) -> rustix::io::Result<Rc<Directory>> {
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        if let Some(open) = self.open.get(path) {
+            return Ok(open.clone());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat2(&self.root.fd, path, flags, Mode::empty(), BENEATH)?;
+        if self.open.len() >= MAX_OPEN {
+            self.open.clear();
+        }
+        if self.whiteouts == Whiteouts::Remove && !self.times.contains_key(path) {
+            // What is added to a directory of the layers below does not make it newer.
+            let mtime = metadata::mtime(&fs::fstat(&fd)?);
+            self.times.insert(path.to_vec(), mtime);
+        }
+        let directory = Rc::new(Directory { path: path.to_vec(), fd });
+        self.open.insert(path.to_vec(), directory.clone());
+        Ok(directory)
+    }
+
+    /// Makes a directory that no entry described yet.
+    fn make_directory(
+        &mut self,
+        here: &Rc<Directory>,
+        name: &[u8],
+        hides: bool,
+    ) -> Outcome<Rc<Directory>> {
+        let path = join(&here.path, name);
+        fs::mkdirat(&here.fd, name, Mode::from_raw_mode(0o755)).call("mkdirat", &path)?;
+        self.note(&path, true);
+        let directory = self.reopen(&path).call("openat2", &path)?;
+        fs::fchmod(&directory.fd, Mode::from_raw_mode(0o755)).call("fchmod", &path)?;
+        if hides {
+            self.make_opaque(&directory)?;
+        }
+        Ok(directory)
+    }
+
+    fn copy_directory(&mut self, from: &OwnedFd, stat: &Stat, to: &Directory) -> Outcome {
+        let xattrs = metadata::read_xattrs(&below(from.as_fd(), b"."))?;
+        let metadata = Metadata::of_stat(stat, &xattrs);
+        metadata.set_on(to.fd.as_fd())?;
+        self.times.insert(to.path.clone(), metadata.mtime);
+        Ok(())
+    }
+
+    // --- The layers below ------------------------------------------------------------------
+
+    /// Which parents show through at a directory of *into*, nearest first.
+    fn showing(&mut self, path: &[u8]) -> Outcome<Rc<[usize]>> {
+        if let Some(known) = self.merged.get(path) {
+            return Ok(known.clone());
+        }
+        let showing: Rc<[usize]> = if self.opaque.contains(path) {
+            Rc::new([])
+        } else if let Some((above, _)) = split(path) {
+            let mut found = Vec::new();
+            for &parent in self.showing(above)?.iter() {
+                match self.open_lower(parent, path) {
+                    Ok(directory) => {
+                        found.push(parent);
+                        let directory = below(directory.as_fd(), b".");
+                        let mut value = [0; 1];
+                        if fs::lgetxattr(&directory, metadata::OPAQUE, &mut value[..]) == Ok(1)
+                            && value == *b"y"
+                        {
+                            break;
+                        }
+                    }
+                    Err(Failed(_, Errno::NOENT)) => {}
+                    // A file, a link or a whiteout hides what is further below.
+                    Err(Failed(_, Errno::NOTDIR | Errno::LOOP)) => break,
+                    Err(failed) => return Err(failed),
+                }
+            }
+            found.into()
+        } else {
+            (0..self.parents.len()).collect()
+        };
+        self.merged.insert(path.to_vec(), showing.clone());
+        Ok(showing)
+    }
+
+    /// What the merged layers below have at a name in a directory.
+    fn lower(&mut self, here: &Rc<Directory>, name: &[u8]) -> Outcome<Lower> {
+        for &parent in self.showing(&here.path)?.iter() {
+            let directory = self.open_lower(parent, &here.path)?;
+            match fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if is_whiteout_device(&stat) => return Ok(Lower::Nothing),
+                Ok(stat) => return Ok(Lower::Found { parent, stat }),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno).call("fstatat", name),
+            }
+        }
+        Ok(Lower::Nothing)
+    }
+
+    fn open_lower(&self, parent: usize, path: &[u8]) -> Outcome<OwnedFd> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat2(&self.parents[parent], path, flags, Mode::empty(), BENEATH)
+            .call("openat2", path)
+    }
+
+    // --- Removing --------------------------------------------------------------------------
+
+    fn is_whiteout(&self, stat: &Stat) -> bool {
+        self.whiteouts == Whiteouts::Overlay && is_whiteout_device(stat)
+    }
+
+    /// `.wh..wh..opq`: nothing of the layers below shows through.
+    fn make_opaque(&mut self, directory: &Rc<Directory>) -> Outcome {
+        match self.whiteouts {
+            Whiteouts::Remove => self.remove_unmade(directory),
+            Whiteouts::Overlay if self.parents.is_empty() => Ok(()),
+            Whiteouts::Overlay => {
+                let flags = fs::XattrFlags::empty();
+                fs::fsetxattr(&directory.fd, metadata::OPAQUE, b"y", flags)
+                    .call("fsetxattr", &directory.path)?;
+                self.opaque.insert(directory.path.clone());
+                self.merged.clear();
+                Ok(())
+            }
+        }
+    }
+
+    /// `.wh.NAME`: what the layers below have of that name is gone, what this one has stays.
+    fn hide(&mut self, directory: &Rc<Directory>, name: &[u8]) -> Outcome {
+        let path = join(&directory.path, name);
+        let present = match fs::statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno).call("fstatat", name),
+        };
+        match (self.whiteouts, present) {
+            (Whiteouts::Remove, None) => Ok(()),
+            (Whiteouts::Remove, Some(kind)) if self.made.contains(&path) => match kind {
+                FileType::Directory => {
+                    let directory = self.reopen(&path).call("openat2", &path)?;
+                    self.remove_unmade(&directory)
+                }
+                _ => Ok(()),
+            },
+            (Whiteouts::Remove, Some(_)) => self.remove(directory, name),
+            (Whiteouts::Overlay, Some(FileType::Directory)) => {
+                let directory = self.reopen(&path).call("openat2", &path)?;
+                self.make_opaque(&directory)
+            }
+            (Whiteouts::Overlay, Some(_)) => Ok(()),
+            (Whiteouts::Overlay, None) => match self.lower(directory, name)? {
+                // Overlayfs lists a whiteout that hides nothing, so there must not be one.
+                Lower::Nothing => Ok(()),
+                Lower::Found { .. } => {
+                    fs::mknodat(&directory.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
+                        .call("mknodat", &path)
+                }
+            },
+        }
+    }
+
+    /// Removes what was in a directory before this layer.
+    fn remove_unmade(&mut self, directory: &Rc<Directory>) -> Outcome {
+        let mut waiting = vec![directory.clone()];
+        while let Some(directory) = waiting.pop() {
+            let listing = fs::Dir::read_from(&directory.fd).call("getdents", &directory.path)?;
+            let mut names = Vec::new();
+            for item in listing {
+                let item = item.call("getdents", &directory.path)?;
+                if !matches!(item.file_name().to_bytes(), b"." | b"..") {
+                    names.push(item.file_name().to_bytes().to_vec());
+                }
+            }
+            for name in names {
+                let path = join(&directory.path, &name);
+                if !self.made.contains(&path) {
+                    self.remove(&directory, &name)?;
+                } else if let Ok(inner) = self.reopen(&path) {
+                    waiting.push(inner);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a name with all that is below it, and forgets what was known of it.
+    fn remove(&mut self, directory: &Rc<Directory>, name: &[u8]) -> Outcome {
+        let path = join(&directory.path, name);
+        match fs::unlinkat(&directory.fd, name, AtFlags::empty()) {
+            Ok(()) => {
+                self.made.remove(&path);
+                self.aliases.clear();
+                return Ok(());
+            }
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(errno).call("unlinkat", &path),
+        }
+        // The standard library's removal works on descriptors and follows no link.
+        let shown = PathBuf::from(std::ffi::OsString::from_vec(below(directory.fd.as_fd(), name)));
+        std::fs::remove_dir_all(shown).map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            Failed(format!("remove_dir_all({:?})", String::from_utf8_lossy(&path)), errno)
+        })?;
+        self.aliases.clear();
+        self.merged.clear();
+        self.open.retain(|known, _| !within(known, &path));
+        forget(&mut self.made, &path);
+        forget(&mut self.opaque, &path);
+        let gone: Vec<_> = self
+            .times
+            .range(path.clone()..)
+            .map(|(known, _)| known)
+            .take_while(|known| known.starts_with(&path))
+            .filter(|known| within(known, &path))
+            .cloned()
+            .collect();
+        for known in gone {
+            self.times.remove(&known);
+        }
+        Ok(())
+    }
+
+    /// Remembers what this layer made.
+    fn note(&mut self, path: &[u8], links_may_change: bool) {
+        if self.whiteouts == Whiteouts::Remove {
+            // With its parents: an opaque whiteout above must leave the way to it.
+            let mut path = path;
+            while self.made.insert(path.to_vec()) {
+                match split(path) {
+                    Some((parent, _)) if !parent.is_empty() => path = parent,
+                    _ => break,
+                }
+            }
+        }
+        if links_may_change {
+            self.aliases.clear();
+        }
+    }
+
+    // --- Making entries --------------------------------------------------------------------
+
+    fn make<R: Read>(
+        &mut self,
+        entry: &Entry,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        archive: &mut Archive<R>,
+    ) -> Result<(), ExtractError> {
+        let failed = |failed| system(&entry.path, failed);
+        let metadata = Metadata::of_entry(entry);
+        let path = join(&directory.path, name);
+        match &entry.kind {
+            EntryKind::File { .. } => {
+                let file = self.make_room_for(directory, name, |directory| {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                    let mode = Mode::from_raw_mode(0o600);
+                    fs::openat(&directory.fd, name, flags | OFlags::CLOEXEC, mode)
+                });
+                let file = file.map_err(failed)?;
+                write(entry, &file, archive)?;
+                metadata.set_on(file.as_fd()).map_err(failed)?;
+                metadata::set_mtime_on(file.as_fd(), entry.mtime).map_err(failed)?;
+            }
+            EntryKind::Directory => {
+                let made = self.directory_entry(directory, name).map_err(failed)?;
+                metadata.set_on(made.fd.as_fd()).map_err(failed)?;
+                self.times.insert(path.clone(), entry.mtime);
+            }
+            EntryKind::Symlink { target } => {
+                if target.is_empty() || target.contains(&0) {
+                    return Err(refused(entry, Refusal::BadName));
+                }
+                self.make_room_for(directory, name, |directory| {
+                    fs::symlinkat(&target[..], &directory.fd, name)
+                })
+                .map_err(failed)?;
+                metadata.set_at(directory.fd.as_fd(), name, true).map_err(failed)?;
+                self.made.insert(path.clone());
+            }
+            EntryKind::HardLink { target } => self.hard_link(entry, directory, name, target)?,
+            EntryKind::Fifo => {
+                self.node(directory, name, FileType::Fifo, 0).map_err(failed)?;
+                metadata.set_at(directory.fd.as_fd(), name, false).map_err(failed)?;
+            }
+            EntryKind::CharDevice { major, minor } => {
+                let device = fs::makedev(*major, *minor);
+                self.node(directory, name, FileType::CharacterDevice, device).map_err(failed)?;
+                metadata.set_at(directory.fd.as_fd(), name, false).map_err(failed)?;
+            }
+            EntryKind::BlockDevice { major, minor } => {
+                let device = fs::makedev(*major, *minor);
+                self.node(directory, name, FileType::BlockDevice, device).map_err(failed)?;
+                metadata.set_at(directory.fd.as_fd(), name, false).map_err(failed)?;
+            }
+            EntryKind::Unknown(kind) => {
+                return Err(refused(entry, Refusal::UnknownType(char::from(*kind))));
+            }
+        }
+        self.note(&path, matches!(entry.kind, EntryKind::Directory | EntryKind::Symlink { .. }));
+        Ok(())
+    }
+
+    /// Runs `make`, which fails where the name exists; what exists is removed then.
+    fn make_room_for<T>(
+        &mut self,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        make: impl Fn(&Directory) -> rustix::io::Result<T>,
+    ) -> Outcome<T> {
+        match make(directory) {
+            Err(Errno::EXIST) => {
+                self.remove(directory, name)?;
+                make(directory).call("create", name)
+            }
+            outcome => outcome.call("create", name),
+        }
+    }
+
+    fn node(
+        &mut self,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        kind: FileType,
+        device: u64,
+    ) -> Outcome {
+        self.make_room_for(directory, name, |directory| {
+            fs::mknodat(&directory.fd, name, kind, Mode::from_raw_mode(0o600), device)
+        })
+    }
+
+    fn directory_entry(
+        &mut self,
+        directory: &Rc<Directory>,
+        name: &[u8],
+    ) -> Outcome<Rc<Directory>> {
+        let path = join(&directory.path, name);
+        match fs::mkdirat(&directory.fd, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => self.reopen(&path).call("openat2", &path),
+            Err(Errno::EXIST) => match self.reopen(&path) {
+                Ok(existing) => {
+                    metadata::clear_xattrs(existing.fd.as_fd())?;
+                    Ok(existing)
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    // What was there hid the layers below: so does the directory in its place.
+                    self.remove(directory, name)?;
+                    self.make_directory(directory, name, true)
+                }
+                Err(errno) => Err(errno).call("openat2", &path),
+            },
+            Err(errno) => Err(errno).call("mkdirat", &path),
+        }
+    }
+
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<(), ExtractError> {
+        let failed = |failed| system(&entry.path, failed);
+        let missing = || refused(entry, Refusal::MissingTarget(EntryName(target.to_vec())));
+        let target_path = self.clean(entry, target)?;
+        let Some((parent, target_name)) = split(&target_path) else {
+            return Err(refused(entry, Refusal::LinkToDirectory(EntryName(target.to_vec()))));
+        };
+        let source = self.directory(entry, parent)?;
+        if source.path == directory.path && target_name == name {
+            return Err(refused(entry, Refusal::LinkToItself));
+        }
+        let kind = match fs::statat(&source.fd, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if self.is_whiteout(&stat) => return Err(missing()),
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(Errno::NOENT) => match self.lower(&source, target_name).map_err(failed)? {
+                Lower::Nothing => return Err(missing()),
+                Lower::Found { parent, stat } => {
+                    let kind = FileType::from_raw_mode(stat.st_mode);
+                    if kind != FileType::Directory {
+                        self.copy_up(parent, &stat, &source, target_name).map_err(failed)?;
+                    }
+                    kind
+                }
+            },
+            Err(errno) => return Err(errno).call("fstatat", target).map_err(failed),
+        };
+        if kind == FileType::Directory {
+            return Err(refused(entry, Refusal::LinkToDirectory(EntryName(target.to_vec()))));
+        }
+        self.make_room_for(directory, name, |directory| {
+            fs::linkat(&source.fd, target_name, &directory.fd, name, AtFlags::empty())
+        })
+        .map_err(failed)?;
+        if kind == FileType::Symlink {
+            self.made.insert(join(&directory.path, name));
+        }
+        Ok(())
+    }
+
+    /// Copies what a parent has at a name into *into*, so that it can be linked to.
+    fn copy_up(
+        &mut self,
+        parent: usize,
+        stat: &Stat,
+        directory: &Rc<Directory>,
+        name: &[u8],
+    ) -> Outcome {
+        let from = self.open_lower(parent, &directory.path)?;
+        let xattrs = metadata::read_xattrs(&below(from.as_fd(), name))?;
+        let metadata = Metadata::of_stat(stat, &xattrs);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let source = fs::openat(&from, name, flags, Mode::empty()).call("openat", name)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let mode = Mode::from_raw_mode(0o600);
+                let file = fs::openat(&directory.fd, name, flags, mode).call("openat", name)?;
+                let (mut source, mut file) =
+                    (std::fs::File::from(source), std::fs::File::from(file));
+                io::copy(&mut source, &mut file).map_err(|error| {
+                    let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+                    Failed(format!("copy({:?})", String::from_utf8_lossy(name)), errno)
+                })?;
+                metadata.set_on(file.as_fd())?;
+                metadata::set_mtime_on(file.as_fd(), metadata.mtime)?;
+            }
+            FileType::Symlink => {
+                let target = readlink(from.as_fd(), name)?;
+                fs::symlinkat(&target[..], &directory.fd, name).call("symlinkat", name)?;
+                metadata.set_at(directory.fd.as_fd(), name, true)?;
+            }
+            _ => {
+                let mode = Mode::from_raw_mode(0o600);
+                fs::mknodat(&directory.fd, name, kind, mode, stat.st_rdev).call("mknodat", name)?;
+                metadata.set_at(directory.fd.as_fd(), name, false)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write<R: Read>(
+    entry: &Entry,
+    file: &OwnedFd,
+    archive: &mut Archive<R>,
+) -> Result<(), ExtractError> {
+    loop {
+        let piece = archive.content()?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let n = match rustix::io::retry_on_intr(|| rustix::io::write(file, piece)) {
+            Ok(n) => n,
+            Err(errno) => return Err(system(&entry.path, Failed("write".into(), errno))),
+        };
+        archive.consume(n);
+    }
+}
+
+fn readlink(directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Outcome<Vec<u8>> {
+    fs::readlinkat(directory, name, Vec::new())
+        .call("readlinkat", name)
+        .map(std::ffi::CString::into_bytes)
+}
+
+fn is_whiteout_device(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Splits a clean path into its directory and its last component; `None` for the root.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    })
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+}
+
+/// The components of a path, last first, as a walk pops them.
+fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/')
+        .rev()
+        .filter(|component| !matches!(*component, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// Whether `path` is `of` or below it.
+fn within(path: &[u8], of: &[u8]) -> bool {
+    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn forget(set: &mut BTreeSet<Vec<u8>>, path: &[u8]) {
+    let gone: Vec<_> = set
+        .range(path.to_vec()..)
+        .take_while(|known| known.starts_with(path))
+        .filter(|known| within(known, path))
+        .cloned()
+        .collect();
+    for known in gone {
+        set.remove(&known);
+    }
+}
+
+fn refused(entry: &Entry, why: Refusal) -> ExtractError {
+    ExtractError::Refused { entry: entry.name(), why }
+}
+
+fn system(entry: &[u8], Failed(call, errno): Failed) -> ExtractError {
+    ExtractError::System { entry: EntryName(entry.to_vec()), call, cause: errno.into() }
+}
