@@ -1,1 +1,5 @@
 //! Stub.
+
+mod kind;
+
+pub use kind::Kind;
