@@ -5,6 +5,7 @@
 //! served; a service or method that is not in it answers UNIMPLEMENTED.
 
 pub(crate) mod events;
+pub(crate) mod status;
 
 use protos::grpc::containerd::services;
 use tonic::service::Routes;

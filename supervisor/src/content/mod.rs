@@ -1,1 +1,23 @@
-//! Blobs by digest, and ingests on their way to become blobs.
+//! Blobs by digest, and the ingests that become blobs.
+//!
+//! Terms: a *blob* is immutable content named by its digest; an *ingest* is content on its way
+//! in, named by a reference its writer chose, resumable; a *descriptor* points to a blob.
+
+mod digest;
+
+use std::collections::BTreeMap;
+
+pub(crate) use digest::{Digest, Hasher, InvalidDigest};
+
+/// Points to content: what it is, its digest and its size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// What the content is.
+    pub(crate) media_type: String,
+    /// Its digest.
+    pub(crate) digest: Digest,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// Anything else said about it.
+    pub(crate) annotations: BTreeMap<String, String>,
+}

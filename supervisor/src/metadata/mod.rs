@@ -1,36 +1,25 @@
-//! One SQLite file that knows every object and what refers to it.
+//! All records, in one SQLite file, each request one transaction.
+//!
+//! Owns the file, its schema and the order of writes; the terms that every record shares
+//! (namespace, labels, field masks, filters, references). What a record means is its own
+//! module's business: `image`, `container`, `lease`, `namespace`, `content`, `snapshot`.
+//!
+//! Promise: a write that was acknowledged survives a kill of the process and a loss of power
+//! (WAL with `synchronous=FULL`); one that was not leaves nothing.
 
-use std::fmt;
+mod error;
+pub(crate) mod filter;
+mod identifier;
+pub(crate) mod labels;
+pub(crate) mod mask;
+pub(crate) mod reference;
+mod schema;
+mod time;
+mod transaction;
+mod upgrade;
 
-/// A namespace's name: containerd's identifier pattern, at most 76 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Namespace(String);
-
-/// A name that is no identifier.
-#[derive(Debug, thiserror::Error)]
-#[error("namespace {0:?} must match [A-Za-z0-9]+([._-][A-Za-z0-9]+)* and have at most 76 bytes")]
-pub(crate) struct BadNamespace(String);
-
-impl Namespace {
-    pub(crate) fn new(name: &str) -> Result<Self, BadNamespace> {
-        let parts = name.split(['.', '_', '-']);
-        let whole = parts
-            .into_iter()
-            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        if whole && name.len() <= 76 {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(BadNamespace(name.to_owned()))
-        }
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Namespace {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
+pub(crate) use error::{MetadataError, RecordError};
+pub(crate) use identifier::{InvalidIdentifier, Namespace, validate_identifier};
+pub(crate) use labels::Labels;
+pub(crate) use time::{from_nanos, now_nanos, to_nanos};
+pub(crate) use transaction::Database;

@@ -1,0 +1,87 @@
+//! Kinds of error as gRPC codes: the one place where the daemon's answers get theirs.
+
+use std::error::Error;
+
+use shim_sdk::Kind;
+use tonic::{Code, Status};
+
+/// The code of a kind.
+pub(crate) fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::Unknown => Code::Unknown,
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::Aborted => Code::Aborted,
+        Kind::OutOfRange => Code::OutOfRange,
+        Kind::Unimplemented => Code::Unimplemented,
+        Kind::Internal => Code::Internal,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DataLoss => Code::DataLoss,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+    }
+}
+
+/// `error` as an answer: its kind's code, and its text with those of its causes.
+pub(crate) fn status(kind: Kind, error: &dyn Error) -> Status {
+    Status::new(code(kind), chain(error))
+}
+
+/// The text of `error` and of its causes, outermost first, joined by colons.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// An error that knows its kind, so that `?` and `map_err(refuse)` suffice in the services.
+pub(crate) trait HasKind: Error {
+    /// Its kind.
+    fn kind_of(&self) -> Kind;
+}
+
+/// `error` as an answer.
+pub(crate) fn refuse(error: impl HasKind) -> Status {
+    status(error.kind_of(), &error)
+}
+
+macro_rules! has_kind {
+    ($($error:ty),* $(,)?) => {
+        $(impl HasKind for $error {
+            fn kind_of(&self) -> Kind {
+                self.kind()
+            }
+        })*
+    };
+}
+
+has_kind!(crate::metadata::MetadataError, crate::metadata::RecordError);
+
+impl HasKind for crate::metadata::InvalidIdentifier {
+    fn kind_of(&self) -> Kind {
+        Kind::InvalidArgument
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::RecordError;
+
+    #[test]
+    fn an_answer_carries_the_code_and_every_cause() {
+        let cause = rusqlite::Error::QueryReturnedNoRows;
+        let status = refuse(RecordError::from(cause));
+        assert_eq!(status.code(), Code::Internal);
+        assert_eq!(status.message(), "metadata statement: Query returned no rows");
+    }
+}

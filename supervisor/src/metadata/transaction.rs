@@ -1,0 +1,240 @@
+//! The one writer thread and the readers beside it.
+//!
+//! Writes queue up to one thread that owns the only writing connection, so they never meet a
+//! busy database and happen in the order asked. Reads run on blocking threads with connections
+//! of their own and, thanks to WAL, neither wait for the writer nor make it wait.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{fs, thread};
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use super::MetadataError;
+use super::upgrade::upgrade;
+
+/// Idle read connections kept for the next reader.
+const READERS_KEPT: usize = 2;
+const STATEMENTS_KEPT: usize = 64;
+/// Nobody else writes to the file; only a backup tool could make us wait.
+const BUSY: Duration = Duration::from_secs(5);
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The metadata file, open. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Database {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    writer: Sender<Job>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl Database {
+    /// Opens the file at `path`, making or upgrading it as needed.
+    pub(crate) fn open(path: impl AsRef<Path>) -> Result<Self, MetadataError> {
+        let path = path.as_ref();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)
+                .map_err(|cause| MetadataError::Folder { path: folder.to_owned(), cause })?;
+        }
+        let mut connection = connect(path, OpenFlags::default())?;
+        upgrade(&mut connection)?;
+        let (writer, jobs) = channel::<Job>();
+        thread::Builder::new()
+            .name("metadata".to_owned())
+            .spawn(move || {
+                for job in jobs {
+                    job(&mut connection);
+                }
+            })
+            .map_err(MetadataError::Thread)?;
+        let shared = Shared { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Runs `change` in one transaction, committed and synced when it returns `Ok` and rolled
+    /// back when it returns `Err`.
+    ///
+    /// # Cancel safety
+    ///
+    /// A change that was asked for happens, whether its caller still waits or not.
+    pub(crate) async fn write<T, E>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+    {
+        let answer = self.submit(change)?;
+        answer.await.map_err(|_| MetadataError::Closed)?
+    }
+
+    /// [`Database::write`] for blocking threads.
+    pub(crate) fn write_blocking<T, E>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+    {
+        let answer = self.submit(change)?;
+        answer.blocking_recv().map_err(|_| MetadataError::Closed)?
+    }
+
+    fn submit<T, E>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, E>>, MetadataError>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let outcome = transact(connection, change);
+            // The asker may have gone; its change stands.
+            let _ = answer.send(outcome);
+        });
+        self.shared.writer.send(job).map_err(|_| MetadataError::Closed)?;
+        Ok(answered)
+    }
+
+    /// Runs `look` on a consistent view of the file.
+    pub(crate) async fn read<T, E>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+    {
+        let database = self.clone();
+        match tokio::task::spawn_blocking(move || database.read_blocking(look)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(MetadataError::Closed.into()),
+        }
+    }
+
+    /// [`Database::read`] for blocking threads.
+    pub(crate) fn read_blocking<T, E>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<MetadataError>,
+    {
+        let idle = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => connect(&self.shared.path, read_only())?,
+        };
+        let outcome = {
+            let transaction = connection.transaction().map_err(MetadataError::Statement)?;
+            look(&transaction)
+        };
+        let mut readers = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < READERS_KEPT {
+            readers.push(connection);
+        }
+        outcome
+    }
+}
+
+fn transact<T, E: From<MetadataError>>(
+    connection: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(MetadataError::Statement)?;
+    // Dropping the transaction on an error rolls it back.
+    let value = change(&transaction)?;
+    transaction.commit().map_err(MetadataError::Statement)?;
+    Ok(value)
+}
+
+fn read_only() -> OpenFlags {
+    // Not SQLITE_OPEN_READ_ONLY: a reader of a WAL file must be able to write its index.
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, MetadataError> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        Ok(connection)
+    };
+    open().map_err(|cause| MetadataError::Open { path: path.to_owned(), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(connection: &Connection) -> Result<i64, MetadataError> {
+        Ok(connection.query_row("SELECT count(*) FROM namespaces", [], |row| row.get(0))?)
+    }
+
+    fn insert(transaction: &Transaction<'_>, name: &str) -> Result<(), MetadataError> {
+        transaction.execute("INSERT INTO namespaces (name) VALUES (?1)", [name])?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("meta.db")).unwrap();
+        let refused: Result<(), MetadataError> = database
+            .write(|transaction| {
+                insert(transaction, "a")?;
+                Err(MetadataError::Closed)
+            })
+            .await;
+        assert!(refused.is_err());
+        assert_eq!(database.read(count).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_acknowledged_change_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("meta.db");
+        let database = Database::open(&path).unwrap();
+        database.write(|transaction| insert(transaction, "a")).await.unwrap();
+        drop(database);
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.read(count).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reader_does_not_wait_for_the_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("meta.db")).unwrap();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = database.clone();
+        let writing = tokio::spawn(async move {
+            busy.write(move |transaction| {
+                insert(transaction, "a")?;
+                released.recv().map_err(|_| MetadataError::Closed)
+            })
+            .await
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(database.read(count).await.unwrap(), 0);
+        release.send(()).unwrap();
+        writing.await.unwrap().unwrap();
+        assert_eq!(database.read(count).await.unwrap(), 1);
+    }
+}
