@@ -18,10 +18,11 @@
 //!
 //! Answers to the OCI runtime specification and containerd's runtime v2 documentation.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 
 use crate::error::Result;
 use crate::stdio::Io;
@@ -126,8 +127,8 @@ pub trait Runtime: Sized + 'static {
 
     /// Which containers share one shim: those of equal group. The default is one shim each,
     /// unless a group annotation that containerd defines says otherwise.
-    fn group(&self, spec: &Spec) -> Option<String> {
-        crate::group::from_annotations(spec)
+    fn group(&self, annotations: &HashMap<String, String>) -> Option<String> {
+        crate::group::from_annotations(annotations)
     }
 }
 

@@ -1,0 +1,106 @@
+//! The directory a container is made from.
+//!
+//! containerd makes it with `config.json` (an OCI runtime spec), an empty `rootfs` and the `log`
+//! fifo; the shim adds its own files. See the OCI runtime specification, "bundle".
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::Deserialize;
+
+use crate::{Error, Kind};
+
+/// The largest `config.json` that is read.
+const MAX_SPEC_BYTES: u64 = 16 << 20;
+
+/// A container's bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle(PathBuf);
+
+impl Bundle {
+    /// The bundle at a path; nothing is checked.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The bundle's directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the root file system is mounted.
+    pub fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    /// A file of the bundle.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Reads and parses `config.json`.
+    pub fn spec(&self) -> Result<Spec, Error> {
+        let path = self.file("config.json");
+        let json = self.read("config.json")?;
+        serde_json::from_slice(&json).map_err(|cause| {
+            Error::new(Kind::InvalidArgument, format!("parse {}", path.display()))
+                .with_source(cause)
+        })
+    }
+
+    /// The spec's annotations alone; much cheaper than the whole.
+    pub fn annotations(&self) -> Result<HashMap<String, String>, Error> {
+        #[derive(Deserialize)]
+        struct Annotated {
+            #[serde(default)]
+            annotations: Option<HashMap<String, String>>,
+        }
+        let path = self.file("config.json");
+        let json = self.read("config.json")?;
+        let spec: Annotated = serde_json::from_slice(&json).map_err(|cause| {
+            Error::new(Kind::InvalidArgument, format!("parse {}", path.display()))
+                .with_source(cause)
+        })?;
+        Ok(spec.annotations.unwrap_or_default())
+    }
+
+    /// Reads one of the bundle's files, within bounds.
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        use std::io::Read;
+        let path = self.file(name);
+        let attempt = || format!("read {}", path.display());
+        let file = fs::File::open(&path).map_err(|cause| Error::io(attempt(), cause))?;
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_SPEC_BYTES + 1).read_to_end(&mut bytes);
+        let read = read.map_err(|cause| Error::io(attempt(), cause))?;
+        if read as u64 > MAX_SPEC_BYTES {
+            return Err(Error::invalid(format!("{} is larger than 16 MiB", path.display())));
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_are_read_without_the_rest() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let bundle = Bundle::new(folder.path());
+        fs::write(bundle.file("config.json"), r#"{"x":[1,{"y":2}],"annotations":{"a":"b"}}"#)
+            .expect("write");
+        assert_eq!(bundle.annotations().expect("parses").get("a").map(String::as_str), Some("b"));
+        fs::write(bundle.file("config.json"), r#"{"annotations":null}"#).expect("write");
+        assert!(bundle.annotations().expect("parses").is_empty());
+    }
+
+    #[test]
+    fn a_missing_spec_is_named() {
+        let error = Bundle::new("/nonexistent").spec().expect_err("there is none");
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.to_string().contains("/nonexistent/config.json"));
+    }
+}

@@ -1,0 +1,94 @@
+//! The command line: one program that is asked for its version, starts a server, is that server,
+//! or cleans up after one.
+//!
+//! See containerd's `core/runtime/v2/README.md`, "Commands".
+
+pub(crate) mod args;
+
+use std::process::ExitCode;
+
+use crate::{Bundle, ContainerId, Error, Payload, Result, Runtime};
+use args::{Action, Args};
+
+/// What this process was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To tell its version, or what it is.
+    Describe,
+    /// To start a server and tell its address.
+    Start,
+    /// To be the server.
+    Serve,
+    /// To clean up after a server that died.
+    Delete,
+}
+
+/// What a runtime is told when it is made.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// What this process was started for.
+    pub role: Role,
+    /// containerd's namespace; empty when only describing.
+    pub namespace: String,
+    /// The container that the shim is started for, or the group's first.
+    pub id: Option<ContainerId>,
+    /// The bundle of that container.
+    pub bundle: Option<Bundle>,
+    /// Runtime options, as `-info` is given them. At other times options come with
+    /// [`Create`](crate::Create).
+    pub options: Option<Payload>,
+    /// Whether the daemon asked for debug logs.
+    pub debug: bool,
+}
+
+/// Runs a shim: the whole of `main`.
+///
+/// `make` builds the runtime, in whichever of its roles this process is; it should be cheap,
+/// because `start` and `-info` call it too.
+pub fn run<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> ExitCode {
+    match act(make) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The one place where a shim speaks: the daemon shows this to the user.
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("{}", error.report());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
+    let args = Args::parse(std::env::args_os().skip(1))?;
+    let launch = |role, options| -> Result<Launch> {
+        let id = if args.id.is_empty() { None } else { Some(ContainerId::new(args.id.clone())?) };
+        Ok(Launch {
+            role,
+            namespace: args.namespace.clone(),
+            id,
+            bundle: None,
+            options,
+            debug: args.debug,
+        })
+    };
+    match args.action {
+        Action::Version => {
+            let description = make(&launch(Role::Describe, None)?)?.describe();
+            print_version(&description);
+            Ok(())
+        }
+        Action::Info | Action::Start | Action::Serve | Action::Delete => {
+            Err(Error::unimplemented(format!("{:?}", args.action)))
+        }
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn print_version(description: &crate::Description) {
+    let program = std::env::args_os().next().unwrap_or_default();
+    println!("{}:", program.to_string_lossy());
+    println!("  Version:  {}", description.version);
+    println!("  Revision: {}", description.revision);
+    println!();
+}

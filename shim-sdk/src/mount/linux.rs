@@ -1,0 +1,277 @@
+//! Mounting on Linux.
+//!
+//! The classic call takes one page of options. An overlay of many layers may need more: then the
+//! lower directories are named relative to their common parent, from a thread of its own that
+//! shares no working directory with the others (unshare(2), CLONE_FS). That works on every kernel
+//! and for paths of any length, where fsconfig(2) wants Linux 6.5 and at most 255 bytes a path.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::options::Options;
+use super::{Mount, MountError};
+
+/// What the classic call takes, its terminator and some slack left out.
+const MAX_DATA_BYTES: usize = 4096 - 512;
+
+/// Makes a list of mounts on a root, in order. On an error, those already made are undone.
+pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
+    for (made, entry) in mounts.iter().enumerate() {
+        if let Err(error) = mount_one(entry, root) {
+            for entry in mounts[..made].iter().rev() {
+                let undone = target(entry, root).and_then(|target| unmount(&target));
+                if let Err(error) = undone {
+                    // The first error is the one that counts.
+                    log::debug!("undo mounts on {}: {error}", root.display());
+                }
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Undoes every mount on a directory. What is not mounted, or not there, is no error.
+///
+/// A busy mount is detached: it leaves the tree now, and its file system when the last user does.
+pub fn unmount(target: &Path) -> Result<(), MountError> {
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    loop {
+        match umount2(target, flags) {
+            Ok(()) => {}
+            // EINVAL: not a mount point, at last.
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            Err(Errno::EBUSY) if !flags.contains(MntFlags::MNT_DETACH) => {
+                flags |= MntFlags::MNT_DETACH;
+            }
+            Err(cause) => {
+                return Err(MountError::Unmount { target: target.to_owned(), cause: cause.into() });
+            }
+        }
+    }
+}
+
+/// Undoes every mount on and below a directory, the deepest first.
+pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
+    let table = fs::read("/proc/self/mountinfo").map_err(MountError::Table)?;
+    // The table has real paths.
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let mut points: Vec<PathBuf> =
+        mount_points(&table).filter(|point| point.starts_with(&root)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    points.iter().try_for_each(|point| unmount(point))
+}
+
+/// The mount points in a mount table: the fifth field, with spaces and the like in octal.
+fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let field = line.split(|byte| *byte == b' ').nth(4)?;
+        let mut path = Vec::with_capacity(field.len());
+        let mut rest = field;
+        while let Some((&byte, tail)) = rest.split_first() {
+            rest = tail;
+            let octal = (byte == b'\\')
+                .then(|| tail.get(..3))
+                .flatten()
+                .and_then(|digits| std::str::from_utf8(digits).ok())
+                .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+            match octal {
+                Some(octal) => {
+                    path.push(octal);
+                    rest = &tail[3..];
+                }
+                None => path.push(byte),
+            }
+        }
+        Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
+    })
+}
+
+fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {
+    let target = target(entry, root)?;
+    let options = Options::parse(&entry.options);
+    let unsupported = |data: &&String| {
+        *data == "loop" || data.starts_with("uidmap=") || data.starts_with("gidmap=")
+    };
+    if let Some(option) = options.data.iter().find(unsupported) {
+        return Err(MountError::Unsupported { option: option.clone() });
+    }
+    let failed = |cause: io::Error| MountError::Mount {
+        kind: entry.kind.clone(),
+        source_name: entry.source.clone(),
+        target: target.clone(),
+        options: entry.options.join(","),
+        cause,
+    };
+    let bare = options.flags & (MsFlags::MS_BIND | MsFlags::MS_REMOUNT);
+    let flags =
+        if bare.is_empty() { options.flags } else { bare | (options.flags & MsFlags::MS_REC) };
+    let data = options.data.join(",");
+    let kind = entry.kind.as_str();
+    if kind == "overlay" && data.len() > MAX_DATA_BYTES {
+        mount_long_overlay(entry, &target, flags, &options.data).map_err(failed)?;
+    } else {
+        call(&entry.source, &target, kind, flags, &data).map_err(|cause| failed(cause.into()))?;
+    }
+    let after = || -> Result<(), Errno> {
+        if let Some(flags) = options.bind_remount() {
+            call("", &target, "", flags, "")?;
+        }
+        if !options.propagation.is_empty() {
+            call("", &target, "", options.propagation, "")?;
+        }
+        Ok(())
+    };
+    after().map_err(|cause| {
+        // Half a mount would be worse than none; the error that is reported is the first one.
+        let _ = unmount(&target);
+        failed(cause.into())
+    })
+}
+
+fn call(source: &str, target: &Path, kind: &str, flags: MsFlags, data: &str) -> Result<(), Errno> {
+    let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
+    mount(given(source).as_deref(), target, given(kind).as_deref(), flags, given(data).as_deref())
+}
+
+/// Where a mount goes; a target may not climb out of the root.
+fn target(entry: &Mount, root: &Path) -> Result<PathBuf, MountError> {
+    let mut target = root.to_owned();
+    for part in Path::new(&entry.target).components() {
+        match part {
+            Component::Normal(name) => target.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(MountError::Escapes { target: entry.target.clone() });
+            }
+        }
+    }
+    Ok(target)
+}
+
+/// Mounts an overlay whose options are longer than a page.
+fn mount_long_overlay(
+    entry: &Mount,
+    target: &Path,
+    flags: MsFlags,
+    data: &[String],
+) -> Result<(), io::Error> {
+    let (parent, data) = shortened(data).ok_or(Errno::E2BIG)?;
+    if data.len() > 4095 {
+        return Err(Errno::E2BIG.into());
+    }
+    // The target must be absolute, as the thread is elsewhere.
+    let target = std::path::absolute(target)?;
+    let source = entry.source.clone();
+    let work = move || -> Result<(), Errno> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+        nix::unistd::chdir(&parent)?;
+        call(&source, &target, "overlay", flags, &data)
+    };
+    let thread = thread::Builder::new().name("mount".to_owned()).spawn(work)?;
+    match thread.join() {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(io::Error::other("the mounting thread panicked")),
+    }
+}
+
+/// Options with the lower directories relative to their common parent, and that parent.
+fn shortened(data: &[String]) -> Option<(PathBuf, String)> {
+    let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
+    let layers: Vec<&str> = lower.split(':').collect();
+    let mut parent = Path::new(layers.first()?).parent()?.to_owned();
+    while !layers.iter().all(|layer| Path::new(layer).starts_with(&parent)) {
+        parent = parent.parent()?.to_owned();
+    }
+    let mut relative = Vec::with_capacity(layers.len());
+    for layer in &layers {
+        let layer = Path::new(layer).strip_prefix(&parent).ok()?.to_str()?;
+        relative.push(if layer.is_empty() { "." } else { layer });
+    }
+    let data = data.iter().map(|option| {
+        if option.starts_with("lowerdir=") {
+            format!("lowerdir={}", relative.join(":"))
+        } else {
+            option.clone()
+        }
+    });
+    Some((parent, data.collect::<Vec<_>>().join(",")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_stays_below_the_root() {
+        let entry = |target: &str| Mount { target: target.to_owned(), ..Mount::default() };
+        assert_eq!(target(&entry("/a/./b"), Path::new("/r")).expect("inside"), Path::new("/r/a/b"));
+        assert_eq!(target(&entry(""), Path::new("/r")).expect("itself"), Path::new("/r"));
+        assert!(target(&entry("a/../../b"), Path::new("/r")).is_err());
+    }
+
+    #[test]
+    fn long_options_are_made_relative_to_the_common_parent() {
+        let data = ["lowerdir=/s/1/fs:/s/22/fs:/s/3/fs".to_owned(), "upperdir=/s/4/fs".to_owned()];
+        let (parent, data) = shortened(&data).expect("has lower directories");
+        assert_eq!(parent, Path::new("/s"));
+        assert_eq!(data, "lowerdir=1/fs:22/fs:3/fs,upperdir=/s/4/fs");
+    }
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table = b"36 35 98:0 /mnt1 /mnt\\0402/x rw,noatime master:1 - ext3 /dev/root rw\n";
+        assert_eq!(mount_points(table).collect::<Vec<_>>(), [Path::new("/mnt 2/x")]);
+    }
+
+    #[test]
+    fn unmounting_what_is_not_mounted_is_no_error() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        unmount(folder.path()).expect("not mounted");
+        unmount(&folder.path().join("missing")).expect("not there");
+        unmount_recursive(folder.path()).expect("nothing below");
+    }
+
+    #[test]
+    fn an_overlay_of_more_layers_than_a_page_holds_is_mounted_and_unmounted() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let name = "l".repeat(60);
+        let mut layers = Vec::new();
+        for number in 0..60 {
+            let layer = folder.path().join(format!("{name}{number}/fs"));
+            fs::create_dir_all(&layer).expect("create");
+            fs::write(layer.join(format!("file{number}")), b"x").expect("write");
+            layers.push(layer.display().to_string());
+        }
+        let merged = folder.path().join("merged");
+        fs::create_dir(&merged).expect("create");
+        let overlay = Mount {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            target: String::new(),
+            options: vec![format!("lowerdir={}", layers.join(":"))],
+        };
+        assert!(overlay.options[0].len() > MAX_DATA_BYTES);
+        mount_all(std::slice::from_ref(&overlay), &merged).expect("mounted");
+        assert!(merged.join("file0").exists() && merged.join("file59").exists());
+        unmount_recursive(folder.path()).expect("unmounted");
+        assert!(!merged.join("file0").exists());
+    }
+
+    #[test]
+    fn a_failing_list_leaves_nothing_mounted() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let tmpfs = Mount { kind: "tmpfs".into(), source: "tmpfs".into(), ..Mount::default() };
+        let bad = Mount { kind: "no-such-type".into(), source: "x".into(), ..Mount::default() };
+        fs::write(folder.path().join("below"), b"").expect("write");
+        let error = mount_all(&[tmpfs, bad], folder.path()).expect_err("no such type");
+        assert!(error.to_string().starts_with("mount(\"no-such-type\""), "{error}");
+        assert!(folder.path().join("below").exists(), "the first mount is undone");
+    }
+}

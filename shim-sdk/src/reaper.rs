@@ -1,0 +1,240 @@
+//! Reaps children and hands each exit to whoever asked for it.
+//!
+//! Two ways lead here: the pidfd of each process that is watched, and SIGCHLD for the others,
+//! which are orphans that the kernel gave to the shim as their subreaper. Everything happens on
+//! the shim's one thread, so spawning and watching without an await between them cannot miss.
+//!
+//! Promise: an exit that arrives before its watcher is kept, so fast containers are not lost; a
+//! kept exit is not taken for that of a later process with the same number.
+//! Not here: deciding what an exit means (`process::lifecycle`).
+//! See waitid(2), pidfd_open(2), prctl(2) PR_SET_CHILD_SUBREAPER.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::Interest;
+use tokio::sync::oneshot;
+
+use crate::sys::{self, Waited};
+use crate::{Error, Exit, Pid, ProcessHandle, Result};
+
+/// How many exits that nobody has asked for are kept; the oldest go first.
+const MAX_EARLY: usize = 4096;
+
+/// What is reported of a process whose status the kernel tells only to another parent.
+const UNKNOWN_STATUS: u32 = 255;
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::new(Table::default());
+}
+
+#[derive(Default)]
+struct Table {
+    watched: HashMap<Pid, Vec<oneshot::Sender<Exit>>>,
+    early: VecDeque<(Pid, Exit)>,
+}
+
+impl Table {
+    fn deliver(&mut self, waited: Waited) {
+        let Some(pid) = Pid::new(waited.pid) else { return };
+        let exit = Exit::now(waited.status);
+        match self.watched.remove(&pid) {
+            Some(watchers) => {
+                for watcher in watchers {
+                    // A watcher that is gone no longer cares.
+                    let _ = watcher.send(exit);
+                }
+            }
+            None => {
+                if self.early.len() == MAX_EARLY {
+                    self.early.pop_front();
+                }
+                self.early.push_back((pid, exit));
+            }
+        }
+    }
+
+    fn take_early(&mut self, pid: Pid) -> Option<Exit> {
+        let position = self.early.iter().rposition(|(early, _)| *early == pid)?;
+        self.early.remove(position).map(|(_, exit)| exit)
+    }
+}
+
+/// The exit of one process, to come.
+///
+/// # Cancel safety
+///
+/// Dropping it loses the exit to this watcher only; the process is reaped all the same.
+#[derive(Debug)]
+pub(crate) struct Watch(Result<oneshot::Receiver<Exit>, Exit>);
+
+impl Future for Watch {
+    type Output = Exit;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
+        let exit = match &mut self.0 {
+            Err(exit) => return Poll::Ready(*exit),
+            Ok(receiver) => match Pin::new(receiver).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                // The table lives as long as the thread; a sender dropped unsent is a shutdown.
+                Poll::Ready(received) => received.unwrap_or_else(|_| Exit::now(UNKNOWN_STATUS)),
+            },
+        };
+        self.0 = Err(exit);
+        Poll::Ready(exit)
+    }
+}
+
+/// Watches a process. Must be called within the shim's runtime, on its thread.
+pub(crate) fn watch(process: &ProcessHandle) -> Watch {
+    let pid = process.pid();
+    let Some(pidfd) = process.pidfd() else {
+        let early = TABLE.with_borrow_mut(|table| table.take_early(pid));
+        return Watch(Err(early.unwrap_or_else(|| {
+            log::warn!("process {pid} was gone before it could be watched; its status is lost");
+            Exit::now(UNKNOWN_STATUS)
+        })));
+    };
+    // A pidfd was had, so the number is in use, and a kept exit was that of an earlier process.
+    let (sender, receiver) = oneshot::channel();
+    TABLE.with_borrow_mut(|table| {
+        while table.take_early(pid).is_some() {}
+        table.watched.entry(pid).or_default().push(sender);
+    });
+    match pidfd.try_clone_to_owned().and_then(|pidfd| sys::async_fd(pidfd, Interest::READABLE)) {
+        Ok(pidfd) => {
+            tokio::task::spawn_local(async move {
+                // An error here means that the runtime is shutting down.
+                if pidfd.readable().await.is_ok() {
+                    reap(pid).await;
+                }
+            });
+        }
+        // SIGCHLD still comes for children.
+        Err(cause) => log::warn!("watch the pidfd of process {pid}: {cause}"),
+    }
+    Watch(Ok(receiver))
+}
+
+/// Reaps a process whose pidfd says that it has exited.
+async fn reap(pid: Pid) {
+    // A process that is still the child of another, say of a runtime that is about to exit, comes
+    // to us when that parent goes.
+    for _ in 0..50 {
+        if !TABLE.with_borrow(|table| table.watched.contains_key(&pid)) {
+            return; // SIGCHLD was faster
+        }
+        match sys::waitid_pid(pid.get()) {
+            Ok(Some(waited)) => return TABLE.with_borrow_mut(|table| table.deliver(waited)),
+            Ok(None) => {}
+            Err(cause) if cause.raw_os_error() == Some(libc::ECHILD) => {}
+            Err(cause) => log::warn!("waitid(P_PID, {pid}): {cause}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    log::warn!("process {pid} has exited, and its status went to another parent");
+    let waited = Waited { pid: pid.get(), status: UNKNOWN_STATUS };
+    TABLE.with_borrow_mut(|table| table.deliver(waited));
+}
+
+/// Reaps every child that has exited.
+pub(crate) fn sweep() {
+    loop {
+        match sys::waitid_any() {
+            Ok(Some(waited)) => TABLE.with_borrow_mut(|table| table.deliver(waited)),
+            Ok(None) => return,
+            Err(cause) if cause.raw_os_error() == Some(libc::ECHILD) => return,
+            Err(cause) => {
+                log::warn!("waitid(P_ALL): {cause}");
+                return;
+            }
+        }
+    }
+}
+
+/// Makes this process the one that orphans below it are given to, and keeps reaping until dropped.
+pub(crate) fn start() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|cause| Error::io("prctl(PR_SET_CHILD_SUBREAPER, 1)", cause.into()))?;
+    let attempt = |cause: io::Error| Error::io("watch for SIGCHLD", cause);
+    let (mut reader, writer) = std::os::unix::net::UnixStream::pair().map_err(attempt)?;
+    reader.set_nonblocking(true).map_err(attempt)?;
+    signal_hook::low_level::pipe::register(libc::SIGCHLD, writer).map_err(attempt)?;
+    let signals = sys::async_fd(reader.try_clone().map_err(attempt)?.into(), Interest::READABLE);
+    let signals = signals.map_err(attempt)?;
+    tokio::task::spawn_local(async move {
+        let mut drained = [0; 64];
+        // Children of before the registration have sent their signal already.
+        sweep();
+        while let Ok(mut ready) = signals.readable().await {
+            while io::Read::read(&mut reader, &mut drained).is_ok_and(|read| read > 0) {}
+            // Cleared before the sweep: a signal during it makes the pipe readable again.
+            ready.clear_ready();
+            sweep();
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn table_test(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, test());
+    }
+
+    fn spawned(script: &str) -> Pid {
+        let child = Command::new("sh").args(["-c", script]).spawn().expect("sh");
+        Pid::new(child.id()).expect("a pid")
+    }
+
+    #[test]
+    fn an_exit_that_arrives_before_its_watcher_is_kept() {
+        table_test(async || {
+            let pid = spawned("exit 7");
+            // Reaped as an orphan would be, by nobody's request.
+            let exit = loop {
+                if let Ok(Some(waited)) = sys::waitid_pid(pid.get()) {
+                    TABLE.with_borrow_mut(|table| table.deliver(waited));
+                    break watch(&ProcessHandle::open(pid).expect("open")).await;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            };
+            assert_eq!(exit.status, 7);
+        });
+    }
+
+    #[test]
+    fn a_kept_exit_is_not_that_of_a_later_process_with_the_same_number() {
+        table_test(async || {
+            let pid = spawned("sleep 0.05; exit 3");
+            let stale = Waited { pid: pid.get(), status: 99 };
+            TABLE.with_borrow_mut(|table| table.deliver(stale));
+            assert_eq!(watch(&ProcessHandle::open(pid).expect("open")).await.status, 3);
+        });
+    }
+
+    #[test]
+    fn a_death_by_signal_is_told_as_a_shell_tells_it() {
+        table_test(async || {
+            let pid = spawned("kill -TERM $$");
+            assert_eq!(watch(&ProcessHandle::open(pid).expect("open")).await.status, 143);
+        });
+    }
+
+    #[test]
+    fn a_process_that_is_nobodys_child_is_reported_with_an_unknown_status() {
+        table_test(async || {
+            let gone = ProcessHandle::open(Pid::new(0x3fff_ffff).expect("not 0")).expect("open");
+            assert_eq!(watch(&gone).await.status, UNKNOWN_STATUS);
+        });
+    }
+}

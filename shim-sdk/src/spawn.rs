@@ -1,0 +1,260 @@
+//! Commands that a runtime runs, and processes that it makes, without a thread or a second reaper.
+//!
+//! The shim reaps every child itself, so `std::process::Child::wait` would find nothing. These
+//! calls spawn and leave the waiting to the shim.
+//!
+//! Two kinds: [`spawn`] is for a helper that serves one call and dies with the shim;
+//! [`spawn_process`] is for the process of a container, which outlives it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::reaper::{self, Watch};
+use crate::{Error, Exit, Kind, Pid, ProcessHandle, Result, Signal, sys};
+
+/// How much of a helper's output is kept; the rest is read and dropped.
+const MAX_CAPTURED_BYTES: usize = 4 << 20;
+
+/// A helper that was spawned.
+///
+/// # Cancel safety
+///
+/// Every method may be dropped; the helper is reaped in any case. It is not killed by a drop.
+#[derive(Debug)]
+pub struct Child {
+    process: ProcessHandle,
+    watch: Watch,
+    stdin: Option<std::process::ChildStdin>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// What a helper left.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output, where that was piped.
+    pub stdout: Vec<u8>,
+    /// Its standard error, where that was piped.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Whether it ended well.
+    pub fn success(&self) -> bool {
+        self.exit.status == 0
+    }
+}
+
+/// Spawns a helper. It is killed when the shim dies. Streams that the command does not set are
+/// inherited, which in a shim means the null device and the log.
+///
+/// Must be called from a [`Runtime`](crate::Runtime)'s methods, on the shim's thread: the kernel
+/// ties the helper's life to the thread that spawned it.
+pub fn spawn(command: &mut Command) -> Result<Child> {
+    sys::die_with_parent(command);
+    let (process, mut child) = start(command)?;
+    let watch = reaper::watch(&process);
+    Ok(Child {
+        process,
+        watch,
+        stdin: child.stdin.take(),
+        stdout: child.stdout.take().map(OwnedFd::from),
+        stderr: child.stderr.take().map(OwnedFd::from),
+    })
+}
+
+/// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
+/// answers with. It leads a process group of its own unless the command says otherwise.
+pub fn spawn_process(command: &mut Command) -> Result<Pid> {
+    let (process, _child) = start(command)?;
+    Ok(process.pid())
+}
+
+fn start(command: &mut Command) -> Result<(ProcessHandle, std::process::Child)> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command.spawn().map_err(|cause| Error::io(format!("spawn {name}"), cause))?;
+    // The child cannot be reaped before this thread comes back to the reaper, so the pid is its.
+    let pid = Pid::new(child.id())
+        .ok_or_else(|| Error::new(Kind::Internal, format!("spawn {name}: no pid")))?;
+    Ok((ProcessHandle::open(pid)?, child))
+}
+
+impl Child {
+    /// The helper's pid.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The helper, for signals.
+    pub fn process(&self) -> &ProcessHandle {
+        &self.process
+    }
+
+    /// The writing end of its standard input, where that was piped; dropped, the helper reads the
+    /// end of the file.
+    pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// Waits for the exit; the same again once it is known.
+    pub async fn wait(&mut self) -> Exit {
+        (&mut self.watch).await
+    }
+
+    /// Waits for the exit and what was written to pipes until then. After the limit, where there
+    /// is one, the helper is killed and the answer is an error of kind DEADLINE_EXCEEDED.
+    ///
+    /// The exit ends the reading, not the end of the file: whoever inherited a pipe may keep it.
+    pub async fn output(mut self, limit: Option<Duration>) -> Result<Output> {
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Capture::new(self.stdout), Capture::new(self.stderr));
+        let work = async {
+            let exit = loop {
+                tokio::select! {
+                    exit = &mut self.watch => break exit,
+                    () = stdout.read() => {}
+                    () = stderr.read() => {}
+                }
+            };
+            stdout.read_available();
+            stderr.read_available();
+            exit
+        };
+        let exit = match limit {
+            None => work.await,
+            Some(limit) => match tokio::time::timeout(limit, work).await {
+                Ok(exit) => exit,
+                Err(_) => {
+                    // It may have exited just now, which is as well.
+                    let _ = self.process.signal(Signal::KILL);
+                    return Err(Error::new(
+                        Kind::DeadlineExceeded,
+                        format!("process {} took longer than {limit:?}", self.process.pid()),
+                    ));
+                }
+            },
+        };
+        Ok(Output { exit, stdout: stdout.bytes, stderr: stderr.bytes })
+    }
+}
+
+/// One stream being read.
+struct Capture {
+    pipe: Option<AsyncFd<OwnedFd>>,
+    bytes: Vec<u8>,
+}
+
+impl Capture {
+    fn new(pipe: Option<OwnedFd>) -> Self {
+        let pipe = pipe.and_then(|pipe| {
+            rustix::io::ioctl_fionbio(pipe.as_fd(), true).ok()?;
+            sys::async_fd(pipe, Interest::READABLE).ok()
+        });
+        Self { pipe, bytes: Vec::new() }
+    }
+
+    /// Reads once; pending for ever at the end of the file, so that a select! goes on without it.
+    async fn read(&mut self) {
+        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        let Ok(mut ready) = pipe.readable().await else {
+            self.pipe = None;
+            return;
+        };
+        let result = ready.try_io(|pipe| read_into(pipe.get_ref(), &mut self.bytes));
+        match result {
+            Ok(Ok(0)) | Ok(Err(_)) => self.pipe = None,
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+
+    /// Reads what is there now.
+    fn read_available(&mut self) {
+        let Some(pipe) = &self.pipe else { return };
+        while read_into(pipe.get_ref(), &mut self.bytes).is_ok_and(|read| read > 0) {}
+    }
+}
+
+fn read_into(pipe: &OwnedFd, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let mut chunk = [0; 8192];
+    let read = rustix::io::read(pipe, &mut chunk)?;
+    let room = MAX_CAPTURED_BYTES.saturating_sub(bytes.len());
+    bytes.extend_from_slice(&chunk[..read.min(room)]);
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    fn in_shim(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, test());
+    }
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    #[test]
+    fn output_and_status_of_a_helper_come_through() {
+        in_shim(async || {
+            let child = spawn(&mut sh("echo out; echo err >&2; exit 3")).expect("spawn");
+            let output = child.output(None).await.expect("no limit");
+            assert_eq!(output.exit.status, 3);
+            assert_eq!(output.stdout, b"out\n");
+            assert_eq!(output.stderr, b"err\n");
+        });
+    }
+
+    #[test]
+    fn more_output_than_a_pipe_holds_is_read_whole() {
+        in_shim(async || {
+            let child = spawn(&mut sh("head -c 1000000 /dev/zero")).expect("spawn");
+            assert_eq!(child.output(None).await.expect("no limit").stdout.len(), 1_000_000);
+        });
+    }
+
+    #[test]
+    fn a_pipe_that_was_inherited_does_not_delay_the_answer() {
+        in_shim(async || {
+            let child = spawn(&mut sh("sleep 5 & echo $!")).expect("spawn");
+            let output = tokio::time::timeout(Duration::from_secs(3), child.output(None)).await;
+            let output = output.expect("at once").expect("no limit");
+            let pid = String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().expect("a pid");
+            let left = ProcessHandle::open(Pid::new(pid).expect("not 0")).expect("open");
+            left.signal(Signal::KILL).expect("it runs");
+        });
+    }
+
+    #[test]
+    fn a_helper_that_hangs_is_killed_at_its_limit() {
+        in_shim(async || {
+            let child = spawn(&mut sh("exec sleep 100")).expect("spawn");
+            let process = ProcessHandle::open(child.pid()).expect("open");
+            let error = child.output(Some(Duration::from_millis(50))).await.expect_err("too slow");
+            assert_eq!(error.kind(), Kind::DeadlineExceeded);
+            reaper::watch(&process).await;
+        });
+    }
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named() {
+        in_shim(async || {
+            let error = spawn(&mut Command::new("/no/such")).expect_err("missing");
+            assert_eq!(error.kind(), Kind::NotFound);
+            assert!(error.to_string().contains("/no/such"));
+        });
+    }
+}

@@ -1,0 +1,95 @@
+//! The ends of the standard streams that a runtime passes to the process it makes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What a process reads from and writes to.
+///
+/// Whatever a runtime does not pass on it drops; the SDK sees the end of a stream when the process
+/// and everybody who inherited it have closed it.
+#[derive(Debug)]
+pub enum Io {
+    /// Plain streams.
+    Streams(Streams),
+    /// A terminal.
+    Terminal(Terminal),
+}
+
+impl Io {
+    /// Neither input nor output.
+    pub fn null() -> Self {
+        Self::Streams(Streams::default())
+    }
+}
+
+/// Plain streams; `None` is the null device.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// What the process reads.
+    pub stdin: Option<Stream>,
+    /// What the process writes.
+    pub stdout: Option<Stream>,
+    /// Where the process writes its errors.
+    pub stderr: Option<Stream>,
+}
+
+impl Streams {
+    /// Gives the streams to a command; those that are `None` become the null device.
+    pub fn apply(self, command: &mut Command) {
+        let stdio = |stream: Option<Stream>| stream.map_or_else(Stdio::null, Stdio::from);
+        command.stdin(stdio(self.stdin)).stdout(stdio(self.stdout)).stderr(stdio(self.stderr));
+    }
+}
+
+/// A terminal: the runtime makes it and hands its controlling side to the SDK.
+#[derive(Debug)]
+pub struct Terminal {
+    console_socket: PathBuf,
+}
+
+impl Terminal {
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // consoles elsewhere are to come
+    pub(crate) fn new(console_socket: PathBuf) -> Self {
+        Self { console_socket }
+    }
+
+    /// Where the SDK listens for the terminal's controlling side, as `runc --console-socket` sends
+    /// it.
+    pub fn console_socket(&self) -> &Path {
+        &self.console_socket
+    }
+}
+
+/// One end of a pipe, or a file.
+#[derive(Debug)]
+pub struct Stream(Inner);
+
+#[cfg(unix)]
+type Inner = std::os::fd::OwnedFd;
+#[cfg(windows)]
+type Inner = std::os::windows::io::OwnedHandle;
+
+impl From<Inner> for Stream {
+    fn from(inner: Inner) -> Self {
+        Self(inner)
+    }
+}
+
+impl From<Stream> for Inner {
+    fn from(stream: Stream) -> Self {
+        stream.0
+    }
+}
+
+impl From<Stream> for Stdio {
+    fn from(stream: Stream) -> Self {
+        Self::from(stream.0)
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Stream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,9 @@
+//! Standard streams: what a runtime is given, and where it comes from and goes to.
+//!
+//! The client names a place for each stream; a runtime gets plain streams, or a terminal's console
+//! socket, and passes them to the process it makes. All copying, and the logger behind a
+//! `binary://` place, is the SDK's.
+
+mod io;
+
+pub use io::{Io, Stream, Streams, Terminal};

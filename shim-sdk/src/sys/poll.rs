@@ -1,0 +1,14 @@
+//! Descriptors that tokio waits on.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor with the runtime's poller. Regular files are refused with EPERM.
+pub(crate) fn async_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` answers with the same descriptor for as long as it lives, and nothing
+    // closes or replaces that descriptor meanwhile.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
