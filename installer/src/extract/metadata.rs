@@ -4,17 +4,17 @@
 //! first, then the mode, then the attributes, and the time last.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::archive::Entry;
+use crate::merged::below;
 
 /// Overlayfs's own attributes: an archive that could set them could make a directory stand for
 /// another one.
 const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
-pub(super) const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
 /// A call that failed.
 pub(super) struct Failed(pub(super) String, pub(super) Errno);
@@ -117,16 +117,6 @@ pub(super) fn set_mtime_on(fd: BorrowedFd<'_>, mtime: Timespec) -> Outcome {
 /// The modification time that stat gave.
 pub(super) fn mtime(stat: &Stat) -> Timespec {
     Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) }
-}
-
-/// A path to a name in an open directory, for calls that have no form relative to a descriptor.
-pub(super) fn below(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into_bytes();
-    if !name.is_empty() {
-        path.push(b'/');
-        path.extend_from_slice(name);
-    }
-    path
 }
 
 /// Every attribute of a name that a copy of it keeps.

@@ -12,39 +12,35 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, EntryKind};
 use super::error::{EntryName, ExtractError, Refusal};
-use super::metadata::{self, Call, Failed, Metadata, Outcome, below};
+use super::metadata::{self, Call, Failed, Metadata, Outcome};
 use super::{Limits, Whiteouts};
+use crate::merged::{
+    self, BENEATH, Found, MAX_LINKS, MAX_PATH_BYTES, Merged, OPAQUE, below, join, reversed, split,
+    within,
+};
 
 /// Descriptors kept open; several layers may be extracted at once under the default limit of 1024.
 const MAX_OPEN: usize = 64;
-/// As many as the kernel follows.
-const MAX_LINKS: usize = 40;
-const MAX_PATH_BYTES: usize = 4095;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// Names that aufs kept for itself, which old images still carry.
 const AUFS: &[u8] = b".wh..wh.";
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
-
 pub(super) struct Tree {
     root: Rc<Directory>,
-    parents: Vec<OwnedFd>,
+    has_parents: bool,
+    parents: Merged,
     whiteouts: Whiteouts,
     max_depth: usize,
     open: HashMap<Vec<u8>, Rc<Directory>>,
     /// Names of directories that led through links of lower layers, and where they led.
     aliases: HashMap<Vec<u8>, Vec<u8>>,
-    /// Which parents show through at a directory.
-    merged: HashMap<Vec<u8>, Rc<[usize]>>,
-    opaque: BTreeSet<Vec<u8>>,
     /// Symbolic links that this layer made; when whiteouts remove, everything it made.
     made: BTreeSet<Vec<u8>>,
     /// Times that directories get at the end, when nothing is added to them any more.
@@ -63,12 +59,6 @@ enum Step {
     Follow(Vec<u8>),
 }
 
-/// What the parents have under a name.
-enum Lower {
-    Nothing,
-    Found { parent: usize, stat: Stat },
-}
-
 impl Tree {
     pub(super) fn open(
         into: &Path,
@@ -76,23 +66,21 @@ impl Tree {
         whiteouts: Whiteouts,
         limits: &Limits,
     ) -> Result<Self, ExtractError> {
-        let open = |path: &Path| {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            fs::open(path, flags, Mode::empty()).map_err(|errno| ExtractError::System {
-                entry: EntryName(b"/".to_vec()),
-                call: format!("open({path:?})"),
-                cause: errno.into(),
-            })
+        let failed = |call: String| {
+            move |cause| ExtractError::System { entry: EntryName(b"/".to_vec()), call, cause }
         };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::open(into, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .map_err(failed(format!("open({into:?})")))?;
         let mut tree = Self {
-            root: Rc::new(Directory { path: Vec::new(), fd: open(into)? }),
-            parents: parents.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+            root: Rc::new(Directory { path: Vec::new(), fd }),
+            has_parents: !parents.is_empty(),
+            parents: Merged::open(parents).map_err(failed(format!("open({parents:?})")))?,
             whiteouts,
             max_depth: limits.max_depth,
             open: HashMap::new(),
             aliases: HashMap::new(),
-            merged: HashMap::new(),
-            opaque: BTreeSet::new(),
             made: BTreeSet::new(),
             times: BTreeMap::new(),
         };
@@ -148,7 +136,7 @@ impl Tree {
 
     /// The root of a layer looks as the one below, unless an entry says otherwise.
     fn inherit_root(&mut self) -> Outcome {
-        let Some(parent) = self.parents.first() else { return Ok(()) };
+        let Some(parent) = self.parents.nearest() else { return Ok(()) };
         let stat = fs::fstat(parent).call("fstat", b"/")?;
         let xattrs = metadata::read_xattrs(&below(parent.as_fd(), b"."))?;
         let metadata = Metadata::of_stat(&stat, &xattrs);
@@ -291,25 +279,30 @@ impl Tree {
         path: Vec<u8>,
     ) -> Result<Step, ExtractError> {
         let failed = |failed| system(&entry.path, failed);
-        let (parent, stat) = match self.lower(here, name).map_err(failed)? {
-            Lower::Nothing => {
+        let found = self.parents.look_up(&here.path, name).call("fstatat", name);
+        let (layer, stat) = match found.map_err(failed)? {
+            Found::Nothing => {
                 return self.make_directory(here, name, false).map(Step::Into).map_err(failed);
             }
-            Lower::Found { parent, stat } => (parent, stat),
+            Found::At { layer, stat } => (layer, stat),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let below = self.open_lower(parent, &path).map_err(failed)?;
+                let below = self.open_below(layer, &path).map_err(failed)?;
                 let made = self.make_directory(here, name, false).map_err(failed)?;
                 self.copy_directory(&below, &stat, &made).map_err(failed)?;
                 Ok(Step::Into(made))
             }
             FileType::Symlink => {
-                let below = self.open_lower(parent, &here.path).map_err(failed)?;
+                let below = self.open_below(layer, &here.path).map_err(failed)?;
                 readlink(below.as_fd(), name).map(Step::Follow).map_err(failed)
             }
             _ => Err(refused(entry, Refusal::ParentNotDirectory(EntryName(path)))),
         }
+    }
+
+    fn open_below(&self, layer: usize, path: &[u8]) -> Outcome<OwnedFd> {
+        self.parents.open_directory(layer, path).call("openat2", path)
     }
 
     /// Opens a directory of *into* by its canonical path.
@@ -361,81 +354,22 @@ impl Tree {
         Ok(())
     }
 
-    // --- The layers below ------------------------------------------------------------------
-
-    /// Which parents show through at a directory of *into*, nearest first.
-    fn showing(&mut self, path: &[u8]) -> Outcome<Rc<[usize]>> {
-        if let Some(known) = self.merged.get(path) {
-            return Ok(known.clone());
-        }
-        let showing: Rc<[usize]> = if self.opaque.contains(path) {
-            Rc::new([])
-        } else if let Some((above, _)) = split(path) {
-            let mut found = Vec::new();
-            for &parent in self.showing(above)?.iter() {
-                match self.open_lower(parent, path) {
-                    Ok(directory) => {
-                        found.push(parent);
-                        let directory = below(directory.as_fd(), b".");
-                        let mut value = [0; 1];
-                        if fs::lgetxattr(&directory, metadata::OPAQUE, &mut value[..]) == Ok(1)
-                            && value == *b"y"
-                        {
-                            break;
-                        }
-                    }
-                    Err(Failed(_, Errno::NOENT)) => {}
-                    // A file, a link or a whiteout hides what is further below.
-                    Err(Failed(_, Errno::NOTDIR | Errno::LOOP)) => break,
-                    Err(failed) => return Err(failed),
-                }
-            }
-            found.into()
-        } else {
-            (0..self.parents.len()).collect()
-        };
-        self.merged.insert(path.to_vec(), showing.clone());
-        Ok(showing)
-    }
-
-    /// What the merged layers below have at a name in a directory.
-    fn lower(&mut self, here: &Rc<Directory>, name: &[u8]) -> Outcome<Lower> {
-        for &parent in self.showing(&here.path)?.iter() {
-            let directory = self.open_lower(parent, &here.path)?;
-            match fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if is_whiteout_device(&stat) => return Ok(Lower::Nothing),
-                Ok(stat) => return Ok(Lower::Found { parent, stat }),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno).call("fstatat", name),
-            }
-        }
-        Ok(Lower::Nothing)
-    }
-
-    fn open_lower(&self, parent: usize, path: &[u8]) -> Outcome<OwnedFd> {
-        let path = if path.is_empty() { b"." } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat2(&self.parents[parent], path, flags, Mode::empty(), BENEATH)
-            .call("openat2", path)
-    }
-
     // --- Removing --------------------------------------------------------------------------
 
     fn is_whiteout(&self, stat: &Stat) -> bool {
-        self.whiteouts == Whiteouts::Overlay && is_whiteout_device(stat)
+        self.whiteouts == Whiteouts::Overlay && merged::is_whiteout(stat)
     }
 
     /// `.wh..wh..opq`: nothing of the layers below shows through.
     fn make_opaque(&mut self, directory: &Rc<Directory>) -> Outcome {
         match self.whiteouts {
             Whiteouts::Remove => self.remove_unmade(directory),
-            Whiteouts::Overlay if self.parents.is_empty() => Ok(()),
+            Whiteouts::Overlay if !self.has_parents => Ok(()),
             Whiteouts::Overlay => {
                 let flags = fs::XattrFlags::empty();
-                fs::fsetxattr(&directory.fd, metadata::OPAQUE, b"y", flags)
+                fs::fsetxattr(&directory.fd, OPAQUE, b"y", flags)
                     .call("fsetxattr", &directory.path)?;
-                self.opaque.insert(directory.path.clone());
-                self.merged.clear();
+                self.parents.hide(&directory.path);
                 Ok(())
             }
         }
@@ -464,10 +398,14 @@ impl Tree {
                 self.make_opaque(&directory)
             }
             (Whiteouts::Overlay, Some(_)) => Ok(()),
-            (Whiteouts::Overlay, None) => match self.lower(directory, name)? {
+            (Whiteouts::Overlay, None) => match self
+                .parents
+                .look_up(&directory.path, name)
+                .call("fstatat", &path)?
+            {
                 // Overlayfs lists a whiteout that hides nothing, so there must not be one.
-                Lower::Nothing => Ok(()),
-                Lower::Found { .. } => {
+                Found::Nothing => Ok(()),
+                Found::At { .. } => {
                     fs::mknodat(&directory.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
                         .call("mknodat", &path)
                 }
@@ -518,10 +456,9 @@ impl Tree {
             Failed(format!("remove_dir_all({:?})", String::from_utf8_lossy(&path)), errno)
         })?;
         self.aliases.clear();
-        self.merged.clear();
+        self.parents.forget(&path);
         self.open.retain(|known, _| !within(known, &path));
         forget(&mut self.made, &path);
-        forget(&mut self.opaque, &path);
         let gone: Vec<_> = self
             .times
             .range(path.clone()..)
@@ -688,12 +625,17 @@ impl Tree {
         let kind = match fs::statat(&source.fd, target_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_whiteout(&stat) => return Err(missing()),
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(Errno::NOENT) => match self.lower(&source, target_name).map_err(failed)? {
-                Lower::Nothing => return Err(missing()),
-                Lower::Found { parent, stat } => {
+            Err(Errno::NOENT) => match self
+                .parents
+                .look_up(&source.path, target_name)
+                .call("fstatat", target)
+                .map_err(failed)?
+            {
+                Found::Nothing => return Err(missing()),
+                Found::At { layer, stat } => {
                     let kind = FileType::from_raw_mode(stat.st_mode);
                     if kind != FileType::Directory {
-                        self.copy_up(parent, &stat, &source, target_name).map_err(failed)?;
+                        self.copy_up(layer, &stat, &source, target_name).map_err(failed)?;
                     }
                     kind
                 }
@@ -716,12 +658,12 @@ impl Tree {
     /// Copies what a parent has at a name into *into*, so that it can be linked to.
     fn copy_up(
         &mut self,
-        parent: usize,
+        layer: usize,
         stat: &Stat,
         directory: &Rc<Directory>,
         name: &[u8],
     ) -> Outcome {
-        let from = self.open_lower(parent, &directory.path)?;
+        let from = self.open_below(layer, &directory.path)?;
         let xattrs = metadata::read_xattrs(&below(from.as_fd(), name))?;
         let metadata = Metadata::of_stat(stat, &xattrs);
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -778,39 +720,6 @@ fn readlink(directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Outcome<Vec<
     fs::readlinkat(directory, name, Vec::new())
         .call("readlinkat", name)
         .map(std::ffi::CString::into_bytes)
-}
-
-fn is_whiteout_device(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-/// Splits a clean path into its directory and its last component; `None` for the root.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    if path.is_empty() {
-        return None;
-    }
-    Some(match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    })
-}
-
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
-}
-
-/// The components of a path, last first, as a walk pops them.
-fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/')
-        .rev()
-        .filter(|component| !matches!(*component, b"" | b"."))
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-/// Whether `path` is `of` or below it.
-fn within(path: &[u8], of: &[u8]) -> bool {
-    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 fn forget(set: &mut BTreeSet<Vec<u8>>, path: &[u8]) {
