@@ -18,7 +18,12 @@ pub(crate) enum EngineError {
 
     /// The runtime's program could not be run at all.
     #[error("{operation}: run {}", .program.display())]
-    Spawn { operation: Operation, program: PathBuf, #[source] cause: io::Error },
+    Spawn {
+        operation: Operation,
+        program: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
 
     /// The process that works for the shim went away before it answered.
     #[error("{operation}: {who} ended without an answer ({how})")]
@@ -26,11 +31,20 @@ pub(crate) enum EngineError {
 
     /// A file could not be used.
     #[error("{action} {}", .path.display())]
-    File { action: &'static str, path: PathBuf, #[source] cause: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
 
     /// A system call failed; `call` shows it with its arguments.
     #[error("{call}")]
-    Call { call: String, #[source] cause: io::Error },
+    Call {
+        call: String,
+        #[source]
+        cause: io::Error,
+    },
 
     /// Something that was to be read is not what it should be.
     #[error("{what}: {problem}")]
@@ -60,9 +74,9 @@ impl EngineError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Refused { kind, .. } => *kind,
-            Self::Spawn { cause, .. } | Self::File { cause, .. } | Self::Call { cause, .. } => {
-                Kind::from_io(cause)
-            }
+            Self::File { cause, .. } | Self::Call { cause, .. } => Kind::from_io(cause),
+            // "Not found" would tell containerd that the container is gone, not the program.
+            Self::Spawn { .. } => Kind::Unknown,
             Self::Gone { .. } => Kind::Unavailable,
             Self::Malformed { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,
@@ -106,5 +120,11 @@ impl fmt::Display for Operation {
             Self::Restore => "OCI runtime restore failed",
             Self::Features => "OCI runtime features failed",
         })
+    }
+}
+
+impl From<EngineError> for shim_sdk::Error {
+    fn from(error: EngineError) -> Self {
+        Self::new(error.kind(), shim_sdk::error::report(&error))
     }
 }

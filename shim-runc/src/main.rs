@@ -1,2 +1,7 @@
+mod cgroup;
+mod engine;
+mod error;
+mod options;
+mod stats;
 mod sys;
 fn main() {}

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Process;
 use shim_sdk::{ContainerId, ExecId, Io, Pid};
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Operation};
+use crate::options::CheckpointOptions;
 
 /// Makes and removes containers and the processes in them.
 #[allow(async_fn_in_trait)] // every future runs on the shim's one thread
@@ -37,7 +38,30 @@ pub(crate) trait Engine {
 
     /// Thaws.
     async fn resume(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Changes resource limits where the engine's own records must follow (systemd's units); the
+    /// resources are OCI's, as JSON. Otherwise limits are changed without the engine.
+    async fn update(&self, _id: &ContainerId, _resources: &[u8]) -> Result<(), EngineError> {
+        Err(unsupported(Operation::Update))
+    }
+
+    /// Writes a checkpoint.
+    async fn checkpoint(&self, _request: &CheckpointContainer<'_>) -> Result<(), EngineError> {
+        Err(unsupported(Operation::Checkpoint))
+    }
+
+    /// Makes a container from a checkpoint and lets it run on; returns init's pid.
+    async fn restore(&self, _request: &RestoreContainer<'_>, _io: Io) -> Result<Pid, EngineError> {
+        Err(unsupported(Operation::Restore))
+    }
 }
+
+fn unsupported(operation: Operation) -> EngineError {
+    EngineError::Unsupported { operation, why: "this runtime cannot do that".to_owned() }
+}
+
+/// Where the pid of a container's init is kept in its bundle, for a later `delete`.
+pub(crate) const INIT_PID_FILE: &str = "init.pid";
 
 /// What [`Engine::create`] needs.
 #[derive(Debug)]
@@ -57,6 +81,30 @@ pub(crate) struct ExecProcess<'a> {
     pub(crate) process: &'a Process,
     /// The bundle's directory, for pid files and the like.
     pub(crate) bundle: &'a Path,
+}
+
+/// What [`Engine::checkpoint`] needs.
+#[derive(Debug)]
+pub(crate) struct CheckpointContainer<'a> {
+    pub(crate) id: &'a ContainerId,
+    /// Where the images go.
+    pub(crate) image: &'a Path,
+    /// Where criu keeps its logs.
+    pub(crate) work: &'a Path,
+    pub(crate) options: &'a CheckpointOptions,
+}
+
+/// What [`Engine::restore`] needs.
+#[derive(Debug)]
+pub(crate) struct RestoreContainer<'a> {
+    pub(crate) id: &'a ContainerId,
+    /// The bundle's directory.
+    pub(crate) bundle: &'a Path,
+    /// Where the images are.
+    pub(crate) image: &'a Path,
+    /// Where criu keeps its logs.
+    pub(crate) work: &'a Path,
+    pub(crate) no_pivot_root: bool,
 }
 
 /// Where an engine keeps its records: `<root>/<namespace>`.

@@ -1,0 +1,200 @@
+//! Which groups are a container's own.
+//!
+//! `/proc/PID/cgroup` names each group relative to the root that this process sees, and
+//! `/proc/self/mountinfo` tells where that root is mounted. See cgroups(7), proc(5).
+
+use std::cell::OnceCell;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Cgroup, below, v1, v2};
+use crate::error::EngineError;
+
+/// Where cgroup trees are mounted on every host this has to run on.
+const MOUNT_POINT: &str = "/sys/fs/cgroup";
+
+/// A mounted v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    /// Its controllers, or `name=…` for one without.
+    controllers: Vec<String>,
+    mount: PathBuf,
+    /// Which group is at the mount point: `/` unless only a part is mounted.
+    root: String,
+}
+
+/// What is mounted here. It does not change under a shim, and on a busy host the list of all mounts
+/// is long, so it is read once.
+#[derive(Debug)]
+enum Mounted {
+    V1(Vec<Hierarchy>),
+    V2,
+}
+
+pub(super) fn of_process(pid: i32) -> Result<Option<Cgroup>, EngineError> {
+    thread_local! {
+        static MOUNTED: OnceCell<Mounted> = const { OnceCell::new() };
+    }
+    let theirs = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+    let ours = read(Path::new("/proc/self/cgroup"))?;
+    MOUNTED.with(|mounted| {
+        let mounted = match mounted.get() {
+            Some(mounted) => mounted,
+            None => {
+                let found = mounts()?;
+                mounted.get_or_init(|| found)
+            }
+        };
+        Ok(match mounted {
+            Mounted::V1(hierarchies) => v1_groups(hierarchies, &theirs, &ours).map(Cgroup::V1),
+            Mounted::V2 => v2_path(&theirs, &ours)
+                .map(|path| Cgroup::V2(v2::Group::new(Path::new(MOUNT_POINT), &path))),
+        })
+    })
+}
+
+fn read(path: &Path) -> Result<String, EngineError> {
+    fs::read_to_string(path).map_err(|cause| EngineError::file("read", path, cause))
+}
+
+fn mounts() -> Result<Mounted, EngineError> {
+    let at = rustix::fs::statfs(MOUNT_POINT).map_err(|cause| {
+        EngineError::call(format!("statfs({MOUNT_POINT:?})"), io::Error::from(cause))
+    })?;
+    if i128::from(at.f_type) == i128::from(libc::CGROUP2_SUPER_MAGIC) {
+        return Ok(Mounted::V2);
+    }
+    Ok(Mounted::V1(hierarchies(&read(Path::new("/proc/self/mountinfo"))?)))
+}
+
+/// The v1 hierarchies in a mountinfo file.
+fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+    mountinfo
+        .lines()
+        .filter_map(|line| {
+            // 36 35 98:0 ROOT MOUNT OPTIONS TAGS - TYPE SOURCE SUPER-OPTIONS
+            let (mount, tree) = line.split_once(" - ")?;
+            let mut tree = tree.split(' ');
+            if tree.next() != Some("cgroup") {
+                return None;
+            }
+            let options = tree.nth(1)?;
+            let mut mount = mount.split(' ').skip(3);
+            Some(Hierarchy {
+                root: mount.next()?.to_owned(),
+                mount: PathBuf::from(mount.next()?),
+                controllers: options
+                    .split(',')
+                    .filter(|option| {
+                        !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children")
+                    })
+                    .map(str::to_owned)
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+/// Lines of a cgroup file: controllers and path.
+fn lines(cgroup: &str) -> impl Iterator<Item = (&str, &str)> {
+    cgroup.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'))
+}
+
+/// Whether a group may be the container's alone: not the root, and not one that holds the shim.
+fn is_own(theirs: &str, ours: Option<&str>) -> bool {
+    let parts = theirs.trim_matches('/');
+    if parts.is_empty() || parts == ".." || parts.starts_with("../") {
+        return false;
+    }
+    ours.is_none_or(|ours| !Path::new(ours).starts_with(theirs))
+}
+
+fn v1_groups(hierarchies: &[Hierarchy], theirs: &str, ours: &str) -> Option<v1::Groups> {
+    let mut groups = v1::Groups::default();
+    for (controllers, path) in lines(theirs).filter(|(controllers, _)| !controllers.is_empty()) {
+        let our_path = lines(ours).find(|(same, _)| *same == controllers).map(|(_, path)| path);
+        if !is_own(path, our_path) {
+            continue;
+        }
+        let names: Vec<&str> = controllers.split(',').collect();
+        let Some(hierarchy) = hierarchies.iter().find(|hierarchy| {
+            names.iter().all(|name| hierarchy.controllers.iter().any(|c| c == name))
+        }) else {
+            continue;
+        };
+        let Some(path) = Path::new(path).strip_prefix(&hierarchy.root).ok().and_then(Path::to_str)
+        else {
+            continue;
+        };
+        groups.insert(&names, below(&hierarchy.mount, path));
+    }
+    (!groups.is_empty()).then_some(groups)
+}
+
+fn v2_path(theirs: &str, ours: &str) -> Option<String> {
+    let path = |text: &str| {
+        lines(text).find(|(names, _)| names.is_empty()).map(|(_, path)| path.to_owned())
+    };
+    let theirs = path(theirs)?;
+    is_own(&theirs, path(ours).as_deref()).then_some(theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+30 25 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw,nsdelegate
+33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:11 - cgroup cgroup rw,cpu,cpuacct
+34 30 0:30 / /sys/fs/cgroup/systemd rw,nosuid shared:12 - cgroup cgroup rw,xattr,name=systemd
+35 30 0:31 /docker/abc /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory
+";
+
+    #[test]
+    fn hierarchies_are_found_with_their_controllers_and_roots() {
+        let found = hierarchies(MOUNTINFO);
+        let names: Vec<_> = found.iter().map(|h| h.controllers.join(",")).collect();
+        assert_eq!(names, ["cpu,cpuacct", "name=systemd", "memory"]);
+        assert_eq!(found[2].root, "/docker/abc");
+    }
+
+    #[test]
+    fn a_containers_groups_are_found_in_each_hierarchy() {
+        let groups = v1_groups(
+            &hierarchies(MOUNTINFO),
+            "5:cpu,cpuacct:/box/c1\n4:memory:/docker/abc/c1\n1:name=systemd:/\n0::/\n",
+            "5:cpu,cpuacct:/box\n4:memory:/docker/abc\n1:name=systemd:/\n0::/\n",
+        )
+        .unwrap();
+        assert_eq!(
+            groups.controller("cpuacct"),
+            Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/box/c1"))
+        );
+        assert_eq!(groups.controller("memory"), Some(Path::new("/sys/fs/cgroup/memory/c1")));
+        assert_eq!(groups.controller("name=systemd"), None);
+    }
+
+    #[test]
+    fn a_group_that_holds_the_shim_is_never_taken_for_the_containers() {
+        // A container without cgroups of its own once got the whole host killed with it.
+        assert!(!is_own("/", Some("/")));
+        assert!(!is_own("/a", Some("/a")));
+        assert!(!is_own("/a", Some("/a/shim")));
+        assert!(!is_own("/../x", Some("/a")));
+        assert!(is_own("/ab", Some("/a")));
+        assert!(is_own("/a/c", Some("/a")));
+        assert_eq!(
+            v2_path("0::/system.slice/c\n", "0::/system.slice\n").as_deref(),
+            Some("/system.slice/c")
+        );
+        assert_eq!(v2_path("0::/system.slice\n", "0::/system.slice\n"), None);
+    }
+
+    #[test]
+    fn this_very_process_has_no_group_of_its_own() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(of_process(pid).unwrap().is_none());
+    }
+}

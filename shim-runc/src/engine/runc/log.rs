@@ -1,0 +1,210 @@
+//! What a command-line runtime says went wrong.
+//!
+//! Promise: the only place that looks inside a runtime's messages; they leave as a kind and a text.
+//! Each call has a log of its own, so that an error of an earlier call is never taken for this
+//! one's.
+//!
+//! runc and crun write one JSON object a line with `--log-format json`; the last one of level
+//! `error` is the reason. A runtime that fails before it opens its log writes to stderr only.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use shim_sdk::Kind;
+
+use crate::error::Operation;
+
+/// How much of a log's end is read: a runtime that floods its log costs no memory here.
+const TAIL_BYTES: u64 = 64 * 1024;
+/// How much of a message is passed on.
+const MESSAGE_BYTES: usize = 8 * 1024;
+
+/// The log file of one call; gone when dropped.
+#[derive(Debug)]
+pub(super) struct CallLog {
+    path: PathBuf,
+}
+
+impl CallLog {
+    /// A log at `path`; what an earlier call left there is removed.
+    pub(super) fn new(path: PathBuf) -> Self {
+        let log = Self { path };
+        log.remove();
+        log
+    }
+
+    /// Where the runtime is told to write.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The reason for a failure: from the log, else from stderr, else from the exit status.
+    pub(super) fn reason(&self, stderr: &[u8], status: u32) -> String {
+        if let Ok(tail) = tail(&self.path)
+            && let Some(reason) = last_error(&tail)
+        {
+            return shorten(&reason);
+        }
+        let raw = String::from_utf8_lossy(stderr);
+        match raw.trim() {
+            "" if status > 128 => format!("killed by signal {}", status - 128),
+            "" => format!("exit status {status}"),
+            raw => shorten(raw),
+        }
+    }
+
+    fn remove(&self) {
+        if let Err(cause) = std::fs::remove_file(&self.path)
+            && cause.kind() != io::ErrorKind::NotFound
+        {
+            // The bundle goes with the container, and the file in it.
+            log::debug!("remove {}: {cause}", self.path.display());
+        }
+    }
+}
+
+impl Drop for CallLog {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// What a reason amounts to in containerd's terms.
+///
+/// Where a container is made, "does not exist" speaks of something in it, not of the container.
+pub(super) fn kind(operation: Operation, reason: &str) -> Kind {
+    let gone = ["process already finished", "no such process", "container not running"];
+    let missing = ["container does not exist", "does not exist"];
+    match operation {
+        Operation::Create | Operation::Restore
+            if reason.contains("container with given ID already exists")
+                || reason.contains("container with given id already exists")
+                || (reason.starts_with("container `") && reason.ends_with("already exists")) =>
+        {
+            Kind::AlreadyExists
+        }
+        Operation::Create | Operation::Restore | Operation::Exec | Operation::Features
+            if !reason.contains("container does not exist") =>
+        {
+            Kind::Unknown
+        }
+        _ if gone.iter().chain(&missing).any(|text| reason.contains(text)) => Kind::NotFound,
+        _ => Kind::Unknown,
+    }
+}
+
+/// Whether a reason says that there is no such container.
+pub(super) fn is_missing_container(reason: &str) -> bool {
+    reason.contains("does not exist")
+}
+
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The message of the last line of level `error`, or worse.
+fn last_error(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(default)]
+        level: String,
+        #[serde(default)]
+        msg: String,
+    }
+    log.lines().rev().find_map(|line| {
+        let line: Line = serde_json::from_str(line).ok()?;
+        let text = line.msg.trim();
+        (matches!(line.level.as_str(), "error" | "fatal" | "panic") && !text.is_empty())
+            .then(|| text.to_owned())
+    })
+}
+
+fn shorten(text: &str) -> String {
+    if text.len() <= MESSAGE_BYTES {
+        return text.to_owned();
+    }
+    let mut start = text.len() - MESSAGE_BYTES;
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    format!("…{}", &text[start..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(text: &str) -> (tempfile::TempDir, CallLog) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = CallLog::new(folder.path().join("log.json"));
+        std::fs::write(log.path(), text).unwrap();
+        (folder, log)
+    }
+
+    #[test]
+    fn the_last_error_line_is_the_reason() {
+        let (_folder, log) = log(concat!(
+            r#"{"level":"error","msg":"first","time":"t"}"#,
+            "\n",
+            r#"{"level":"error","msg":"runc create failed: exec: \"x\": not found","time":"t"}"#,
+            "\n",
+            r#"{"level":"warning","msg":"later","time":"t"}"#,
+            "\nnot json\n",
+        ));
+        assert_eq!(log.reason(b"ignored", 1), "runc create failed: exec: \"x\": not found");
+    }
+
+    #[test]
+    fn stderr_is_the_reason_where_the_log_has_none() {
+        let (_folder, log) = log("garbage\n{\"level\":\"info\",\"msg\":\"fine\"}\n");
+        assert_eq!(log.reason(b"No help topic for 'x'\n", 3), "No help topic for 'x'");
+        assert_eq!(log.reason(b"", 3), "exit status 3");
+        assert_eq!(log.reason(b"", 137), "killed by signal 9");
+    }
+
+    #[test]
+    fn a_log_of_an_earlier_call_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.json");
+        std::fs::write(&path, r#"{"level":"error","msg":"stale"}"#).unwrap();
+        let log = CallLog::new(path.clone());
+        assert_eq!(log.reason(b"", 1), "exit status 1");
+        std::fs::write(&path, "x").unwrap();
+        drop(log);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_flooded_log_is_read_from_its_end() {
+        let mut text = "x".repeat(3 * 1024 * 1024);
+        text.push_str("\n{\"level\":\"error\",\"msg\":\"the reason\"}\n");
+        let (_folder, log) = log(&text);
+        assert_eq!(log.reason(b"", 1), "the reason");
+        assert!(shorten(&"ä".repeat(20_000)).len() < MESSAGE_BYTES + 8);
+    }
+
+    #[test]
+    fn gone_processes_and_containers_are_not_found() {
+        for reason in [
+            "os: process already finished",
+            "container not running",
+            "kill 1: no such process",
+            "container does not exist",
+            "container \"x\" does not exist",
+            "container `x` does not exist: No such file or directory",
+        ] {
+            assert_eq!(kind(Operation::Signal, reason), Kind::NotFound, "{reason}");
+        }
+        assert_eq!(kind(Operation::Create, "cwd does not exist"), Kind::Unknown);
+        assert_eq!(kind(Operation::Delete, "cgroup busy"), Kind::Unknown);
+        let taken = "container with given ID already exists";
+        assert_eq!(kind(Operation::Create, taken), Kind::AlreadyExists);
+    }
+}

@@ -1,0 +1,277 @@
+//! Any OCI runtime that is a command: runc, crun, and what behaves like them.
+//!
+//! Promise: a call is one run of the runtime at most, and its end is the runtime's exit. It is
+//! never the end of a pipe, because the container inherits its standard streams from the runtime and
+//! keeps them open.
+//!
+//! Here is what is asked of the runtime; `command` is how that is said, `log` what it answers.
+//!
+//! See the OCI runtime command line interface (opencontainers/runtime-tools) and runc(8).
+
+mod command;
+mod features;
+mod log;
+mod start;
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+
+use shim_sdk::{ContainerId, Io, Kind, Pid};
+
+use self::command::{Command, Global};
+use self::log::CallLog;
+use super::{
+    CheckpointContainer, CreateContainer, Engine, EngineRoot, ExecProcess, RestoreContainer,
+};
+use crate::error::{EngineError, Operation};
+
+pub(crate) use features::features;
+
+/// A runtime program, for one container.
+#[derive(Debug)]
+pub(crate) struct Runc {
+    /// A path, or a name to be searched for on PATH.
+    program: PathBuf,
+    root: EngineRoot,
+    /// The container's bundle, where files of a call go.
+    bundle: PathBuf,
+    systemd_cgroup: bool,
+    /// Init, once there is one.
+    init: Cell<Option<Pid>>,
+}
+
+impl Runc {
+    /// The runtime `program` for the container of a bundle.
+    pub(crate) fn new(
+        program: PathBuf,
+        root: EngineRoot,
+        bundle: PathBuf,
+        systemd_cgroup: bool,
+    ) -> Self {
+        Self { program, root, bundle, systemd_cgroup, init: Cell::new(None) }
+    }
+
+    /// Runs one command to its end.
+    async fn run(
+        &self,
+        operation: Operation,
+        command: &Command<'_>,
+        log_name: &str,
+        io: Io,
+    ) -> Result<(), EngineError> {
+        let log = CallLog::new(self.bundle.join(log_name));
+        let global = Global { root: &self.root.0, systemd_cgroup: self.systemd_cgroup };
+        let mut child = process::Command::new(&self.program);
+        child.args(command.arguments(&global, log.path())).current_dir(&self.bundle);
+        // The runtime would report to the service manager in the container's name.
+        child.env_remove("NOTIFY_SOCKET");
+        let capture = match io {
+            Io::Streams(streams) if streams_given(&streams) => {
+                streams.apply(&mut child);
+                false
+            }
+            Io::Streams(_) | Io::Terminal(_) => {
+                child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+                true
+            }
+        };
+        let running = shim_sdk::spawn(&mut child).map_err(|cause| EngineError::Refused {
+            operation,
+            kind: Kind::Unknown,
+            message: cause.report(),
+        })?;
+        // The command holds our copies of the container's streams, whose end must be seen.
+        drop(child);
+        let (status, stderr) = if capture {
+            let output = running.output(None).await.map_err(|cause| EngineError::Refused {
+                operation,
+                kind: cause.kind(),
+                message: cause.report(),
+            })?;
+            (output.exit.status, output.stderr)
+        } else {
+            let mut running = running;
+            (running.wait().await.status, Vec::new())
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        let message = log.reason(&stderr, status);
+        Err(EngineError::Refused { operation, kind: log::kind(operation, &message), message })
+    }
+
+    /// Reads the pid that the runtime wrote.
+    fn pid(&self, file: &Path) -> Result<Pid, EngineError> {
+        let text =
+            fs::read_to_string(file).map_err(|cause| EngineError::file("read", file, cause))?;
+        text.trim().parse().ok().and_then(Pid::new).ok_or_else(|| EngineError::Malformed {
+            what: format!("pid file {}", file.display()),
+            problem: format!("{text:?} is not a pid"),
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.bundle.join(name)
+    }
+}
+
+/// The log of calls about the container itself; containerd's own shim has it under this name too.
+const LOG: &str = "log.json";
+
+impl Engine for Runc {
+    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+        let pid_file = self.file(super::INIT_PID_FILE);
+        let console = console_socket(&io);
+        let command = Command::Create {
+            id: request.id,
+            bundle: request.bundle,
+            pid_file: &pid_file,
+            console_socket: console.as_deref(),
+            no_pivot: request.no_pivot_root,
+            no_new_keyring: request.no_new_keyring,
+        };
+        let created = self.run(Operation::Create, &command, LOG, io).await;
+        let pid = match created.and_then(|()| self.pid(&pid_file)) {
+            Ok(pid) => pid,
+            Err(error) => {
+                // A runtime that fails cleans up after itself, one that was killed cannot. An id
+                // in use is another container's, which must not be touched.
+                if error.kind() != Kind::AlreadyExists
+                    && self.root.0.join(request.id.as_str()).exists()
+                    && let Err(cause) = self.delete(request.id, true).await
+                {
+                    ::log::debug!("clean up after a failed create: {cause}");
+                }
+                return Err(error);
+            }
+        };
+        self.init.set(Some(pid));
+        Ok(pid)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        if let Some(init) = self.init.get()
+            && start::by_fifo(&self.program, &self.root.0.join(id.as_str()), init).await?
+        {
+            return Ok(());
+        }
+        self.run(Operation::Start, &Command::Start { id }, LOG, Io::null()).await
+    }
+
+    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
+        let process = Scratch::write(
+            self.file(&format!("{}.process.json", request.id)),
+            &serde_json::to_vec(request.process).map_err(|problem| EngineError::Malformed {
+                what: format!("process of exec {}", request.id),
+                problem: problem.to_string(),
+            })?,
+        )?;
+        let pid_file = self.file(&format!("{}.pid", request.id));
+        let console = console_socket(&io);
+        let command = Command::Exec {
+            container: request.container,
+            process: &process.0,
+            pid_file: &pid_file,
+            console_socket: console.as_deref(),
+        };
+        let log_name = format!("{}.log.json", request.id);
+        self.run(Operation::Exec, &command, &log_name, io).await?;
+        self.pid(&pid_file)
+    }
+
+    async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
+        match self.run(Operation::Delete, &Command::Delete { id, force }, LOG, Io::null()).await {
+            // After a checkpoint, say, or an earlier delete whose answer was lost.
+            Err(EngineError::Refused { message, .. }) if log::is_missing_container(&message) => {
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.run(Operation::Pause, &Command::Pause { id }, LOG, Io::null()).await
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.run(Operation::Resume, &Command::Resume { id }, LOG, Io::null()).await
+    }
+
+    async fn update(&self, id: &ContainerId, resources: &[u8]) -> Result<(), EngineError> {
+        let resources = Scratch::write(self.file("resources.json"), resources)?;
+        let command = Command::Update { id, resources: &resources.0 };
+        self.run(Operation::Update, &command, LOG, Io::null()).await
+    }
+
+    async fn checkpoint(&self, request: &CheckpointContainer<'_>) -> Result<(), EngineError> {
+        let command = Command::Checkpoint {
+            id: request.id,
+            image: request.image,
+            work: request.work,
+            options: request.options,
+        };
+        self.run(Operation::Checkpoint, &command, LOG, Io::null()).await
+    }
+
+    async fn restore(&self, request: &RestoreContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+        let pid_file = self.file(super::INIT_PID_FILE);
+        let console = console_socket(&io);
+        let command = Command::Restore {
+            id: request.id,
+            bundle: request.bundle,
+            pid_file: &pid_file,
+            console_socket: console.as_deref(),
+            image: request.image,
+            work: request.work,
+            no_pivot: request.no_pivot_root,
+        };
+        self.run(Operation::Restore, &command, LOG, io).await?;
+        let pid = self.pid(&pid_file)?;
+        self.init.set(Some(pid));
+        Ok(pid)
+    }
+}
+
+fn console_socket(io: &Io) -> Option<PathBuf> {
+    match io {
+        Io::Terminal(terminal) => Some(terminal.console_socket().to_owned()),
+        Io::Streams(_) => None,
+    }
+}
+
+/// Whether the container has streams, which the runtime must then be started with.
+fn streams_given(streams: &shim_sdk::Streams) -> bool {
+    streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some()
+}
+
+/// A file that lives for one call.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Writes a file that only root can read: an exec's environment may hold secrets.
+    fn write(path: PathBuf, content: &[u8]) -> Result<Self, EngineError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| io::Write::write_all(&mut file, content))
+            .map_err(|cause| EngineError::file("write", &path, cause))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(cause) = fs::remove_file(&self.0) {
+            // The bundle goes with the container, and the file in it.
+            ::log::debug!("remove {}: {cause}", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Starts a container that runc has created, without running runc.
+//!
+//! runc's init waits at `exec.fifo` in the container's record: it opens the fifo to write, puts a
+//! byte there, and executes the user's command. `runc start` does no more than read that byte and
+//! remove the fifo (hooks have run by then), so the shim does it itself, which saves the start of a
+//! Go program. The protocol is the same from runc 1.0 to 1.4; whatever looks different is left to
+//! `runc start`.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use shim_sdk::{Pid, ProcessHandle};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::EngineError;
+
+/// Lets a waiting init go on; false if this is not a case for it and the runtime must be asked.
+///
+/// Only a program called `runc` qualifies: others keep a fifo too, and use it differently.
+pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<bool, EngineError> {
+    let fifo = record.join("exec.fifo");
+    if program.file_name().is_none_or(|name| name != "runc")
+        || !record.join("state.json").exists()
+        || !fs::symlink_metadata(&fifo).is_ok_and(|entry| entry.file_type().is_fifo())
+    {
+        return Ok(false);
+    }
+    // Does not wait for a writer; init, which does wait for a reader, goes on from here.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let Ok(reader) = rustix::fs::open(&fifo, flags, Mode::empty()) else {
+        return Ok(false);
+    };
+    let process = ProcessHandle::open(init).map_err(|cause| EngineError::Refused {
+        operation: crate::error::Operation::Start,
+        kind: cause.kind(),
+        message: cause.report(),
+    })?;
+    let Some(pidfd) = process.pidfd() else {
+        return Ok(false);
+    };
+    let watched = "watch a descriptor";
+    let reader = AsyncFd::with_interest(reader, Interest::READABLE)
+        .map_err(|cause| EngineError::call(watched, cause))?;
+    let exited = AsyncFd::with_interest(pidfd, Interest::READABLE)
+        .map_err(|cause| EngineError::call(watched, cause))?;
+    let told = tokio::select! {
+        // In this order: an init that wrote and has ended since was started all the same.
+        biased;
+        told = byte(&reader) => told.map_err(|cause| EngineError::file("read", &fifo, cause))?,
+        _ = exited.readable() => byte_now(reader.get_ref()).unwrap_or(false),
+    };
+    if told {
+        fs::remove_file(&fifo).map_err(|cause| EngineError::file("remove", &fifo, cause))?;
+    }
+    // Nothing told: init is dead, and the runtime has the words for it.
+    Ok(told)
+}
+
+/// Waits for init's byte; false if a writer came and went without.
+async fn byte(reader: &AsyncFd<OwnedFd>) -> io::Result<bool> {
+    loop {
+        let mut ready = reader.readable().await?;
+        if let Ok(read) = ready.try_io(|reader| byte_now(reader.get_ref())) {
+            return read;
+        }
+    }
+}
+
+fn byte_now(reader: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::io::read(reader, &mut [0; 8])? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::Command;
+
+    fn record(folder: &Path) {
+        fs::write(folder.join("state.json"), "{}").unwrap();
+        nix::unistd::mkfifo(&folder.join("exec.fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+
+    fn start(program: &str, folder: &Path, init: u32) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let init = Pid::new(init).unwrap();
+        runtime.block_on(by_fifo(Path::new(program), folder, init)).unwrap()
+    }
+
+    #[test]
+    fn an_init_that_waits_is_let_go_and_the_fifo_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        record(folder.path());
+        let fifo = folder.path().join("exec.fifo");
+        let init = {
+            let fifo = fifo.clone();
+            std::thread::spawn(move || {
+                let mut file = fs::OpenOptions::new().write(true).open(fifo).unwrap();
+                file.write_all(b"0").unwrap();
+            })
+        };
+        assert!(start("/usr/sbin/runc", folder.path(), std::process::id()));
+        init.join().unwrap();
+        assert!(!fifo.exists());
+    }
+
+    #[test]
+    fn a_dead_init_is_left_to_the_runtime_to_report() {
+        let folder = tempfile::tempdir().unwrap();
+        record(folder.path());
+        let mut init = Command::new("sleep").arg("0.05").spawn().unwrap();
+        assert!(!start("runc", folder.path(), init.id()));
+        init.wait().unwrap();
+        assert!(folder.path().join("exec.fifo").exists());
+    }
+
+    #[test]
+    fn other_runtimes_and_other_layouts_are_started_by_their_own_command() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!start("runc", folder.path(), 1));
+        record(folder.path());
+        assert!(!start("crun", folder.path(), 1));
+        assert!(!start("/opt/wrapped-runc", folder.path(), 1));
+    }
+}
