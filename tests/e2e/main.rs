@@ -2,6 +2,7 @@
 //!
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
+mod advisories;
 mod engine;
 mod licences;
 mod stock;

@@ -1,6 +1,7 @@
 //! Where the programs under test, and the tools that the tests use, are found.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The directory with our release binaries; `tests/run.sh` sets it.
 pub const BINARIES: &str = "TEST_BIN_DIR";
@@ -8,13 +9,24 @@ pub const BINARIES: &str = "TEST_BIN_DIR";
 /// The command-line search path given to everything a test starts.
 pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The directory that [`BINARIES`] names.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes our binaries from this directory, for a program that knows better than the environment.
+pub fn choose(directory: &Path) {
+    // The first choice stands.
+    CHOSEN.get_or_init(|| directory.to_owned());
+}
+
+/// The directory chosen, or else the one that [`BINARIES`] names.
 ///
 /// # Panics
 ///
 /// When the variable is not set or does not name a directory.
 #[must_use]
 pub fn directory() -> PathBuf {
+    if let Some(chosen) = CHOSEN.get() {
+        return chosen.clone();
+    }
     let set = std::env::var_os(BINARIES)
         .unwrap_or_else(|| panic!("{BINARIES} is not set; tests/run.sh sets it"));
     std::fs::canonicalize(&set).unwrap_or_else(|why| panic!("{BINARIES}={}: {why}", set.display()))

@@ -1,0 +1,39 @@
+//! Compares what we built with what people run today, interleaved on the same machine.
+//!
+//! `cargo run --release -p tests --bin bench -- run` prints one line per metric, tab-separated:
+//! `metric ours peer ratio`, medians in ms or kB. Lines that begin with `#` carry versions, what was
+//! made sure of beforehand, and the spread.
+//!
+//! Run by hand and by whoever wants to check a claim of speed; not by `tests/run.sh`.
+
+mod build;
+mod run;
+mod sample;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let _ =
+                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("bench: {why:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let name = words.next();
+    let rounds = match words.next() {
+        None => None,
+        Some(text) => Some(text.parse()?),
+    };
+    match name.as_deref() {
+        Some("run") => run::bench(rounds.unwrap_or(40)),
+        other => bail!("unknown bench {other:?}; there is: run [ROUNDS]"),
+    }
+}
