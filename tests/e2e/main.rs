@@ -3,6 +3,11 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
+mod daemon;
 mod engine;
+mod images;
+mod install;
 mod licences;
+mod refusals;
+mod run;
 mod stock;

@@ -17,6 +17,7 @@ pub struct Supervisor<'r> {
     root: &'r Root,
     directory: PathBuf,
     config: Option<PathBuf>,
+    idle_timeout: Option<u32>,
     binary: PathBuf,
     served: Option<Child>,
 }
@@ -33,7 +34,7 @@ impl<'r> Supervisor<'r> {
     pub fn named(root: &'r Root, name: &str) -> Self {
         let directory = root.dir(name);
         let binary = programs::ours("supervisor");
-        Self { root, directory, config: None, binary, served: None }
+        Self { root, directory, config: None, idle_timeout: None, binary, served: None }
     }
 
     /// The same, run from another binary.
@@ -53,6 +54,13 @@ impl<'r> Supervisor<'r> {
         let path = self.directory.join("config.toml");
         fs::write(&path, content).expect("write the configuration");
         self.config = Some(path);
+        self
+    }
+
+    /// The same, with a daemon that leaves after this many seconds without clients.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, seconds: u32) -> Self {
+        self.idle_timeout = Some(seconds);
         self
     }
 
@@ -94,6 +102,9 @@ impl<'r> Supervisor<'r> {
             .args(["--namespace", self.root.namespace()]);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
+        }
+        if let Some(seconds) = self.idle_timeout {
+            command.arg("--idle-timeout").arg(seconds.to_string());
         }
         command.args(arguments);
         command
