@@ -2,12 +2,23 @@
 //!
 //! Terms: a *blob* is immutable content named by its digest; an *ingest* is content on its way
 //! in, named by a reference its writer chose, resumable; a *descriptor* points to a blob.
+//!
+//! Everything here blocks (files, the database): callers in the async tree go through a blocking
+//! thread.
 
 mod digest;
+mod error;
+mod ingest;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 pub(crate) use digest::{Digest, Hasher, InvalidDigest};
+pub(crate) use error::ContentError;
+pub(crate) use ingest::{Ingest, Request, Status};
+pub(crate) use store::{Info, Store};
 
 /// Points to content: what it is, its digest and its size.
 #[derive(Debug, Clone, PartialEq, Eq)]

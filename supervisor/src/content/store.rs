@@ -1,0 +1,367 @@
+//! Blobs: files by digest, and one record a namespace that says it has the blob.
+//!
+//! Promise: a record is written only after its blob's bytes and name are synced, so a record
+//! always has its whole blob. A blob's bytes are shared by all namespaces and go with the last
+//! record. What a crash leaves without a record is swept by [`Store::sweep`].
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+
+use super::error::file;
+use super::{ContentError, Digest};
+use crate::lease::{self, LeaseId};
+use crate::metadata::filter::{self, Fields, Filters};
+use crate::metadata::reference::{self, Node};
+use crate::metadata::{
+    Database, Labels, MetadataError, Namespace, from_nanos, labels, mask, now_nanos, to_nanos,
+};
+
+const COLUMNS: &str = "digest, size_bytes, labels, created, updated";
+
+/// All blobs and ingests.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) database: Database,
+    blobs: PathBuf,
+    pub(super) ingests: PathBuf,
+    /// References that have a writer, by namespace.
+    pub(super) busy: Mutex<HashSet<(Namespace, String)>>,
+    /// Held while a blob's file and its last or first record come or go together.
+    files: Mutex<()>,
+}
+
+/// What is known about a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// Its digest.
+    pub(crate) digest: Digest,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// Its labels in this namespace.
+    pub(crate) labels: Labels,
+    /// When this namespace got it.
+    pub(crate) created: SystemTime,
+    /// When its labels last changed.
+    pub(crate) updated: SystemTime,
+}
+
+impl Fields for Info {
+    fn field<'a>(&'a self, path: &[&str]) -> Option<Cow<'a, str>> {
+        match path {
+            ["digest"] => Some(self.digest.as_str().into()),
+            ["size"] => Some(self.size_bytes.to_string().into()),
+            ["labels", key @ ..] => filter::label(&self.labels, key),
+            _ => None,
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store under `root` (`root/content`).
+    pub(crate) fn open(root: &Path, database: Database) -> Result<Self, ContentError> {
+        let content = root.join("content");
+        let (blobs, ingests) = (content.join("blobs/sha256"), content.join("ingests"));
+        for folder in [&blobs, &ingests] {
+            fs::create_dir_all(folder).map_err(file("create folder", folder))?;
+        }
+        let (busy, files) = (Mutex::default(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { database, blobs, ingests, busy, files }) })
+    }
+
+    /// What is known about `digest`.
+    pub(crate) fn info(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<Info, ContentError> {
+        self.shared.database.read_blocking(|connection| find(connection, namespace, digest))
+    }
+
+    /// The blobs that pass `filters`, by digest.
+    pub(crate) fn list(
+        &self,
+        namespace: &Namespace,
+        filters: &[String],
+    ) -> Result<Vec<Info>, ContentError> {
+        let filters = Filters::parse(filters)?;
+        self.shared.database.read_blocking(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM blobs WHERE namespace = ?1 ORDER BY digest"
+            ))?;
+            let mut rows = statement.query([namespace.as_str()])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let info = read(row)?;
+                if filters.matches(&info) {
+                    found.push(info);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// Changes the labels that `paths` name (`labels`, `labels.KEY`), all when it is empty.
+    pub(crate) fn update(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        change: Labels,
+        paths: Vec<String>,
+    ) -> Result<Info, ContentError> {
+        let (namespace, digest) = (namespace.clone(), digest.clone());
+        self.shared.database.write_blocking(move |transaction| {
+            let mut info = find(transaction, &namespace, &digest)?;
+            if paths.is_empty() {
+                info.labels.clone_from(&change);
+            }
+            for path in &paths {
+                match mask::path(path, &["labels"]) {
+                    mask::Path::Field("labels") => info.labels.clone_from(&change),
+                    mask::Path::Key(_, key) => {
+                        labels::set(&mut info.labels, key, change.get(key));
+                    }
+                    mask::Path::Field(_) => {
+                        return Err(ContentError::Field { digest, field: path.clone() });
+                    }
+                }
+            }
+            labels::validate(&info.labels)?;
+            info.updated = from_nanos(now_nanos());
+            transaction
+                .prepare_cached(
+                    "UPDATE blobs SET labels = ?3, updated = ?4 \
+                     WHERE namespace = ?1 AND digest = ?2",
+                )?
+                .execute((
+                    namespace.as_str(),
+                    digest.as_str(),
+                    labels::encode(&info.labels)?,
+                    to_nanos(info.updated),
+                ))?;
+            let node = Node::content(&digest);
+            reference::replace(transaction, &namespace, &node, &[], &info.labels)?;
+            Ok(info)
+        })
+    }
+
+    /// Takes `digest` from the namespace, and its bytes from the disk when no other has it.
+    pub(crate) fn delete(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<(), ContentError> {
+        self.delete_all(namespace, vec![digest.clone()])
+    }
+
+    /// [`Store::delete`] of several in one transaction; one that is absent spoils all.
+    pub(crate) fn delete_all(
+        &self,
+        namespace: &Namespace,
+        digests: Vec<Digest>,
+    ) -> Result<(), ContentError> {
+        let namespace = namespace.clone();
+        let _files = self.lock_files();
+        let unused =
+            self.shared.database.write_blocking::<_, ContentError>(move |transaction| {
+                let mut unused = Vec::new();
+                for digest in digests {
+                    if forget(transaction, &namespace, &digest)? {
+                        unused.push(digest);
+                    }
+                }
+                Ok(unused)
+            })?;
+        for digest in unused {
+            let path = self.path(&digest);
+            fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove blob", path))?;
+        }
+        Ok(())
+    }
+
+    /// Opens `digest` for reading.
+    pub(crate) fn open_blob(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<(Info, File), ContentError> {
+        let info = self.info(namespace, digest)?;
+        let path = self.path(digest);
+        let blob = File::open(&path).map_err(file("open blob", path))?;
+        Ok((info, blob))
+    }
+
+    /// Opens `digest` for reading from `offset` on; also how many bytes there are to be read,
+    /// which is `size` (0: to the end) or what is left.
+    pub(crate) fn open_range(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        offset: u64,
+        size: u64,
+    ) -> Result<(File, u64), ContentError> {
+        let (info, blob) = self.open_blob(namespace, digest)?;
+        let left = info
+            .size_bytes
+            .checked_sub(offset)
+            .ok_or(ContentError::PastEnd { size: info.size_bytes })?;
+        Ok((blob, if size == 0 { left } else { size.min(left) }))
+    }
+
+    /// Removes files that a crash left without a record, and records of ingests that lost theirs.
+    /// Ingests must not have begun yet: this is for the daemon's start.
+    pub(crate) fn sweep(&self) -> Result<(), ContentError> {
+        let _files = self.lock_files();
+        let (known, ingests) = self.shared.database.read_blocking(|connection| {
+            let known = strings(connection, "SELECT DISTINCT digest FROM blobs")?;
+            Ok::<_, MetadataError>((known, strings(connection, "SELECT id || '' FROM ingests")?))
+        })?;
+        let hex: HashSet<&str> =
+            known.iter().filter_map(|digest| digest.strip_prefix("sha256:")).collect();
+        remove_unknown(&self.shared.blobs, &|name| hex.contains(name))?;
+        remove_unknown(&self.shared.ingests, &|name| ingests.contains(name))
+    }
+
+    /// Where the bytes of `digest` are.
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
+        self.shared.blobs.join(digest.hex())
+    }
+
+    pub(super) fn lock_files(&self) -> MutexGuard<'_, ()> {
+        // What the lock guards is on disk, and consistent at every step.
+        self.shared.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs the folder of blobs, so that new names in it last.
+    pub(super) fn sync_names(&self) -> Result<(), ContentError> {
+        File::open(&self.shared.blobs)
+            .and_then(|folder| folder.sync_all())
+            .map_err(file("sync folder", &self.shared.blobs))
+    }
+}
+
+/// Writes the record of a blob whose bytes are in place.
+pub(super) fn record(
+    transaction: &Transaction<'_>,
+    namespace: &Namespace,
+    lease: Option<&LeaseId>,
+    info: &Info,
+) -> Result<(), ContentError> {
+    let size = i64::try_from(info.size_bytes).unwrap_or(i64::MAX);
+    let made = transaction
+        .prepare_cached(&format!(
+            "INSERT OR IGNORE INTO blobs (namespace, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        ))?
+        .execute((
+            namespace.as_str(),
+            info.digest.as_str(),
+            size,
+            labels::encode(&info.labels)?,
+            to_nanos(info.created),
+            to_nanos(info.updated),
+        ))?;
+    let node = Node::content(&info.digest);
+    // A writer that finds its blob there already still wants it kept by its lease.
+    lease::hold(transaction, namespace, lease, &node)?;
+    if made == 0 {
+        return Err(ContentError::AlreadyExists(info.digest.clone()));
+    }
+    reference::record(transaction, namespace, &node, &[], &info.labels)?;
+    Ok(())
+}
+
+/// Deletes the record of `digest`; whether no other namespace has one is the answer.
+pub(crate) fn forget(
+    transaction: &Transaction<'_>,
+    namespace: &Namespace,
+    digest: &Digest,
+) -> Result<bool, ContentError> {
+    let deleted = transaction
+        .prepare_cached("DELETE FROM blobs WHERE namespace = ?1 AND digest = ?2")?
+        .execute((namespace.as_str(), digest.as_str()))?;
+    if deleted == 0 {
+        return Err(ContentError::NotFound(digest.clone()));
+    }
+    reference::clear(transaction, namespace, &Node::content(digest))?;
+    Ok(size_anywhere(transaction, digest)?.is_none())
+}
+
+/// The size of `digest` when any namespace has it.
+pub(super) fn size_anywhere(
+    connection: &Connection,
+    digest: &Digest,
+) -> Result<Option<u64>, ContentError> {
+    let size: Option<i64> = connection
+        .prepare_cached("SELECT size_bytes FROM blobs WHERE digest = ?1 LIMIT 1")?
+        .query_row([digest.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(size.map(i64::unsigned_abs))
+}
+
+/// Whether the namespace has `digest`.
+pub(super) fn has(
+    connection: &Connection,
+    namespace: &Namespace,
+    digest: &Digest,
+) -> Result<bool, ContentError> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM blobs WHERE namespace = ?1 AND digest = ?2")?
+        .exists((namespace.as_str(), digest.as_str()))?)
+}
+
+fn find(
+    connection: &Connection,
+    namespace: &Namespace,
+    digest: &Digest,
+) -> Result<Info, ContentError> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM blobs WHERE namespace = ?1 AND digest = ?2"
+        ))?
+        .query_row((namespace.as_str(), digest.as_str()), |row| Ok(read(row)))
+        .optional()?
+        .transpose()?
+        .ok_or_else(|| ContentError::NotFound(digest.clone()))
+}
+
+fn read(row: &Row<'_>) -> Result<Info, MetadataError> {
+    let digest = Digest::parse(row.get::<_, String>(0)?)
+        .map_err(|cause| MetadataError::Damaged { what: "digest", cause: cause.into() })?;
+    Ok(Info {
+        digest,
+        size_bytes: row.get::<_, i64>(1)?.unsigned_abs(),
+        labels: labels::decode(&row.get::<_, String>(2)?)?,
+        created: from_nanos(row.get(3)?),
+        updated: from_nanos(row.get(4)?),
+    })
+}
+
+fn strings(connection: &Connection, query: &str) -> rusqlite::Result<HashSet<String>> {
+    connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+}
+
+fn remove_unknown(folder: &Path, known: &dyn Fn(&str) -> bool) -> Result<(), ContentError> {
+    for entry in fs::read_dir(folder).map_err(file("list folder", folder))? {
+        let entry = entry.map_err(file("list folder", folder))?;
+        if entry.file_name().to_str().is_none_or(|name| !known(name)) {
+            let path = entry.path();
+            log::debug!("removing {}, which no record names", path.display());
+            fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove", path))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn absent_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
