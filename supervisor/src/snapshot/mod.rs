@@ -1,1 +1,28 @@
 //! Snapshots: a tree in metadata, directories and mounts by a driver.
+//!
+//! Terms, containerd's: an *active* snapshot is being changed and has a *key*; a *view* is read
+//! only and has a key too; a *committed* snapshot has a *name*, never changes, and can be the
+//! *parent* of others. Keys and names share one set within a namespace and snapshotter.
+//!
+//! ```text
+//!  prepare(parent) ──► active ──commit──► committed      remove: anything without children
+//!  view(parent) ─────► view
+//! ```
+//!
+//! Promise: records and directories agree after a crash: a directory is made before its record is
+//! durable, outlives it, and is swept at the next start when it has none.
+
+mod error;
+mod mount;
+mod overlay;
+mod record;
+mod snapshotter;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub(crate) use error::SnapshotError;
+pub(crate) use mount::Mount;
+pub(crate) use record::{Info, Kind};
+pub(crate) use snapshotter::{New, Snapshotter};
+pub(crate) use usage::Usage;

@@ -1,0 +1,140 @@
+//! The overlayfs driver: directories and mount lists, no records.
+//!
+//! A snapshot is `snapshots/ID/fs`, with `work` beside it while it is active. Mount lists are
+//! those of containerd's overlayfs snapshotter: a bind mount where one directory is all there is,
+//! else an overlay with the newest lower directory first.
+//! See overlayfs in the kernel's documentation.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+use super::error::directory;
+use super::{Kind, Mount, SnapshotError};
+
+/// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
+/// overlay once could not be one of another (ESTALE).
+const INDEX: &str = "/sys/module/overlay/parameters/index";
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    folder: PathBuf,
+    index_off: bool,
+}
+
+impl Overlay {
+    /// The name clients know it by.
+    pub(crate) const NAME: &'static str = "overlayfs";
+
+    /// Opens the driver on `folder`.
+    pub(crate) fn open(folder: PathBuf) -> Result<Self, SnapshotError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(directory("create folder", &folder))?;
+        Ok(Self { folder, index_off: Path::new(INDEX).exists() })
+    }
+
+    /// Makes the directories of snapshot `id`, whose root takes owner and mode from its parent's.
+    pub(crate) fn create(
+        &self,
+        id: i64,
+        kind: Kind,
+        parent: Option<i64>,
+    ) -> Result<(), SnapshotError> {
+        let home = self.home(id);
+        let make = || -> io::Result<()> {
+            match DirBuilder::new().mode(0o700).create(&home) {
+                // Left by a crash before its record was durable.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    fs::remove_dir_all(&home)?;
+                    DirBuilder::new().mode(0o700).create(&home)?;
+                }
+                other => other?,
+            }
+            let root = self.root(id);
+            DirBuilder::new().mode(0o755).create(&root)?;
+            if kind == Kind::Active {
+                DirBuilder::new().mode(0o711).create(home.join("work"))?;
+            }
+            let Some(parent) = parent else { return Ok(()) };
+            let below = fs::symlink_metadata(self.root(parent))?;
+            if (below.uid(), below.gid()) != (0, 0) {
+                lchown(&root, Some(below.uid()), Some(below.gid()))?;
+            }
+            let mode = below.mode() & 0o7777;
+            if mode != 0o755 {
+                fs::set_permissions(&root, Permissions::from_mode(mode))?;
+            }
+            Ok(())
+        };
+        make().map_err(directory("create snapshot", &home))
+    }
+
+    /// How snapshot `id` is mounted, over `parents`, the nearest first.
+    pub(crate) fn mounts(&self, id: i64, kind: Kind, parents: &[i64]) -> Vec<Mount> {
+        let active = kind == Kind::Active;
+        let mount = match parents {
+            [] => Mount::bind(self.root(id), if active { "rw" } else { "ro" }),
+            [parent] if !active => Mount::bind(self.root(*parent), "ro"),
+            _ => self.overlay(id, active, parents),
+        };
+        vec![mount]
+    }
+
+    fn overlay(&self, id: i64, active: bool, parents: &[i64]) -> Mount {
+        let mut options = Vec::new();
+        if self.index_off {
+            options.push("index=off".to_owned());
+        }
+        if active {
+            options.push(format!("workdir={}", self.home(id).join("work").display()));
+            options.push(format!("upperdir={}", self.root(id).display()));
+        }
+        let lower: Vec<String> =
+            parents.iter().map(|parent| self.root(*parent).display().to_string()).collect();
+        options.push(format!("lowerdir={}", lower.join(":")));
+        Mount {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            target: String::new(),
+            options,
+        }
+    }
+
+    /// Removes the directories of snapshot `id`. Its number is never used again, so this can
+    /// happen at any time after its record has gone.
+    pub(crate) fn remove(&self, id: i64) -> io::Result<()> {
+        match fs::remove_dir_all(self.home(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes the directories of snapshots that `known` denies.
+    pub(crate) fn sweep(&self, known: impl Fn(i64) -> bool) -> Result<(), SnapshotError> {
+        let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
+        for entry in entries {
+            let path = entry.map_err(directory("list", &self.folder))?.path();
+            let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if id.is_some_and(&known) {
+                continue;
+            }
+            log::debug!("removing {}, which no record names", path.display());
+            fs::remove_dir_all(&path).map_err(directory("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Where the files of snapshot `id` itself are.
+    pub(crate) fn root(&self, id: i64) -> PathBuf {
+        self.home(id).join("fs")
+    }
+
+    fn home(&self, id: i64) -> PathBuf {
+        self.folder.join(id.to_string())
+    }
+}
