@@ -1,7 +1,19 @@
+//! `containerd-shim-runc-v2` and, under its other name, `containerd-shim-youki-v1`.
+
 mod cgroup;
+mod checkpoint;
+mod container;
 mod engine;
 mod error;
+mod oom;
 mod options;
+mod shim;
 mod stats;
 mod sys;
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let argv0 = std::env::args_os().next().unwrap_or_default();
+    shim_sdk::run(|launch| shim::Shim::new(&argv0, launch))
+}

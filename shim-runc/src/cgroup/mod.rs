@@ -126,7 +126,13 @@ impl Cgroup {
         }
     }
 
-    fn request_freeze(&self, to: Freeze) -> Result<(), EngineError> {
+    /// Whether the groups are still there.
+    pub(crate) fn exists(&self) -> bool {
+        self.membership().exists()
+    }
+
+    /// Stops or continues every process without waiting until that is so.
+    pub(crate) fn request_freeze(&self, to: Freeze) -> Result<(), EngineError> {
         match self {
             Self::V1(groups) => groups.request_freeze(to),
             Self::V2(group) => group.request_freeze(to),

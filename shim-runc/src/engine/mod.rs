@@ -5,6 +5,7 @@
 //! engines have in common, cgroups, statistics, out-of-memory events, signals by pidfd, stays
 //! outside.
 
+mod choice;
 pub(crate) mod libcontainer;
 pub(crate) mod runc;
 
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 use shim_sdk::{ContainerId, ExecId, Io, Pid};
+
+pub(crate) use choice::{AnyEngine, Choice};
 
 use crate::error::{EngineError, Operation};
 use crate::options::CheckpointOptions;

@@ -171,12 +171,10 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
                     libc::_exit(127);
                 }
             }
-            let mut target: c_int = 0;
-            for source in &prepared.fds {
+            for (target, source) in (0..).zip(&prepared.fds) {
                 if libc::dup2(*source, target) < 0 {
                     return;
                 }
-                target += 1;
             }
             if let Some(directory) = &prepared.directory
                 && libc::chdir(directory.as_ptr()) != 0

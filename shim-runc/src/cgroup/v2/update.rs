@@ -7,7 +7,7 @@ use std::fs;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 use super::Group;
-use crate::cgroup::{parse_number, write};
+use crate::cgroup::write;
 use crate::error::{EngineError, Operation};
 
 impl Group {
@@ -172,6 +172,7 @@ fn bad_swap(sum: i64) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::parse_number;
 
     fn update(files: &[(&str, &str)], json: &str) -> (tempfile::TempDir, Result<(), EngineError>) {
         let folder = tempfile::tempdir().unwrap();

@@ -12,6 +12,8 @@ mod command;
 mod features;
 mod log;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::fs;

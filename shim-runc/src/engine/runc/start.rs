@@ -14,10 +14,10 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use shim_sdk::{Pid, ProcessHandle};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::EngineError;
+use crate::sys;
 
 /// Lets a waiting init go on; false if this is not a case for it and the runtime must be asked.
 ///
@@ -43,11 +43,12 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     let Some(pidfd) = process.pidfd() else {
         return Ok(false);
     };
-    let watched = "watch a descriptor";
-    let reader = AsyncFd::with_interest(reader, Interest::READABLE)
-        .map_err(|cause| EngineError::call(watched, cause))?;
-    let exited = AsyncFd::with_interest(pidfd, Interest::READABLE)
-        .map_err(|cause| EngineError::call(watched, cause))?;
+    let watch = |fd: io::Result<OwnedFd>| {
+        fd.and_then(sys::ready::readable)
+            .map_err(|cause| EngineError::call("epoll_ctl(EPOLL_CTL_ADD)", cause))
+    };
+    let reader = watch(Ok(reader))?;
+    let exited = watch(pidfd.try_clone_to_owned())?;
     let told = tokio::select! {
         // In this order: an init that wrote and has ended since was started all the same.
         biased;

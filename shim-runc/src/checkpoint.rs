@@ -1,0 +1,164 @@
+//! Checkpoints: where criu's files go, and what is kept of a failure.
+//!
+//! criu itself is the runtime's business. Here: the directories that containerd's own shim uses,
+//! the log that users look for (`criu-dump.log` in the bundle), and the one line of criu's answer
+//! that says something.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use shim_sdk::{Checkpoint, ContainerId};
+
+use crate::engine::{CheckpointContainer, Engine, RestoreContainer};
+use crate::error::EngineError;
+use crate::options::{CheckpointOptions, Options};
+
+/// The name of criu's log in its work directory, and of the copy in the bundle.
+const DUMP_LOG: (&str, &str) = ("dump.log", "criu-dump.log");
+
+/// A container that is to be made from a checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Restore {
+    image: PathBuf,
+    work: PathBuf,
+    no_pivot_root: bool,
+}
+
+impl Restore {
+    /// What a Create that names a checkpoint asks for.
+    pub(crate) fn new(bundle: &Path, checkpoint: &Path, options: &Options) -> Self {
+        let named = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+        Self {
+            image: named(&options.criu_image_path).unwrap_or_else(|| checkpoint.to_owned()),
+            work: named(&options.criu_work_path).unwrap_or_else(|| default_work(bundle)),
+            no_pivot_root: options.no_pivot_root,
+        }
+    }
+
+    /// The request to an engine.
+    pub(crate) fn request<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        bundle: &'a Path,
+    ) -> RestoreContainer<'a> {
+        RestoreContainer {
+            id,
+            bundle,
+            image: &self.image,
+            work: &self.work,
+            no_pivot_root: self.no_pivot_root,
+        }
+    }
+
+    /// Makes the directory for criu's logs.
+    pub(crate) fn prepare(&self) -> Result<(), EngineError> {
+        make_directory(&self.work)
+    }
+}
+
+/// Writes a checkpoint of a container.
+pub(crate) async fn write(
+    engine: &impl Engine,
+    id: &ContainerId,
+    bundle: &Path,
+    request: &Checkpoint,
+) -> Result<(), EngineError> {
+    let options = CheckpointOptions::from_payload(request.options.as_ref())?;
+    let named = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+    let image = named(&options.image_path).unwrap_or_else(|| request.path.clone());
+    make_directory(&image)?;
+    let (work, own_work) = match named(&options.work_path) {
+        Some(work) => (work, false),
+        None => (default_work(bundle), true),
+    };
+    make_directory(&work)?;
+    let done = engine
+        .checkpoint(&CheckpointContainer { id, image: &image, work: &work, options: &options })
+        .await;
+    let done = done.map_err(|error| explain(error, bundle, &work));
+    if own_work && let Err(cause) = fs::remove_dir_all(&work) {
+        // It lies in the bundle's work directory and goes with it.
+        log::debug!("remove {}: {cause}", work.display());
+    }
+    done
+}
+
+/// Keeps criu's log, and shortens criu's answer to the line that matters.
+fn explain(error: EngineError, bundle: &Path, work: &Path) -> EngineError {
+    let kept = bundle.join(DUMP_LOG.1);
+    if let Err(cause) = fs::copy(work.join(DUMP_LOG.0), &kept) {
+        // criu may have failed before it had a log.
+        log::debug!("keep {}: {cause}", DUMP_LOG.0);
+    }
+    match error {
+        EngineError::Refused { operation, kind, message } => {
+            let first = message.lines().next().unwrap_or_default();
+            let message = format!("{first} path= {}", kept.display());
+            EngineError::Refused { operation, kind, message }
+        }
+        other => other,
+    }
+}
+
+/// Where criu works if nobody says where: in the bundle's work directory, which is on disk.
+fn default_work(bundle: &Path) -> PathBuf {
+    let work = bundle.join("work");
+    if work.is_dir() { work.join("criu-work") } else { bundle.join("criu-work") }
+}
+
+fn make_directory(path: &Path) -> Result<(), EngineError> {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
+            Err(EngineError::file("make the directory", path, cause))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shim_sdk::Kind;
+
+    use super::*;
+    use crate::error::Operation;
+
+    #[test]
+    fn a_failed_checkpoint_keeps_crius_log_and_says_where() {
+        let bundle = tempfile::tempdir().unwrap();
+        let work = default_work(bundle.path());
+        make_directory(&work).unwrap();
+        fs::write(work.join("dump.log"), "the details").unwrap();
+        let error = EngineError::Refused {
+            operation: Operation::Checkpoint,
+            kind: Kind::Unknown,
+            message: "criu failed: type NOTIFY errno 0\nlog file: /x".into(),
+        };
+        let error = explain(error, bundle.path(), &work).to_string();
+        assert!(error.contains("criu failed: type NOTIFY errno 0 path= "), "{error}");
+        assert!(!error.contains("log file"), "{error}");
+        let kept = fs::read_to_string(bundle.path().join("criu-dump.log")).unwrap();
+        assert_eq!(kept, "the details");
+    }
+
+    #[test]
+    fn options_override_where_criu_reads_and_works() {
+        let bundle = Path::new("/b");
+        let restore = Restore::new(bundle, Path::new("/c"), &Options::default());
+        assert_eq!(
+            (restore.image.as_path(), restore.work.as_path()),
+            (Path::new("/c"), Path::new("/b/criu-work"))
+        );
+        let options = Options {
+            criu_image_path: "/i".into(),
+            criu_work_path: "/w".into(),
+            ..Options::default()
+        };
+        let restore = Restore::new(bundle, Path::new("/c"), &options);
+        assert_eq!(
+            (restore.image.as_path(), restore.work.as_path()),
+            (Path::new("/i"), Path::new("/w"))
+        );
+    }
+}

@@ -1,0 +1,380 @@
+//! One container: its engine, its groups, and what is known of its init.
+//!
+//! Promise: what a container left running when its init exited is ended, and an out-of-memory kill
+//! seen late is reported, before the exit is published.
+//! Not here: which request is valid when; the SDK asks only for what is.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::process::Signal as Number;
+use serde::Deserialize;
+use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
+
+use crate::cgroup::{Cgroup, Freeze};
+use crate::checkpoint::{self, Restore};
+use crate::engine::{AnyEngine, CreateContainer, Engine, ExecProcess};
+use crate::error::{EngineError, Operation};
+use crate::oom;
+use crate::options::Options;
+use crate::stats;
+
+/// A container, from create to delete.
+#[derive(Debug)]
+pub(crate) struct Container {
+    id: ContainerId,
+    bundle: PathBuf,
+    options: Options,
+    engine: AnyEngine,
+    notifier: Notifier,
+    /// Whether all that init leaves behind dies with it.
+    own_pid_namespace: bool,
+    stage: RefCell<Stage>,
+    started: Cell<bool>,
+    paused: Cell<bool>,
+}
+
+/// How far the container is.
+#[derive(Debug)]
+enum Stage {
+    /// Nothing runs yet: it will be made from a checkpoint when it is started.
+    Checkpointed(Restore, Option<Io>),
+    /// There is an init.
+    Made(Made),
+}
+
+/// What is known once there is an init.
+#[derive(Debug, Clone)]
+struct Made {
+    init: Pid,
+    cgroup: Option<Cgroup>,
+    oom: Option<std::rc::Rc<oom::Watch>>,
+}
+
+impl Container {
+    /// Makes a container; returns it with its init, which waits.
+    pub(crate) async fn create(
+        id: ContainerId,
+        bundle: &Path,
+        options: Options,
+        engine: AnyEngine,
+        notifier: Notifier,
+        io: Io,
+    ) -> Result<(Self, Pid), EngineError> {
+        options.write(bundle)?;
+        let request = CreateContainer {
+            id: &id,
+            bundle,
+            no_pivot_root: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+        };
+        let init = engine.create(&request, io).await?;
+        let made = Made::of(init, &notifier);
+        let stage = Stage::Made(made);
+        Ok((Self::at(stage, id, bundle, options, engine, notifier), init))
+    }
+
+    /// Remembers a container that start will make from a checkpoint.
+    pub(crate) fn from_checkpoint(
+        id: ContainerId,
+        bundle: &Path,
+        checkpoint: &Path,
+        options: Options,
+        engine: AnyEngine,
+        notifier: Notifier,
+        io: Io,
+    ) -> Result<Self, EngineError> {
+        if matches!(engine, AnyEngine::Libcontainer(_)) {
+            return Err(EngineError::Unsupported {
+                operation: Operation::Restore,
+                why: "libcontainer has no checkpoints".to_owned(),
+            });
+        }
+        options.write(bundle)?;
+        let stage = Stage::Checkpointed(Restore::new(bundle, checkpoint, &options), Some(io));
+        Ok(Self::at(stage, id, bundle, options, engine, notifier))
+    }
+
+    fn at(
+        stage: Stage,
+        id: ContainerId,
+        bundle: &Path,
+        options: Options,
+        engine: AnyEngine,
+        notifier: Notifier,
+    ) -> Self {
+        Self {
+            own_pid_namespace: own_pid_namespace(bundle),
+            id,
+            bundle: bundle.to_owned(),
+            options,
+            engine,
+            notifier,
+            stage: RefCell::new(stage),
+            started: Cell::new(false),
+            paused: Cell::new(false),
+        }
+    }
+
+    /// Runs the user's command, or restores the checkpoint.
+    pub(crate) async fn start(&self) -> Result<Pid, EngineError> {
+        let restore = match &mut *self.stage.borrow_mut() {
+            Stage::Checkpointed(restore, io) => io.take().map(|io| (restore.clone(), io)),
+            Stage::Made(_) => None,
+        };
+        let init = match restore {
+            Some((restore, io)) => {
+                restore.prepare()?;
+                let request = restore.request(&self.id, &self.bundle);
+                let init = self.engine.restore(&request, io).await?;
+                *self.stage.borrow_mut() = Stage::Made(Made::of(init, &self.notifier));
+                init
+            }
+            None => {
+                let init = self.made(Operation::Start)?.init;
+                self.engine.start(&self.id).await?;
+                init
+            }
+        };
+        self.started.set(true);
+        Ok(init)
+    }
+
+    /// Starts a further process.
+    pub(crate) async fn exec(&self, request: shim_sdk::Exec, io: Io) -> Result<Pid, EngineError> {
+        let request = ExecProcess {
+            container: &self.id,
+            id: &request.id,
+            process: &request.process,
+            bundle: &self.bundle,
+        };
+        self.engine.exec(&request, io).await
+    }
+
+    /// Removes the container. One that never started still has an init, which is killed.
+    pub(crate) async fn delete(&self) -> Result<(), EngineError> {
+        let made = match &*self.stage.borrow() {
+            Stage::Checkpointed(..) => return Ok(()),
+            Stage::Made(made) => made.clone(),
+        };
+        if let Some(oom) = &made.oom {
+            oom.finish();
+        }
+        self.engine.delete(&self.id, !self.started.get()).await
+    }
+
+    /// Signals one process.
+    pub(crate) fn signal(
+        &self,
+        process: &ProcessHandle,
+        signal: Signal,
+    ) -> Result<(), shim_sdk::Error> {
+        process.signal(signal)?;
+        // A frozen process of cgroup v1 does not even die.
+        if signal == Signal::KILL
+            && self.paused.get()
+            && let Stage::Made(made) = &*self.stage.borrow()
+            && made.init == process.pid()
+            && let Some(cgroup) = &made.cgroup
+        {
+            cgroup.request_freeze(Freeze::Thawed)?;
+        }
+        Ok(())
+    }
+
+    /// Signals every process.
+    pub(crate) async fn signal_all(
+        &self,
+        init: &ProcessHandle,
+        signal: Signal,
+    ) -> Result<(), shim_sdk::Error> {
+        let cgroup = self.made(Operation::Signal)?.cgroup;
+        match (cgroup, number(signal)) {
+            (Some(cgroup), Some(number)) => {
+                Ok(cgroup.signal_all(number, self.paused.get()).await?)
+            }
+            // Without groups of its own only init is known.
+            _ => self.signal(init, signal),
+        }
+    }
+
+    /// Ends what init left, and reports what the kernel did last.
+    pub(crate) async fn init_exited(&self) {
+        let Ok(made) = self.made(Operation::Signal) else {
+            return;
+        };
+        if let Some(cgroup) = &made.cgroup {
+            let paused = self.paused.replace(false);
+            let ended = if !self.own_pid_namespace {
+                cgroup.signal_all(Number::KILL, paused).await
+            } else if paused {
+                cgroup.freeze(Freeze::Thawed).await
+            } else {
+                Ok(())
+            };
+            if let Err(error) = ended {
+                // The exit must be told all the same; delete meets the rest again.
+                log::warn!("{}: after init's exit: {}", self.id, shim_sdk::error::report(&error));
+            }
+        }
+        if let Some(oom) = &made.oom {
+            oom.finish();
+        }
+    }
+
+    /// Freezes every process.
+    pub(crate) async fn pause(&self) -> Result<(), EngineError> {
+        match self.made(Operation::Pause)?.cgroup {
+            Some(cgroup) if cgroup.can_freeze() => cgroup.freeze(Freeze::Frozen).await?,
+            _ => self.engine.pause(&self.id).await?,
+        }
+        self.paused.set(true);
+        Ok(())
+    }
+
+    /// Ends a pause.
+    pub(crate) async fn resume(&self) -> Result<(), EngineError> {
+        match self.made(Operation::Resume)?.cgroup {
+            Some(cgroup) if cgroup.can_freeze() => cgroup.freeze(Freeze::Thawed).await?,
+            _ => self.engine.resume(&self.id).await?,
+        }
+        self.paused.set(false);
+        Ok(())
+    }
+
+    /// Every process; `None` if only the SDK's table can tell.
+    pub(crate) fn pids(&self) -> Result<Option<Vec<Pid>>, EngineError> {
+        let Some(cgroup) = self.made(Operation::Pids)?.cgroup else {
+            return Ok(None);
+        };
+        let pids = cgroup.pids()?;
+        Ok(Some(pids.into_iter().filter_map(|pid| Pid::new(u32::try_from(pid).ok()?)).collect()))
+    }
+
+    /// What the kernel counts.
+    pub(crate) fn stats(&self) -> Result<Payload, EngineError> {
+        let made = self.made(Operation::Stats)?;
+        match made.cgroup.filter(Cgroup::exists) {
+            Some(cgroup) => Ok(stats::of(&cgroup)),
+            None => Err(EngineError::Refused {
+                operation: Operation::Stats,
+                kind: Kind::NotFound,
+                message: "the container has no cgroup".to_owned(),
+            }),
+        }
+    }
+
+    /// Changes resource limits.
+    pub(crate) async fn update(&self, resources: &Payload) -> Result<(), EngineError> {
+        let made = self.made(Operation::Update)?;
+        let parsed: LinuxResources =
+            serde_json::from_slice(&resources.value).map_err(|problem| EngineError::Malformed {
+                what: "the update's resources".to_owned(),
+                problem: problem.to_string(),
+            })?;
+        match made.cgroup {
+            // systemd would put back its own values at the next reload, so its unit must follow.
+            Some(cgroup) if !self.options.systemd_cgroup => cgroup.update(&parsed),
+            _ => self.engine.update(&self.id, &resources.value).await,
+        }
+    }
+
+    /// Writes a checkpoint.
+    pub(crate) async fn checkpoint(
+        &self,
+        request: &shim_sdk::Checkpoint,
+    ) -> Result<(), EngineError> {
+        checkpoint::write(&self.engine, &self.id, &self.bundle, request).await
+    }
+
+    fn made(&self, operation: Operation) -> Result<Made, EngineError> {
+        match &*self.stage.borrow() {
+            Stage::Made(made) => Ok(made.clone()),
+            Stage::Checkpointed(..) => Err(EngineError::Refused {
+                operation,
+                kind: Kind::FailedPrecondition,
+                message: "the container has not been restored yet".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Made {
+    /// Looks at what an engine has made. What cannot be found is done without: the container works.
+    fn of(init: Pid, notifier: &Notifier) -> Self {
+        let quiet = |error: EngineError| {
+            log::warn!("{}: {}", notifier.container(), shim_sdk::error::report(&error));
+        };
+        let cgroup = i32::try_from(init.get())
+            .map_err(|_| {
+                EngineError::call("pid", std::io::Error::from(std::io::ErrorKind::InvalidInput))
+            })
+            .and_then(Cgroup::of_process)
+            .map_err(quiet)
+            .ok()
+            .flatten();
+        if let Some(Cgroup::V2(group)) = &cgroup {
+            group.enable_controllers();
+        }
+        let oom = cgroup.as_ref().and_then(|cgroup| {
+            oom::Watch::begin(cgroup, notifier.clone()).map_err(quiet).ok().flatten()
+        });
+        Self { init, cgroup, oom: oom.map(std::rc::Rc::new) }
+    }
+}
+
+/// Whether a bundle asks for a new pid namespace: the kernel then ends all with init. A spec that
+/// cannot be read counts as no, so that nothing is left running.
+fn own_pid_namespace(bundle: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Spec {
+        linux: Option<Linux>,
+    }
+    #[derive(Deserialize)]
+    struct Linux {
+        #[serde(default)]
+        namespaces: Option<Vec<Namespace>>,
+    }
+    #[derive(Deserialize)]
+    struct Namespace {
+        r#type: String,
+        #[serde(default)]
+        path: Option<String>,
+    }
+    let Ok(json) = fs::read(bundle.join("config.json")) else {
+        return false;
+    };
+    let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
+        return false;
+    };
+    spec.linux.and_then(|linux| linux.namespaces).into_iter().flatten().any(|namespace| {
+        namespace.r#type == "pid" && namespace.path.is_none_or(|path| path.is_empty())
+    })
+}
+
+/// A signal as the kernel's wrappers take it; real-time signals are none of theirs.
+fn number(signal: Signal) -> Option<Number> {
+    Number::from_named_raw(i32::try_from(signal.number()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_new_pid_namespace_ends_everything_with_init() {
+        let bundle = tempfile::tempdir().unwrap();
+        let given = |json: &str| {
+            fs::write(bundle.path().join("config.json"), json).unwrap();
+            own_pid_namespace(bundle.path())
+        };
+        assert!(given(r#"{"linux":{"namespaces":[{"type":"ipc"},{"type":"pid"}]}}"#));
+        assert!(given(r#"{"linux":{"namespaces":[{"type":"pid","path":""}]}}"#));
+        assert!(!given(r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#));
+        assert!(!given(r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#));
+        assert!(!given(r#"{"linux":null}"#));
+        assert!(!given("not json"));
+    }
+}

@@ -1,0 +1,233 @@
+//! The engine against the real runc, and the cgroup code against real groups.
+
+use std::fs;
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use oci_spec::runtime::Process;
+use rustix::process::Signal;
+use shim_sdk::{ContainerId, ExecId, Io, ProcessHandle, Stream, Streams};
+
+use super::*;
+use crate::cgroup::{Cgroup, Freeze};
+
+/// A bundle with a busybox, a root for records, and the promise to leave nothing behind.
+struct Fixture {
+    folder: tempfile::TempDir,
+    id: ContainerId,
+    runc: Runc,
+}
+
+impl Fixture {
+    fn new(name: &str, script: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("shim-runc-").tempdir().unwrap();
+        let bundle = folder.path().join("bundle");
+        let bin = bundle.join("rootfs/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+        std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
+        let id = format!("{name}-{}", std::process::id());
+        let spec = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": process(&["sh", "-c", script]),
+            "root": {"path": "rootfs"},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {
+                "cgroupsPath": format!("/shim-runc-tests-{id}"),
+                "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+            },
+        });
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let root = EngineRoot(folder.path().join("records"));
+        let runc = Runc::new("runc".into(), root, bundle, false);
+        Self { folder, id: ContainerId::new(id).unwrap(), runc }
+    }
+
+    async fn create(&self, io: Io) -> Result<Pid, EngineError> {
+        let request = CreateContainer {
+            id: &self.id,
+            bundle: &self.runc.bundle,
+            no_pivot_root: false,
+            no_new_keyring: false,
+        };
+        self.runc.create(&request, io).await
+    }
+
+    async fn exec(&self, name: &str, script: &str, io: Io) -> Result<Pid, EngineError> {
+        let process: Process = serde_json::from_value(process(&["sh", "-c", script])).unwrap();
+        let request = ExecProcess {
+            container: &self.id,
+            id: &ExecId::new(name).unwrap(),
+            process: &process,
+            bundle: &self.runc.bundle,
+        };
+        self.runc.exec(&request, io).await
+    }
+
+    fn record(&self) -> std::path::PathBuf {
+        self.runc.root.0.join(self.id.as_str())
+    }
+}
+
+fn process(args: &[&str]) -> serde_json::Value {
+    serde_json::json!({
+        "args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+    })
+}
+
+fn in_shim(test: impl AsyncFnOnce()) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        tokio::time::timeout(Duration::from_secs(60), test()).await.expect("in time");
+    });
+}
+
+fn output_to(file: &fs::File) -> Io {
+    let stream = |file: &fs::File| Some(Stream::from(OwnedFd::from(file.try_clone().unwrap())));
+    Io::Streams(Streams { stdin: None, stdout: stream(file), stderr: stream(file) })
+}
+
+fn text_of(mut file: &fs::File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+async fn ended(process: &ProcessHandle) {
+    let Some(pidfd) = process.pidfd() else { return };
+    let pidfd = crate::sys::ready::readable(pidfd.try_clone_to_owned().unwrap()).unwrap();
+    let _ready = pidfd.readable().await.unwrap();
+}
+
+#[test]
+fn a_container_lives_from_create_to_delete() {
+    in_shim(async || {
+        let fixture = Fixture::new("life", "echo hello; echo trouble >&2");
+        let out = tempfile::tempfile().unwrap();
+        let init = ProcessHandle::open(fixture.create(output_to(&out)).await.unwrap()).unwrap();
+        assert!(fixture.record().join("exec.fifo").exists());
+        assert_eq!(text_of(&out), "");
+        fixture.runc.start(&fixture.id).await.unwrap();
+        assert!(!fixture.record().join("exec.fifo").exists());
+        ended(&init).await;
+        assert_eq!(text_of(&out), "hello\ntrouble\n");
+        let pid: u32 = fs::read_to_string(fixture.runc.file("init.pid")).unwrap().parse().unwrap();
+        assert_eq!(pid, init.pid().get());
+        let cgroup = format!("/sys/fs/cgroup/pids/shim-runc-tests-{}", fixture.id);
+        let cgroup = Path::new(&cgroup);
+        assert!(cgroup.exists());
+        fixture.runc.delete(&fixture.id, false).await.unwrap();
+        assert!(!fixture.record().exists());
+        assert!(!cgroup.exists());
+        // Deleted already is deleted.
+        fixture.runc.delete(&fixture.id, false).await.unwrap();
+        assert!(!fixture.runc.file("log.json").exists());
+    });
+}
+
+#[test]
+fn a_command_that_does_not_exist_fails_in_runcs_own_words_and_leaves_nothing() {
+    in_shim(async || {
+        let fixture = Fixture::new("missing", "true");
+        let config = fixture.runc.file("config.json");
+        let spec = fs::read_to_string(&config).unwrap().replace("\"sh\"", "\"no-such\"");
+        fs::write(&config, spec).unwrap();
+        let error = fixture.create(Io::null()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("OCI runtime create failed: "), "{text}");
+        assert!(text.contains("\"no-such\": executable file not found in $PATH"), "{text}");
+        assert_eq!(error.kind(), Kind::Unknown);
+        assert!(!fixture.record().exists());
+    });
+}
+
+#[test]
+fn an_id_in_use_is_refused_and_its_container_untouched() {
+    in_shim(async || {
+        let fixture = Fixture::new("taken", "sleep 100");
+        fixture.create(Io::null()).await.unwrap();
+        let error = fixture.create(Io::null()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
+        assert!(fixture.record().join("exec.fifo").exists());
+        fixture.runc.delete(&fixture.id, true).await.unwrap();
+        assert!(!fixture.record().exists());
+    });
+}
+
+#[test]
+fn a_runtime_that_cannot_be_run_is_named_and_is_not_taken_for_a_missing_container() {
+    in_shim(async || {
+        let mut fixture = Fixture::new("norun", "true");
+        fixture.runc.program = "/no/such/runtime".into();
+        let error = fixture.create(Io::null()).await.unwrap_err();
+        assert!(error.to_string().contains("/no/such/runtime"), "{error}");
+        assert_eq!(error.kind(), Kind::Unknown);
+    });
+}
+
+#[test]
+fn a_container_is_measured_limited_frozen_and_ended_by_its_cgroups() {
+    in_shim(async || {
+        let fixture = Fixture::new("groups", "while true; do sleep 100; done");
+        let init = ProcessHandle::open(fixture.create(Io::null()).await.unwrap()).unwrap();
+        let number = i32::try_from(init.pid().get()).unwrap();
+        let cgroup = Cgroup::of_process(number).unwrap().expect("it has groups");
+        fixture.runc.start(&fixture.id).await.unwrap();
+
+        let out = tempfile::tempfile().unwrap();
+        let script = "echo in; exec sleep 100";
+        let exec = fixture.exec("e1", script, output_to(&out)).await.unwrap();
+        let pids = cgroup.pids().unwrap();
+        assert!(pids.contains(&number) && pids.contains(&i32::try_from(exec.get()).unwrap()));
+        assert!(!fixture.runc.file("e1.process.json").exists());
+        let exec = ProcessHandle::open(exec).unwrap();
+
+        let Cgroup::V1(groups) = &cgroup else { panic!("a v1 host") };
+        let metrics = groups.metrics();
+        assert!(metrics.pids.unwrap().current >= 2);
+        assert!(metrics.memory.unwrap().usage.unwrap().usage > 0);
+        assert!(metrics.cpu.unwrap().usage.unwrap().total > 0);
+
+        let limits = r#"{"memory":{"limit":67108864,"swap":67108864},"pids":{"limit":33},
+            "cpu":{"shares":512,"quota":20000,"period":50000}}"#;
+        cgroup.update(&serde_json::from_str(limits).unwrap()).unwrap();
+        let limits = r#"{"memory":{"limit":134217728,"swap":134217728}}"#;
+        cgroup.update(&serde_json::from_str(limits).unwrap()).unwrap();
+        let metrics = groups.metrics();
+        assert_eq!(metrics.pids.unwrap().limit, 33);
+        assert_eq!(metrics.memory.unwrap().usage.unwrap().limit, 134_217_728);
+
+        cgroup.freeze(Freeze::Frozen).await.unwrap();
+        let state = groups.controller("freezer").unwrap().join("freezer.state");
+        assert_eq!(fs::read_to_string(&state).unwrap(), "FROZEN\n");
+        // Frozen by request, it stays frozen through any signal but the last.
+        cgroup.signal_all(Signal::USR1, true).await.unwrap();
+        assert_eq!(fs::read_to_string(&state).unwrap(), "FROZEN\n");
+        cgroup.signal_all(Signal::KILL, true).await.unwrap();
+        ended(&init).await;
+        ended(&exec).await;
+        assert_eq!(text_of(&out), "in\n");
+        fixture.runc.delete(&fixture.id, false).await.unwrap();
+        assert!(!cgroup.exists());
+        assert!(cgroup.pids().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_running_container_is_deleted_only_by_force() {
+    in_shim(async || {
+        let fixture = Fixture::new("running", "while true; do sleep 100; done");
+        let init = ProcessHandle::open(fixture.create(Io::null()).await.unwrap()).unwrap();
+        fixture.runc.start(&fixture.id).await.unwrap();
+        let error = fixture.runc.delete(&fixture.id, false).await.unwrap_err();
+        assert!(error.to_string().starts_with("failed to delete task: "), "{error}");
+        assert_eq!(error.kind(), Kind::Unknown);
+        fixture.runc.delete(&fixture.id, true).await.unwrap();
+        ended(&init).await;
+        assert!(!fixture.record().exists());
+        assert!(fixture.folder.path().exists());
+    });
+}

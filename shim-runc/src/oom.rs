@@ -1,0 +1,145 @@
+//! Tells when the kernel kills a process of a container for want of memory.
+//!
+//! On v1 the kernel signals an eventfd when a group runs out of memory, before it kills; on v2 it
+//! changes a file when it has killed. Both also count. Promise: every kill that is counted is
+//! reported once, those that the last moment brings included ([`Watch::finish`]).
+//!
+//! See the kernel's admin-guide/cgroup-v1/memory ("OOM Control"), cgroup-v2 ("memory.events"),
+//! inotify(7), eventfd(2).
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::event::EventfdFlags;
+use rustix::fs::inotify::{CreateFlags, WatchFlags};
+use shim_sdk::Notifier;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+use crate::cgroup::Cgroup;
+use crate::error::EngineError;
+use crate::sys;
+
+/// A watch over one container; it ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    counted: Rc<Counted>,
+    task: JoinHandle<()>,
+}
+
+/// What has been counted and what has been told.
+#[derive(Debug)]
+struct Counted {
+    cgroup: Cgroup,
+    notifier: Notifier,
+    reported: Cell<u64>,
+}
+
+impl Watch {
+    /// Begins to watch a container's groups; `None` if they count no memory.
+    ///
+    /// Must be called on the shim's thread.
+    pub(crate) fn begin(cgroup: &Cgroup, notifier: Notifier) -> Result<Option<Self>, EngineError> {
+        let counted = Rc::new(Counted { cgroup: cgroup.clone(), notifier, reported: Cell::new(0) });
+        let source = match cgroup {
+            Cgroup::V1(groups) => match groups.controller("memory") {
+                Some(group) => eventfd(group.join("memory.oom_control"), group)?,
+                None => return Ok(None),
+            },
+            Cgroup::V2(group) => {
+                let events = group.memory_events();
+                if !events.exists() {
+                    return Ok(None);
+                }
+                inotify(events)?
+            }
+        };
+        let source = sys::ready::readable(source)
+            .map_err(|cause| EngineError::call("epoll_ctl(EPOLL_CTL_ADD)", cause))?;
+        let task = tokio::task::spawn_local(watch(source, Rc::clone(&counted)));
+        Ok(Some(Self { counted, task }))
+    }
+
+    /// Ends the watch, and reports what was counted and has not been told yet.
+    pub(crate) fn finish(&self) {
+        self.task.abort();
+        self.counted.catch_up();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Counted {
+    fn kills(&self) -> Option<u64> {
+        match &self.cgroup {
+            Cgroup::V1(groups) => groups.oom_kills(),
+            Cgroup::V2(group) => group.oom_kills(),
+        }
+    }
+
+    /// Reports the kills that were counted since the last report.
+    fn catch_up(&self) {
+        let kills = self.kills().unwrap_or_default();
+        for _ in self.reported.get()..kills {
+            self.report();
+        }
+    }
+
+    fn report(&self) {
+        self.reported.set(self.reported.get() + 1);
+        self.notifier.oom();
+    }
+}
+
+async fn watch(source: AsyncFd<OwnedFd>, counted: Rc<Counted>) {
+    // Ends with the descriptor, or the groups, gone.
+    while let Ok(mut ready) = source.readable().await {
+        if ready.try_io(|source| drain(source.get_ref())).is_ok_and(|read| read.is_err()) {
+            return;
+        }
+        match &counted.cgroup {
+            // Sent before the kill is counted, and once more when the group is removed.
+            Cgroup::V1(_) if counted.kills().is_some() => counted.report(),
+            Cgroup::V1(_) => return,
+            Cgroup::V2(_) => counted.catch_up(),
+        }
+    }
+}
+
+fn drain(source: &OwnedFd) -> io::Result<()> {
+    rustix::io::read(source, &mut [0; 4096])?;
+    Ok(())
+}
+
+/// A descriptor that becomes readable when a v1 group runs out of memory.
+fn eventfd(control: PathBuf, group: &std::path::Path) -> Result<OwnedFd, EngineError> {
+    let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|cause| EngineError::call("eventfd(0)", cause))?;
+    let control_file =
+        File::open(&control).map_err(|cause| EngineError::file("open", &control, cause))?;
+    let registry = group.join("cgroup.event_control");
+    let request = format!("{} {}", event.as_fd().as_raw_fd(), control_file.as_fd().as_raw_fd());
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&registry)
+        .and_then(|mut file| io::Write::write_all(&mut file, request.as_bytes()))
+        .map_err(|cause| EngineError::file("register an event in", registry, cause))?;
+    Ok(event)
+}
+
+/// A descriptor that becomes readable when a v2 group's events have changed.
+fn inotify(events: PathBuf) -> Result<OwnedFd, EngineError> {
+    let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+        .map_err(|cause| EngineError::call("inotify_init1", cause))?;
+    rustix::fs::inotify::add_watch(&inotify, &events, WatchFlags::MODIFY)
+        .map_err(|cause| EngineError::file("watch", events, cause))?;
+    Ok(inotify)
+}

@@ -1,0 +1,180 @@
+//! The runtime that the SDK drives: each request finds its container's engine.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use shim_sdk::{
+    Bundle, Capabilities, Checkpoint, ContainerId, Create, Created, Description, Exec, Io, Launch,
+    Payload, Pid, ProcessHandle, Result, Role, Runtime, Signal,
+};
+
+use crate::container::Container;
+use crate::engine::libcontainer::Libcontainer;
+use crate::engine::runc::{self, Runc};
+use crate::engine::{AnyEngine, Choice, Engine, EngineRoot};
+use crate::options::Options;
+
+/// The shim: the default engine, and what its containers share.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    default: Choice,
+    namespace: String,
+    features: Option<serde_json::Value>,
+    /// One for each root that options name, which is one in all but odd cases.
+    libcontainers: RefCell<HashMap<PathBuf, Rc<Libcontainer>>>,
+}
+
+impl Shim {
+    /// The shim that was started under the name `argv0`.
+    pub(crate) fn new(argv0: &OsStr, launch: &Launch) -> Result<Self> {
+        let default = Choice::of_shim(argv0);
+        let features = match launch.role {
+            Role::Describe => {
+                let options = Options::from_payload(launch.options.as_ref())?;
+                match default.with_options(&options) {
+                    Choice::Program(program) => runc::features(&program),
+                    Choice::Libcontainer => None,
+                }
+            }
+            Role::Start | Role::Serve | Role::Delete => None,
+        };
+        Ok(Self {
+            default,
+            namespace: launch.namespace.clone(),
+            features,
+            libcontainers: RefCell::default(),
+        })
+    }
+
+    fn engine(&self, options: &Options, namespace: &str, bundle: &Path) -> AnyEngine {
+        let choice = self.default.with_options(options);
+        let root = choice.root(options, namespace);
+        match choice {
+            Choice::Program(program) => {
+                AnyEngine::Runc(Runc::new(program, root, bundle.to_owned(), options.systemd_cgroup))
+            }
+            Choice::Libcontainer => AnyEngine::Libcontainer(self.libcontainer(root)),
+        }
+    }
+
+    fn libcontainer(&self, EngineRoot(root): EngineRoot) -> Rc<Libcontainer> {
+        let mut all = self.libcontainers.borrow_mut();
+        Rc::clone(all.entry(root.clone()).or_insert_with(|| Rc::new(Libcontainer::new(root))))
+    }
+}
+
+impl Runtime for Shim {
+    type Container = Container;
+
+    fn describe(&self) -> Description {
+        let in_process = self.default == Choice::Libcontainer;
+        Description {
+            name: if in_process { "youki" } else { "runc" },
+            version: env!("CARGO_PKG_VERSION"),
+            revision: option_env!("SHIM_REVISION").unwrap_or("unknown"),
+            capabilities: Capabilities {
+                pause: true,
+                stats: true,
+                update: true,
+                // Options may choose another engine than the default; what a container's own engine
+                // lacks it refuses itself.
+                checkpoint: true,
+                terminal: true,
+            },
+            features: self.features.clone(),
+        }
+    }
+
+    async fn create(&self, request: Create, io: Io) -> Result<Created<Container>> {
+        let options = Options::from_payload(request.options.as_ref())?;
+        let bundle = request.bundle.path();
+        let engine = self.engine(&options, &request.namespace, bundle);
+        match request.checkpoint {
+            Some(checkpoint) => {
+                let container = Container::from_checkpoint(
+                    request.id,
+                    bundle,
+                    &checkpoint,
+                    options,
+                    engine,
+                    request.notifier,
+                    io,
+                )?;
+                Ok(Created { container, pid: None })
+            }
+            None => {
+                let (container, pid) =
+                    Container::create(request.id, bundle, options, engine, request.notifier, io)
+                        .await?;
+                Ok(Created { container, pid: Some(pid) })
+            }
+        }
+    }
+
+    async fn start(&self, container: &Container) -> Result<Pid> {
+        Ok(container.start().await?)
+    }
+
+    async fn exec(&self, container: &Container, request: Exec, io: Io) -> Result<Pid> {
+        Ok(container.exec(request, io).await?)
+    }
+
+    async fn delete(&self, container: &Container) -> Result<()> {
+        Ok(container.delete().await?)
+    }
+
+    async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()> {
+        let options = Options::read(bundle.path())?;
+        let engine = self.engine(&options, &self.namespace, bundle.path());
+        Ok(engine.delete(id, true).await?)
+    }
+
+    async fn signal(
+        &self,
+        container: &Container,
+        process: &ProcessHandle,
+        signal: Signal,
+    ) -> Result<()> {
+        container.signal(process, signal)
+    }
+
+    async fn signal_all(
+        &self,
+        container: &Container,
+        init: &ProcessHandle,
+        signal: Signal,
+    ) -> Result<()> {
+        container.signal_all(init, signal).await
+    }
+
+    async fn init_exited(&self, container: &Container) {
+        container.init_exited().await;
+    }
+
+    async fn pause(&self, container: &Container) -> Result<()> {
+        Ok(container.pause().await?)
+    }
+
+    async fn resume(&self, container: &Container) -> Result<()> {
+        Ok(container.resume().await?)
+    }
+
+    async fn pids(&self, container: &Container) -> Result<Option<Vec<Pid>>> {
+        Ok(container.pids()?)
+    }
+
+    async fn stats(&self, container: &Container) -> Result<Payload> {
+        Ok(container.stats()?)
+    }
+
+    async fn update(&self, container: &Container, resources: Payload) -> Result<()> {
+        Ok(container.update(&resources).await?)
+    }
+
+    async fn checkpoint(&self, container: &Container, request: Checkpoint) -> Result<()> {
+        Ok(container.checkpoint(&request).await?)
+    }
+}
