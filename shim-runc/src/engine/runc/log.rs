@@ -95,9 +95,12 @@ pub(super) fn kind(operation: Operation, reason: &str) -> Kind {
     }
 }
 
-/// Whether a reason says that there is no such container.
-pub(super) fn is_missing_container(reason: &str) -> bool {
+/// Whether a reason says that there is no such container; `record` is where it would be kept, for
+/// crun says only that it cannot open that.
+pub(super) fn is_missing_container(reason: &str, record: &Path) -> bool {
     reason.contains("does not exist")
+        || (reason.contains("No such file or directory")
+            && reason.contains(&format!("'{}'", record.display())))
 }
 
 fn tail(path: &Path) -> io::Result<String> {
@@ -202,6 +205,11 @@ mod tests {
         ] {
             assert_eq!(kind(Operation::Signal, reason), Kind::NotFound, "{reason}");
         }
+        let record = Path::new("/r/ns/c1");
+        assert!(is_missing_container("container does not exist", record));
+        let crun = "cannot open directory '/r/ns/c1': No such file or directory";
+        assert!(is_missing_container(crun, record));
+        assert!(!is_missing_container(crun, Path::new("/r/ns/c2")));
         assert_eq!(kind(Operation::Create, "cwd does not exist"), Kind::Unknown);
         assert_eq!(kind(Operation::Delete, "cgroup busy"), Kind::Unknown);
         let taken = "container with given ID already exists";

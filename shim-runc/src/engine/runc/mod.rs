@@ -115,6 +115,11 @@ impl Runc {
         })
     }
 
+    /// Where the runtime keeps what it knows of a container.
+    fn record(&self, id: &ContainerId) -> PathBuf {
+        self.root.0.join(id.as_str())
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.bundle.join(name)
     }
@@ -142,7 +147,7 @@ impl Engine for Runc {
                 // A runtime that fails cleans up after itself, one that was killed cannot. An id
                 // in use is another container's, which must not be touched.
                 if error.kind() != Kind::AlreadyExists
-                    && self.root.0.join(request.id.as_str()).exists()
+                    && self.record(request.id).exists()
                     && let Err(cause) = self.delete(request.id, true).await
                 {
                     ::log::debug!("clean up after a failed create: {cause}");
@@ -156,7 +161,7 @@ impl Engine for Runc {
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         if let Some(init) = self.init.get()
-            && start::by_fifo(&self.program, &self.root.0.join(id.as_str()), init).await?
+            && start::by_fifo(&self.program, &self.record(id), init).await?
         {
             return Ok(());
         }
@@ -187,7 +192,9 @@ impl Engine for Runc {
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
         match self.run(Operation::Delete, &Command::Delete { id, force }, LOG, Io::null()).await {
             // After a checkpoint, say, or an earlier delete whose answer was lost.
-            Err(EngineError::Refused { message, .. }) if log::is_missing_container(&message) => {
+            Err(EngineError::Refused { message, .. })
+                if log::is_missing_container(&message, &self.record(id)) =>
+            {
                 Ok(())
             }
             done => done,
