@@ -6,6 +6,7 @@
 //! Containers do not depend on it: they live in their shims, and [`crate::task`] adopts them.
 //! Not here: what is served ([`crate::api`]).
 
+mod domain;
 mod door;
 mod launch;
 mod lock;
@@ -13,6 +14,7 @@ mod place;
 mod serve;
 mod sys;
 
+pub(crate) use domain::Domain;
 pub(crate) use launch::{connect, ensure_running};
 pub(crate) use serve::serve;
 

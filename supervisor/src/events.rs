@@ -3,8 +3,9 @@
 //! Promise: a subscriber sees events in the order they were published, or is told that it was too
 //! slow and is cut off; a publisher never waits. Events are not stored: what must survive a crash
 //! (exits, records) is durable elsewhere.
-//! Not here: the filter language, which arrives as a predicate, and the wire.
+//! Not here: the filter language ([`crate::metadata::filter`]) and the wire.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
 use crate::metadata::Namespace;
+use crate::metadata::filter::{Fields, Filters};
 
 /// Events that a subscriber may be behind before it is cut off.
 const BACKLOG: usize = 4096;
@@ -27,15 +29,73 @@ pub(crate) struct Event {
     pub(crate) event: Any,
 }
 
+impl Fields for Event {
+    fn field<'a>(&'a self, path: &[&str]) -> Option<Cow<'a, str>> {
+        match path {
+            ["topic"] => Some(self.topic.as_str().into()),
+            ["namespace"] => Some(self.namespace.as_str().into()),
+            ["event", path @ ..] => inner_field(&self.event, path).map(Cow::Owned),
+            _ => None,
+        }
+    }
+}
+
+/// A text field of one of containerd's events; of others nothing is known.
+fn inner_field(event: &Any, path: &[&str]) -> Option<String> {
+    use protos::grpc::containerd::events as wire;
+    use protos::grpc::containerd::services::images::v1 as image;
+    /// Decodes the event as each type in turn and looks the field up by its name.
+    macro_rules! text_fields {
+        ($($package:ident::$message:ident { $($field:ident),* } $([$labels:ident])?),* $(,)?) => {
+            $(if let Some(message) = protos::any::unpack::<$package::$message>(event) {
+                let message = message.ok()?;
+                return match path {
+                    $([stringify!($field)] => Some(message.$field),)*
+                    $(["labels", key @ ..] => message.$labels.get(&key.join(".")).cloned(),)?
+                    _ => None,
+                };
+            })*
+        };
+    }
+    text_fields! {
+        wire::TaskCreate { container_id, bundle, checkpoint },
+        wire::TaskStart { container_id },
+        wire::TaskDelete { container_id, id },
+        wire::TaskExit { container_id, id },
+        wire::TaskOom { container_id },
+        wire::TaskExecAdded { container_id, exec_id },
+        wire::TaskExecStarted { container_id, exec_id },
+        wire::TaskPaused { container_id },
+        wire::TaskResumed { container_id },
+        wire::TaskCheckpointed { container_id, checkpoint },
+        wire::ContainerCreate { id, image },
+        wire::ContainerUpdate { id, image, snapshot_key } [labels],
+        wire::ContainerDelete { id },
+        image::ImageCreate { name } [labels],
+        image::ImageUpdate { name } [labels],
+        image::ImageDelete { name },
+        wire::ContentCreate { digest },
+        wire::ContentDelete { digest },
+        wire::SnapshotPrepare { key, parent, snapshotter },
+        wire::SnapshotCommit { key, name, snapshotter },
+        wire::SnapshotRemove { key, snapshotter },
+        wire::NamespaceCreate { name } [labels],
+        wire::NamespaceUpdate { name } [labels],
+        wire::NamespaceDelete { name },
+        wire::SandboxCreate { sandbox_id },
+        wire::SandboxStart { sandbox_id },
+        wire::SandboxExit { sandbox_id },
+    }
+    None
+}
+
 /// An event that cannot be published.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("event topic {0:?} must be a path of identifiers that begins with /")]
 pub(crate) struct BadTopic(String);
 
-type Wanted = Box<dyn Fn(&Event) -> bool + Send>;
-
 struct Subscriber {
-    wanted: Wanted,
+    wanted: Filters,
     queue: mpsc::Sender<Arc<Event>>,
 }
 
@@ -81,19 +141,16 @@ impl Bus {
             if subscriber.queue.is_closed() {
                 return false;
             }
-            !(subscriber.wanted)(&event) || subscriber.queue.try_send(event.clone()).is_ok()
+            !subscriber.wanted.matches(&*event) || subscriber.queue.try_send(event.clone()).is_ok()
         });
     }
 
     /// Subscribes to the events, from now on, that `wanted` accepts.
-    pub(crate) fn subscribe(
-        &self,
-        wanted: impl Fn(&Event) -> bool + Send + 'static,
-    ) -> Subscription {
+    pub(crate) fn subscribe(&self, wanted: Filters) -> Subscription {
         let (sender, queue) = mpsc::channel(BACKLOG);
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(subscribers) = subscribers.as_mut() {
-            subscribers.push(Subscriber { wanted: Box::new(wanted), queue: sender });
+            subscribers.push(Subscriber { wanted, queue: sender });
         }
         Subscription { queue }
     }
@@ -151,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_subscriber_sees_what_it_wants_in_order() {
         let bus = Bus::new();
-        let mut exits = bus.subscribe(|event| event.topic == "/tasks/exit");
+        let mut exits = bus.subscribe(Filters::parse(&[r#"topic=="/tasks/exit""#]).unwrap());
         for topic in ["/tasks/start", "/tasks/exit", "/tasks/delete", "/tasks/exit"] {
             bus.forward(event(topic)).unwrap();
         }
@@ -167,11 +224,11 @@ mod tests {
     #[tokio::test]
     async fn a_slow_subscriber_is_cut_off_and_the_others_go_on() {
         let bus = Bus::new();
-        let mut slow = bus.subscribe(|_| true);
+        let mut slow = bus.subscribe(Filters::default());
         for _ in 0..=BACKLOG {
             bus.forward(event("/tasks/start")).unwrap();
         }
-        let mut quick = bus.subscribe(|_| true);
+        let mut quick = bus.subscribe(Filters::default());
         bus.forward(event("/tasks/exit")).unwrap();
         assert_eq!(quick.next().await.unwrap().topic, "/tasks/exit");
         let mut seen = 0;
@@ -179,6 +236,32 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, BACKLOG);
+    }
+
+    #[tokio::test]
+    async fn a_filter_looks_into_containerds_events() {
+        use protos::grpc::containerd::events::TaskExit;
+        use protos::grpc::containerd::services::images::v1::ImageCreate;
+        let bus = Bus::new();
+        let wanted = [
+            "topic~=|^/tasks/|,event.container_id==web",
+            "event.labels.\"a.b\"==c,namespace==default",
+        ];
+        let mut wanted = bus.subscribe(Filters::parse(&wanted).unwrap());
+        let exit = |id: &str| TaskExit { container_id: id.to_owned(), ..TaskExit::default() };
+        let labels = [("a.b".to_owned(), "c".to_owned())].into();
+        let image = ImageCreate { name: "x".to_owned(), labels };
+        for (topic, any) in [
+            ("/tasks/exit", protos::any::pack(&exit("other"))),
+            ("/tasks/exit", protos::any::pack(&exit("web"))),
+            ("/images/create", protos::any::pack(&image)),
+        ] {
+            bus.forward(Event { event: any, ..event(topic) }).unwrap();
+        }
+        bus.close();
+        assert_eq!(wanted.next().await.unwrap().topic, "/tasks/exit");
+        assert_eq!(wanted.next().await.unwrap().topic, "/images/create");
+        assert!(wanted.next().await.is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use crate::events::{Bus, Event, Subscription};
+use crate::metadata::filter::Filters;
 
 /// containerd.services.events.v1.Events over the bus.
 pub(crate) struct Events {
@@ -60,8 +61,9 @@ impl wire::events_server::Events for Events {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<BoxStream<Envelope>>, Status> {
-        let _filters = request.into_inner().filters;
-        let subscription = self.bus.subscribe(|_| true);
+        let filters = Filters::parse(&request.into_inner().filters)
+            .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
+        let subscription = self.bus.subscribe(filters);
         Ok(Response::new(Box::pin(stream(subscription))))
     }
 }

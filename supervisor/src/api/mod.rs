@@ -5,12 +5,17 @@
 //! served; a service or method that is not in it answers UNIMPLEMENTED.
 
 pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod introspection;
 pub(crate) mod status;
+pub(crate) mod tasks;
+pub(crate) mod version;
 
 use protos::grpc::containerd::services;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
+use crate::daemon::Domain;
 use crate::metadata::Namespace;
 
 /// The header that carries a request's namespace.
@@ -18,12 +23,6 @@ pub(crate) const NAMESPACE: &str = "containerd-namespace";
 
 /// As much as containerd takes in one message, and its clients send.
 pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
-
-/// The domain that the services translate to.
-#[derive(Clone)]
-pub(crate) struct Domain {
-    pub(crate) events: crate::events::Bus,
-}
 
 /// Every service, ready to be served.
 pub(crate) fn routes(domain: &Domain) -> Routes {
@@ -42,6 +41,20 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
         services::events::v1::events_server::EventsServer<_>,
         events::Events::new(domain.events.clone())
     );
+    serve!(
+        services::tasks::v1::tasks_server::TasksServer<_>,
+        tasks::Tasks::new(domain.tasks.clone(), domain.containers.clone())
+    );
+    serve!(
+        services::introspection::v1::introspection_server::IntrospectionServer<_>,
+        introspection::Introspection::new(
+            &domain.config,
+            domain.uuid.clone(),
+            domain.tasks.clone()
+        )
+    );
+    serve!(services::version::v1::version_server::VersionServer<_>, version::Version);
+    serve!(protos::grpc::grpc::health::v1::health_server::HealthServer<_>, health::Health);
     routes.routes()
 }
 

@@ -64,7 +64,7 @@ macro_rules! has_kind {
     };
 }
 
-has_kind!(crate::metadata::MetadataError, crate::metadata::RecordError);
+has_kind!(crate::metadata::MetadataError, crate::metadata::RecordError, crate::task::TaskError,);
 
 impl HasKind for crate::metadata::InvalidIdentifier {
     fn kind_of(&self) -> Kind {

@@ -9,14 +9,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
-use super::door::{Door, Leave};
+use super::domain::Domain;
+use super::door::{Door, Leave, bind_private};
 use super::launch::READY;
 use super::place::{self, Claim};
 use super::{Mode, sys};
 use crate::api;
 use crate::config::DaemonConfig;
 use crate::error::DaemonError;
-use crate::events::Bus;
+use crate::task;
 
 /// How long calls in progress may take when the daemon is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
@@ -55,7 +56,16 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("watch for SIGINT"))?;
 
-    let domain = api::Domain { events: Bus::new() };
+    let domain = Domain::open(&config)?;
+    // Shims find the new daemon before clients do, so that no event of theirs is late.
+    let address = config.event_address();
+    let listener = bind_private(&address).map_err(|cause| DaemonError::File {
+        what: "listen for events on",
+        path: address.clone(),
+        cause,
+    })?;
+    let intake = task::listen(listener, &address, domain.tasks.clone()).await?;
+    domain.tasks.recover().await;
 
     let door = match inherited {
         Some(listener) => Door::inherit(listener),
@@ -93,11 +103,15 @@ async fn run(
             log::info!("{name}: stopping");
             stop.send_replace(true);
             domain.events.close();
+            domain.tasks.stop();
             tokio::time::timeout(GRACE, &mut server).await.unwrap_or(Ok(()))
         }
     };
     stop.send_replace(true);
     let lock = accepting.await.unwrap_or_default();
+    drop(intake);
+    // Shims that have something to tell then see at once that nobody listens.
+    let _ = std::fs::remove_file(&address);
     let served =
         served.map_err(|cause| DaemonError::Serve { address: config.address.clone(), cause });
     log::info!("leaving {}", config.root.display());

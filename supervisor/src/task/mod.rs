@@ -1,9 +1,110 @@
 //! Tasks: containers that run, each in its shim.
+//!
+//! # Terms
+//!
+//! - *task*: a container from Create to Delete; its *init* and its *execs* are processes.
+//! - *shim*: the process that holds a task; it outlives this daemon.
+//! - *bundle*: the task's directory under the state directory; a bundle is a task that exists.
+//! - *bury*: to clean up behind a shim that died, and keep the exit of its task.
+//!
+//! Promise: a task survives this daemon's death; its exit is known until the task is deleted,
+//! whoever died in between; a client that goes away in the middle of a call leaves nothing half
+//! done. Answers to containerd's runtime v2 documentation.
+//! Not here: the records of containers ([`crate::container`]) and the wire ([`crate::api`]).
 
-use std::path::Path;
+mod bootstrap;
+mod bundle;
+mod driver;
+mod error;
+mod intake;
+mod launch;
+mod lifecycle;
+mod log;
+mod recovery;
+mod sys;
+mod table;
+mod tasks;
 
-/// Whether there is a bundle of any container under a state directory.
+use std::path::{Path, PathBuf};
+
+use prost_types::Any;
+use shim_sdk::{ContainerId, ExecId, Exit, Mount};
+
+pub(crate) use error::TaskError;
+pub(crate) use intake::listen;
+pub(crate) use table::{Place, Tasks};
+
+/// What is to become a task.
+#[derive(Debug, Clone)]
+pub(crate) struct Create {
+    pub(crate) id: ContainerId,
+    /// The runtime's name, or its shim's absolute path.
+    pub(crate) runtime: String,
+    /// The OCI runtime spec as JSON.
+    pub(crate) spec: Vec<u8>,
+    /// The mounts that make the root file system.
+    pub(crate) rootfs: Vec<Mount>,
+    pub(crate) stdio: Stdio,
+    /// The directory of a checkpoint to restore.
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Options for the runtime.
+    pub(crate) options: Option<Any>,
+}
+
+/// A further process of a task.
+#[derive(Debug, Clone)]
+pub(crate) struct Exec {
+    pub(crate) id: ExecId,
+    /// The OCI process, typed.
+    pub(crate) process: Any,
+    pub(crate) stdio: Stdio,
+}
+
+/// Where a process's streams go: paths or URIs, empty for nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stdio {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) terminal: bool,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// The shim did not say in time.
+    Unknown,
+    Created,
+    Running,
+    Stopped,
+    Paused,
+    Pausing,
+}
+
+/// A process as its shim, or its record, tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct State {
+    pub(crate) pid: Option<u32>,
+    pub(crate) status: Status,
+    pub(crate) stdio: Stdio,
+    pub(crate) exit: Option<Exit>,
+}
+
+/// A process that is no more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Deleted {
+    pub(crate) pid: Option<u32>,
+    pub(crate) exit: Exit,
+}
+
+/// A process of a container, with what the runtime tells about it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) details: Option<Any>,
+}
+
+/// Whether there is a bundle of any task under a state directory.
 pub(crate) fn any_bundle(state: &Path) -> bool {
-    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries(&state.join("tasks")).any(|namespace| entries(&namespace.path()).next().is_some())
+    bundle::all(state).next().is_some()
 }

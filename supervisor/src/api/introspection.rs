@@ -1,0 +1,229 @@
+//! The Introspection service: what this daemon is made of, under the names of containerd's plugins.
+//!
+//! Clients look here for what they may use: `ctr install` for where to put binaries, unpacking for
+//! the platforms of a snapshotter, CRI tools for what a runtime can do.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+
+use prost::Message as _;
+use prost_types::Any;
+use protos::grpc::containerd::services::introspection::v1 as wire;
+use protos::grpc::containerd::types::{Platform, RuntimeRequest};
+use tonic::{Request, Response, Status};
+
+use crate::config::DaemonConfig;
+use crate::metadata::filter::{Fields, Filters};
+use crate::task::Tasks;
+
+/// What is served from this process: type, id, and the types that it is built on.
+const PLUGINS: &[(&str, &str, &[&str])] = &[
+    ("io.containerd.content.v1", "content", &[]),
+    ("io.containerd.snapshotter.v1", "overlayfs", &[]),
+    (
+        "io.containerd.metadata.v1",
+        "sqlite",
+        &["io.containerd.content.v1", "io.containerd.snapshotter.v1"],
+    ),
+    ("io.containerd.differ.v1", "walking", &["io.containerd.metadata.v1"]),
+    ("io.containerd.event.v1", "exchange", &[]),
+    ("io.containerd.internal.v1", "opt", &[]),
+    ("io.containerd.lease.v1", "manager", &["io.containerd.metadata.v1"]),
+    ("io.containerd.runtime.v2", "task", &["io.containerd.event.v1", "io.containerd.metadata.v1"]),
+    ("io.containerd.streaming.v1", "manager", &["io.containerd.metadata.v1"]),
+    (
+        "io.containerd.transfer.v1",
+        "local",
+        &["io.containerd.lease.v1", "io.containerd.metadata.v1"],
+    ),
+    ("io.containerd.grpc.v1", "containers", &[]),
+    ("io.containerd.grpc.v1", "content", &[]),
+    ("io.containerd.grpc.v1", "diff", &[]),
+    ("io.containerd.grpc.v1", "events", &[]),
+    ("io.containerd.grpc.v1", "healthcheck", &[]),
+    ("io.containerd.grpc.v1", "images", &[]),
+    ("io.containerd.grpc.v1", "introspection", &[]),
+    ("io.containerd.grpc.v1", "leases", &[]),
+    ("io.containerd.grpc.v1", "namespaces", &[]),
+    ("io.containerd.grpc.v1", "snapshots", &[]),
+    ("io.containerd.grpc.v1", "streaming", &[]),
+    ("io.containerd.grpc.v1", "tasks", &[]),
+    ("io.containerd.grpc.v1", "transfer", &[]),
+    ("io.containerd.grpc.v1", "version", &[]),
+];
+
+/// containerd.services.introspection.v1.Introspection.
+pub(crate) struct Introspection {
+    plugins: Vec<wire::Plugin>,
+    uuid: String,
+    tasks: Tasks,
+}
+
+impl Introspection {
+    /// `uuid` tells this root from every other.
+    pub(crate) fn new(config: &DaemonConfig, uuid: String, tasks: Tasks) -> Self {
+        Self { plugins: plugins(config), uuid, tasks }
+    }
+}
+
+fn plugins(config: &DaemonConfig) -> Vec<wire::Plugin> {
+    let export = |name: &str, value: String| HashMap::from([(name.to_owned(), value)]);
+    let platform = || Platform {
+        os: "linux".to_owned(),
+        architecture: architecture().to_owned(),
+        ..Platform::default()
+    };
+    let ours = PLUGINS.iter().map(|(kind, id, requires)| wire::Plugin {
+        r#type: (*kind).to_owned(),
+        id: (*id).to_owned(),
+        requires: requires.iter().map(|kind| (*kind).to_owned()).collect(),
+        platforms: match *kind {
+            "io.containerd.snapshotter.v1"
+            | "io.containerd.differ.v1"
+            | "io.containerd.runtime.v2" => vec![platform()],
+            _ => Vec::new(),
+        },
+        exports: match (*kind, *id) {
+            ("io.containerd.internal.v1", "opt") => {
+                export("path", config.opt.display().to_string())
+            }
+            ("io.containerd.snapshotter.v1", _) => {
+                export("root", config.root.join("snapshots").display().to_string())
+            }
+            ("io.containerd.content.v1", _) => {
+                export("root", config.root.join("content").display().to_string())
+            }
+            _ => HashMap::new(),
+        },
+        capabilities: Vec::new(),
+        init_err: None,
+    });
+    let proxies = config.proxy_plugins.iter().map(|(name, plugin)| {
+        let mut exports: HashMap<_, _> = plugin.exports.clone().into_iter().collect();
+        exports.insert("address".to_owned(), plugin.address.display().to_string());
+        let kind = match plugin.kind.as_str() {
+            "snapshot" => "io.containerd.snapshotter.v1",
+            "content" => "io.containerd.content.v1",
+            "diff" => "io.containerd.differ.v1",
+            _ => "io.containerd.sandbox.controller.v1",
+        };
+        wire::Plugin {
+            r#type: kind.to_owned(),
+            id: name.clone(),
+            platforms: vec![plugin.platform.as_deref().map_or_else(platform, parse_platform)],
+            exports,
+            capabilities: plugin.capabilities.clone(),
+            ..wire::Plugin::default()
+        }
+    });
+    ours.chain(proxies).collect()
+}
+
+/// This machine's architecture in Go's words, which images and clients use.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn parse_platform(text: &str) -> Platform {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let mut next = || parts.next().unwrap_or_default();
+    Platform { os: next(), architecture: next(), variant: next(), ..Platform::default() }
+}
+
+struct Shown<'a>(&'a wire::Plugin);
+
+impl Fields for Shown<'_> {
+    fn field<'a>(&'a self, path: &[&str]) -> Option<Cow<'a, str>> {
+        match path {
+            ["type"] => Some(self.0.r#type.as_str().into()),
+            ["id"] => Some(self.0.id.as_str().into()),
+            ["capabilities"] => Some(self.0.capabilities.join(",").into()),
+            _ => None,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::introspection_server::Introspection for Introspection {
+    async fn plugins(
+        &self,
+        request: Request<wire::PluginsRequest>,
+    ) -> Result<Response<wire::PluginsResponse>, Status> {
+        let filters = Filters::parse(&request.into_inner().filters)
+            .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
+        let wanted = |plugin: &&wire::Plugin| filters.matches(&Shown(plugin));
+        let plugins = self.plugins.iter().filter(wanted).cloned().collect();
+        Ok(Response::new(wire::PluginsResponse { plugins }))
+    }
+
+    async fn server(&self, _: Request<()>) -> Result<Response<wire::ServerResponse>, Status> {
+        let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino());
+        Ok(Response::new(wire::ServerResponse {
+            uuid: self.uuid.clone(),
+            pid: std::process::id().into(),
+            pidns: namespace,
+            deprecations: Vec::new(),
+        }))
+    }
+
+    async fn plugin_info(
+        &self,
+        request: Request<wire::PluginInfoRequest>,
+    ) -> Result<Response<wire::PluginInfoResponse>, Status> {
+        let wire::PluginInfoRequest { r#type, id, options } = request.into_inner();
+        let plugin = self
+            .plugins
+            .iter()
+            .find(|plugin| plugin.r#type == r#type && plugin.id == id)
+            .cloned()
+            .ok_or_else(|| Status::not_found(format!("plugin {type}.{id} not found")))?;
+        let mut extra = None;
+        if r#type == "io.containerd.runtime.v2"
+            && let Some(options) = options
+        {
+            let asked = protos::any::unpack::<RuntimeRequest>(&options)
+                .ok_or_else(|| Status::invalid_argument("options are not a RuntimeRequest"))?
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let info = self.tasks.runtime_info(&asked.runtime_path, asked.options).await;
+            let info = info.map_err(super::status::refuse)?;
+            // Decoded once, so that what is passed on is what it is said to be.
+            let info = protos::grpc::containerd::types::RuntimeInfo::decode(info.as_slice())
+                .map_err(|error| Status::internal(format!("answer of shim to -info: {error}")))?;
+            extra = Some(Any::clone(&protos::any::pack(&info)));
+        }
+        Ok(Response::new(wire::PluginInfoResponse { plugin: Some(plugin), extra }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_managed_directory_is_found_by_the_filter_that_ctr_install_uses() {
+        let flags = crate::config::Flags {
+            root: Some("/nonexistent/root".into()),
+            opt: Some("/nonexistent/opt".into()),
+            config: Some("/dev/null".into()),
+            ..Default::default()
+        };
+        let config = DaemonConfig::resolve(&flags).unwrap();
+        let filters = Filters::parse(&["id==opt"]).unwrap();
+        let found: Vec<_> =
+            plugins(&config).into_iter().filter(|plugin| filters.matches(&Shown(plugin))).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].exports["path"], "/nonexistent/opt");
+    }
+
+    #[test]
+    fn platforms_have_up_to_three_parts() {
+        let platform = parse_platform("linux/arm64/v8");
+        assert_eq!((platform.os.as_str(), platform.variant.as_str()), ("linux", "v8"));
+        assert_eq!(parse_platform("linux/amd64").variant, "");
+    }
+}

@@ -1,0 +1,264 @@
+//! A task's directories and the small files in them that outlive this daemon.
+//!
+//! The bundle (`<state>/tasks/<namespace>/<id>`) is what the shim runs in, with containerd's names:
+//! `config.json`, `rootfs`, `work`, `log`, `bootstrap.json`, `shim-binary-path`. `exit.json` is
+//! ours: the exit of a task whose shim is gone. The work directory (`<root>/tasks/…`) is for what
+//! a runtime wants to keep on disk.
+//!
+//! Nothing is synced: the state directory does not survive what a sync would guard against.
+//! Promise: removal never descends into a mount.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+use shim_sdk::journal::Journal;
+use shim_sdk::{Bundle, ContainerId, Exit};
+
+use super::bootstrap::Bootstrap;
+use super::error::TaskError;
+use crate::metadata::Namespace;
+
+/// A task's directories.
+#[derive(Debug, Clone)]
+pub(super) struct Dirs {
+    bundle: PathBuf,
+    work: PathBuf,
+}
+
+/// The exit of a task whose shim is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Remains {
+    version: u32,
+    pub(super) pid: Option<u32>,
+    pub(super) exit: Exit,
+}
+
+impl Remains {
+    pub(super) fn new(pid: Option<u32>, exit: Exit) -> Self {
+        Self { version: 1, pid, exit }
+    }
+}
+
+impl Dirs {
+    pub(super) fn of(root: &Path, state: &Path, namespace: &Namespace, id: &ContainerId) -> Self {
+        let within = |base: &Path| base.join("tasks").join(namespace.as_str()).join(id.as_str());
+        Self { bundle: within(state), work: within(root) }
+    }
+
+    pub(super) fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.bundle.join("log")
+    }
+
+    /// Makes the directories and the files that the shim wants to find. Blocks.
+    pub(super) fn make(&self, spec: &[u8], shim: &Path) -> Result<(), TaskError> {
+        // What is here without a task was left by a removal that failed.
+        if self.bundle.exists() {
+            self.remove()?;
+        }
+        for path in [&self.bundle, &self.work] {
+            // Searchable, so that a container in a user namespace reaches its root file system;
+            // what is in the directories is not readable.
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(path)
+                .map_err(failed("make directory", path))?;
+        }
+        let rootfs = self.bundle.join("rootfs");
+        DirBuilder::new().mode(0o711).create(&rootfs).map_err(failed("make directory", &rootfs))?;
+        let work = self.bundle.join("work");
+        std::os::unix::fs::symlink(&self.work, &work).map_err(failed("link", &work))?;
+        let log = self.log();
+        nix::unistd::mkfifo(&log, Mode::from_bits_truncate(0o600))
+            .map_err(io::Error::from)
+            .map_err(failed("make fifo", &log))?;
+        self.write("config.json", spec)?;
+        self.write("shim-binary-path", shim.as_os_str().as_encoded_bytes())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TaskError> {
+        let path = self.bundle.join(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        options
+            .open(&path)
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(failed("write", &path))
+    }
+
+    /// Writes a file that a reader sees whole or not at all.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), TaskError> {
+        let new = self.bundle.join(format!(".{name}"));
+        let path = self.bundle.join(name);
+        fs::write(&new, bytes)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(failed("write", &path))
+    }
+
+    /// Remembers where the shim listens, for the next daemon.
+    pub(super) fn keep_bootstrap(&self, bootstrap: &Bootstrap) -> Result<(), TaskError> {
+        self.replace("bootstrap.json", &bootstrap.to_json())
+    }
+
+    pub(super) fn bootstrap(&self) -> Option<Bootstrap> {
+        Bootstrap::from_json(&fs::read(self.bundle.join("bootstrap.json")).ok()?).ok()
+    }
+
+    /// The shim that this task was started with.
+    pub(super) fn shim(&self) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let bytes = fs::read(self.bundle.join("shim-binary-path")).ok()?;
+        Some(std::ffi::OsString::from_vec(bytes).into())
+    }
+
+    /// Remembers the exit of a task whose shim is gone.
+    pub(super) fn keep_remains(&self, remains: Remains) -> Result<(), TaskError> {
+        let json = serde_json::to_vec(&remains).map_err(io::Error::from);
+        let json = json.map_err(failed("encode", &self.bundle))?;
+        self.replace("exit.json", &json)
+    }
+
+    pub(super) fn remains(&self) -> Option<Remains> {
+        serde_json::from_slice(&fs::read(self.bundle.join("exit.json")).ok()?).ok()
+    }
+
+    /// What the shim wrote down, if it is one that does.
+    pub(super) fn journal(&self) -> Option<Journal> {
+        Journal::read(&Bundle::new(&self.bundle)).unwrap_or_else(|error| {
+            log::warn!("{error}: going on without it");
+            None
+        })
+    }
+
+    /// Removes everything; what is gone already is no error. Blocks.
+    pub(super) fn remove(&self) -> Result<(), TaskError> {
+        let rootfs = self.bundle.join("rootfs");
+        // Removed as a directory and never as a tree: were it still mounted after this, the tree
+        // would be the container's, or the host's.
+        match fs::remove_dir(&rootfs) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                shim_sdk::mount::unmount_recursive(&rootfs)
+                    .map_err(io::Error::other)
+                    .and_then(|()| fs::remove_dir(&rootfs))
+                    .map_err(failed("remove", &rootfs))?;
+            }
+            Err(cause) => return Err(failed("remove", &rootfs)(cause)),
+        }
+        for path in [&self.bundle, &self.work] {
+            match fs::remove_dir_all(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every bundle under a state directory, by namespace and id; names that are neither are skipped.
+pub(super) fn all(state: &Path) -> impl Iterator<Item = (Namespace, ContainerId)> {
+    names(&state.join("tasks")).flat_map(|(namespace, path)| {
+        let namespace = Namespace::new(&*namespace).ok();
+        names(&path)
+            .filter_map(move |(id, _)| Some((namespace.clone()?, ContainerId::new(id).ok()?)))
+    })
+}
+
+/// The entries of a directory; none if there is no such directory.
+fn names(path: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> {
+    fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+}
+
+/// Removes the work directories of tasks that have no bundle, such as those from before a reboot.
+pub(super) fn sweep_work(root: &Path, state: &Path) {
+    for (namespace, id) in all(root) {
+        let dirs = Dirs::of(root, state, &namespace, &id);
+        if !dirs.bundle.exists()
+            && let Err(error) = dirs.remove()
+        {
+            log::warn!("sweep: {}", shim_sdk::error::report(&error));
+        }
+    }
+}
+
+fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TaskError + use<> {
+    let path = path.to_owned();
+    move |cause| TaskError::Bundle { attempt, path, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(place: &tempfile::TempDir) -> Dirs {
+        let namespace = Namespace::new("default").unwrap();
+        let id = ContainerId::new("web").unwrap();
+        Dirs::of(&place.path().join("root"), &place.path().join("state"), &namespace, &id)
+    }
+
+    #[test]
+    fn a_bundle_is_found_until_it_is_removed_with_its_work() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        let state = place.path().join("state");
+        assert_eq!(all(&state).count(), 0);
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        assert_eq!(all(&state).next().unwrap().1.as_str(), "web");
+        assert_eq!(dirs.shim().unwrap(), Path::new("/shim"));
+        assert!(dirs.bundle().join("work").is_dir());
+        dirs.remove().unwrap();
+        assert_eq!(all(&state).count(), 0);
+        assert!(!place.path().join("root/tasks/default/web").exists());
+        dirs.remove().unwrap();
+    }
+
+    #[test]
+    fn a_root_file_system_that_is_not_empty_is_not_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        let file = dirs.bundle().join("rootfs/precious");
+        fs::write(&file, "").unwrap();
+        assert!(dirs.remove().is_err());
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn remains_are_read_back() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        assert_eq!(dirs.remains(), None);
+        let remains = Remains::new(Some(7), Exit::now(42));
+        dirs.keep_remains(remains).unwrap();
+        assert_eq!(dirs.remains(), Some(remains));
+    }
+
+    #[test]
+    fn work_without_a_bundle_is_swept() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        let (root, state) = (place.path().join("root"), place.path().join("state"));
+        sweep_work(&root, &state);
+        assert_eq!(all(&root).count(), 1);
+        fs::remove_dir_all(&state).unwrap();
+        sweep_work(&root, &state);
+        assert_eq!(all(&root).count(), 0);
+    }
+}

@@ -1,0 +1,497 @@
+//! Speaks the task service to one shim; generated types stop here.
+//!
+//! Task v2 and v3 are the same messages under two names of the service, so one client does both.
+//! Promise: a call ends when its limit is over or the connection closes, whatever the shim does.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost_types::Any;
+use protos::ttrpc::api;
+use protos::ttrpc::protobuf::well_known_types::{any, empty, timestamp};
+use protos::ttrpc::protobuf::{Message, MessageField};
+use protos::ttrpc::types;
+use shim_sdk::{ContainerId, ExecId, Exit, Kind, Mount};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use ttrpc::asynchronous::transport::Socket;
+
+use super::bootstrap::Bootstrap;
+use super::error::TaskError;
+use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
+
+/// Clients may show a state before anything else, so it must not hang; containerd allows as much.
+const STATE: Duration = Duration::from_secs(2);
+/// To find out whether a shim lives.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A shim that does not shut down in this time is left to itself.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// The header that carries a call's namespace over ttrpc.
+const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// A connection to the shim of one task.
+#[derive(Clone)]
+pub(super) struct Client {
+    connection: ttrpc::r#async::Client,
+    service: &'static str,
+    metadata: HashMap<String, Vec<String>>,
+    id: String,
+    closed: watch::Receiver<bool>,
+}
+
+/// What a shim answered instead of doing it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct CallError {
+    kind: Kind,
+    message: String,
+    /// The connection closed under the call: the shim is gone, or on its way.
+    closed: bool,
+}
+
+impl CallError {
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+}
+
+impl Client {
+    /// Connects to the shim of a task.
+    pub(super) async fn connect(
+        bootstrap: &Bootstrap,
+        namespace: &str,
+        id: &ContainerId,
+    ) -> Result<Self, TaskError> {
+        let failed = |cause| TaskError::Connect { address: bootstrap.address.clone(), cause };
+        let path = shim_sdk::address::unix_path(&bootstrap.address)
+            .ok_or_else(|| failed(io::Error::other("not the address of a unix socket")))?;
+        let stream = UnixStream::connect(path).await.map_err(failed)?;
+        let (sender, closed) = watch::channel(false);
+        let service = match bootstrap.version {
+            2 => "containerd.task.v2.Task",
+            _ => "containerd.task.v3.Task",
+        };
+        let metadata = HashMap::from([(NAMESPACE.to_owned(), vec![namespace.to_owned()])]);
+        Ok(Self {
+            connection: ttrpc::r#async::Client::new(Socket::new(Watched { stream, sender })),
+            service,
+            metadata,
+            id: id.as_str().to_owned(),
+            closed,
+        })
+    }
+
+    /// Ends when the shim has closed the connection.
+    pub(super) async fn closed(&self) {
+        // The sender lives in the connection, so its end is the connection's.
+        let _ = self.closed.clone().wait_for(|closed| *closed).await;
+    }
+
+    async fn call<Q: Message, A: Message>(
+        &self,
+        method: &'static str,
+        request: &Q,
+        limit: Option<Duration>,
+    ) -> Result<A, CallError> {
+        let broken = |message: String| CallError { kind: Kind::Internal, message, closed: false };
+        let payload = request.write_to_bytes().map_err(|error| broken(error.to_string()))?;
+        let request = ttrpc::Request {
+            service: self.service.to_owned(),
+            method: method.to_owned(),
+            payload,
+            timeout_nano: limit.map_or(0, |limit| limit.as_nanos() as i64),
+            metadata: ttrpc::context::to_pb(self.metadata.clone()),
+            ..Default::default()
+        };
+        let answered = self.connection.request(request);
+        let answer = match limit {
+            None => answered.await,
+            Some(limit) => match tokio::time::timeout(limit, answered).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    return Err(CallError {
+                        kind: Kind::DeadlineExceeded,
+                        message: format!("shim did not answer {method} within {limit:?}"),
+                        closed: false,
+                    });
+                }
+            },
+        };
+        match answer {
+            Ok(response) => A::parse_from_bytes(&response.payload)
+                .map_err(|error| broken(format!("answer of shim to {method}: {error}"))),
+            Err(ttrpc::Error::RpcStatus(status)) => Err(CallError {
+                kind: kind(status.code.value()),
+                message: status.message,
+                closed: false,
+            }),
+            Err(error) => {
+                log::debug!("{method} of {}: {error}", self.id);
+                Err(CallError {
+                    kind: Kind::Unavailable,
+                    message: "ttrpc: closed".to_owned(),
+                    closed: true,
+                })
+            }
+        }
+    }
+
+    async fn order<Q: Message>(&self, method: &'static str, request: &Q) -> Result<(), CallError> {
+        self.call::<_, empty::Empty>(method, request, None).await.map(drop)
+    }
+
+    pub(super) async fn create(&self, bundle: &str, create: &Create) -> Result<u32, CallError> {
+        let path = create.checkpoint.as_ref().map(|path| path.display().to_string());
+        let request = api::CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: bundle.to_owned(),
+            rootfs: create.rootfs.iter().map(mount).collect(),
+            terminal: create.stdio.terminal,
+            stdin: create.stdio.stdin.clone(),
+            stdout: create.stdio.stdout.clone(),
+            stderr: create.stdio.stderr.clone(),
+            checkpoint: path.unwrap_or_default(),
+            options: payload(create.options.as_ref()),
+            ..Default::default()
+        };
+        let answer: api::CreateTaskResponse = self.call("Create", &request, None).await?;
+        Ok(answer.pid)
+    }
+
+    pub(super) async fn start(&self, exec: Option<&ExecId>) -> Result<u32, CallError> {
+        let request =
+            api::StartRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
+        let answer: api::StartResponse = self.call("Start", &request, None).await?;
+        Ok(answer.pid)
+    }
+
+    pub(super) async fn delete(&self, exec: Option<&ExecId>) -> Result<Deleted, CallError> {
+        let request = api::DeleteRequest {
+            id: self.id.clone(),
+            exec_id: exec_id(exec),
+            ..Default::default()
+        };
+        let answer: api::DeleteResponse = self.call("Delete", &request, None).await?;
+        let exit = exit(answer.exit_status, answer.exited_at.as_ref());
+        Ok(Deleted { pid: pid(answer.pid), exit })
+    }
+
+    pub(super) async fn state(&self, exec: Option<&ExecId>) -> Result<State, CallError> {
+        let request =
+            api::StateRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
+        let answer: api::StateResponse = self.call("State", &request, Some(STATE)).await?;
+        let status = status(answer.status.value());
+        let stopped = status == Status::Stopped;
+        Ok(State {
+            pid: pid(answer.pid),
+            status,
+            exit: stopped.then(|| exit(answer.exit_status, answer.exited_at.as_ref())),
+            stdio: Stdio {
+                stdin: answer.stdin,
+                stdout: answer.stdout,
+                stderr: answer.stderr,
+                terminal: answer.terminal,
+            },
+        })
+    }
+
+    /// Waits, for as long as it takes, for a process to exit.
+    pub(super) async fn wait(&self, exec: Option<&ExecId>) -> Result<Exit, CallError> {
+        let request =
+            api::WaitRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
+        let answer: api::WaitResponse = self.call("Wait", &request, None).await?;
+        Ok(exit(answer.exit_status, answer.exited_at.as_ref()))
+    }
+
+    pub(super) async fn kill(
+        &self,
+        exec: Option<&ExecId>,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), CallError> {
+        let request = api::KillRequest {
+            id: self.id.clone(),
+            exec_id: exec_id(exec),
+            signal,
+            all,
+            ..Default::default()
+        };
+        self.order("Kill", &request).await
+    }
+
+    pub(super) async fn exec(&self, exec: &Exec) -> Result<(), CallError> {
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec.id.as_str().to_owned(),
+            terminal: exec.stdio.terminal,
+            stdin: exec.stdio.stdin.clone(),
+            stdout: exec.stdio.stdout.clone(),
+            stderr: exec.stdio.stderr.clone(),
+            spec: payload(Some(&exec.process)),
+            ..Default::default()
+        };
+        self.order("Exec", &request).await
+    }
+
+    pub(super) async fn resize(
+        &self,
+        exec: Option<&ExecId>,
+        width: u32,
+        height: u32,
+    ) -> Result<(), CallError> {
+        let request = api::ResizePtyRequest {
+            id: self.id.clone(),
+            exec_id: exec_id(exec),
+            width,
+            height,
+            ..Default::default()
+        };
+        self.order("ResizePty", &request).await
+    }
+
+    pub(super) async fn close_stdin(&self, exec: Option<&ExecId>) -> Result<(), CallError> {
+        let request = api::CloseIORequest {
+            id: self.id.clone(),
+            exec_id: exec_id(exec),
+            stdin: true,
+            ..Default::default()
+        };
+        self.order("CloseIO", &request).await
+    }
+
+    pub(super) async fn pause(&self) -> Result<(), CallError> {
+        let request = api::PauseRequest { id: self.id.clone(), ..Default::default() };
+        self.order("Pause", &request).await
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), CallError> {
+        let request = api::ResumeRequest { id: self.id.clone(), ..Default::default() };
+        self.order("Resume", &request).await
+    }
+
+    pub(super) async fn pids(&self) -> Result<Vec<Process>, CallError> {
+        let request = api::PidsRequest { id: self.id.clone(), ..Default::default() };
+        let answer: api::PidsResponse = self.call("Pids", &request, None).await?;
+        let process = |process: types::task::ProcessInfo| Process {
+            pid: process.pid,
+            details: process.info.into_option().map(typed),
+        };
+        Ok(answer.processes.into_iter().map(process).collect())
+    }
+
+    pub(super) async fn checkpoint(
+        &self,
+        path: &str,
+        options: Option<&Any>,
+    ) -> Result<(), CallError> {
+        let request = api::CheckpointTaskRequest {
+            id: self.id.clone(),
+            path: path.to_owned(),
+            options: payload(options),
+            ..Default::default()
+        };
+        self.order("Checkpoint", &request).await
+    }
+
+    pub(super) async fn update(
+        &self,
+        resources: Option<&Any>,
+        annotations: HashMap<String, String>,
+    ) -> Result<(), CallError> {
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: payload(resources),
+            annotations,
+            ..Default::default()
+        };
+        self.order("Update", &request).await
+    }
+
+    pub(super) async fn stats(&self) -> Result<Any, CallError> {
+        let request = api::StatsRequest { id: self.id.clone(), ..Default::default() };
+        let answer: api::StatsResponse = self.call("Stats", &request, Some(STATE)).await?;
+        Ok(answer.stats.into_option().map(typed).unwrap_or_default())
+    }
+
+    /// Whether the shim answers at all.
+    pub(super) async fn probe(&self) -> Result<(), CallError> {
+        let request = api::ConnectRequest { id: self.id.clone(), ..Default::default() };
+        self.call::<_, api::ConnectResponse>("Connect", &request, Some(CONNECT)).await.map(drop)
+    }
+
+    /// Asks the shim to exit, if it has no other task.
+    pub(super) async fn shut_down(&self, now: bool) -> Result<(), CallError> {
+        let request = api::ShutdownRequest { id: self.id.clone(), now, ..Default::default() };
+        self.call::<_, empty::Empty>("Shutdown", &request, Some(SHUTDOWN)).await.map(drop)
+    }
+}
+
+fn exec_id(exec: Option<&ExecId>) -> String {
+    exec.map(|exec| exec.as_str().to_owned()).unwrap_or_default()
+}
+
+fn pid(pid: u32) -> Option<u32> {
+    (pid > 0).then_some(pid)
+}
+
+fn exit(status: u32, at: Option<&timestamp::Timestamp>) -> Exit {
+    Exit { status, at: time(at).unwrap_or_else(SystemTime::now) }
+}
+
+fn mount(mount: &Mount) -> types::mount::Mount {
+    types::mount::Mount {
+        type_: mount.kind.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+        ..Default::default()
+    }
+}
+
+fn payload(payload: Option<&Any>) -> MessageField<any::Any> {
+    let payload = payload.map(|payload| any::Any {
+        type_url: payload.type_url.clone(),
+        value: payload.value.clone(),
+        ..Default::default()
+    });
+    payload.into()
+}
+
+fn typed(any: any::Any) -> Any {
+    Any { type_url: any.type_url, value: any.value }
+}
+
+/// A time from the wire; `None` for none, and for Go's zero time, which stands for none.
+pub(super) fn time(at: Option<&timestamp::Timestamp>) -> Option<SystemTime> {
+    let at = at.filter(|at| at.seconds >= 0)?;
+    let since = Duration::new(at.seconds.try_into().ok()?, at.nanos.try_into().ok()?);
+    UNIX_EPOCH.checked_add(since)
+}
+
+fn status(number: i32) -> Status {
+    match number {
+        1 => Status::Created,
+        2 => Status::Running,
+        3 => Status::Stopped,
+        4 => Status::Paused,
+        5 => Status::Pausing,
+        _ => Status::Unknown,
+    }
+}
+
+/// The kind of a gRPC code, which ttrpc uses too.
+fn kind(code: i32) -> Kind {
+    match code {
+        1 => Kind::Cancelled,
+        3 => Kind::InvalidArgument,
+        4 => Kind::DeadlineExceeded,
+        5 => Kind::NotFound,
+        6 => Kind::AlreadyExists,
+        7 | 16 => Kind::PermissionDenied,
+        8 => Kind::ResourceExhausted,
+        9 => Kind::FailedPrecondition,
+        10 => Kind::Aborted,
+        11 => Kind::OutOfRange,
+        12 => Kind::Unimplemented,
+        13 => Kind::Internal,
+        14 => Kind::Unavailable,
+        15 => Kind::DataLoss,
+        _ => Kind::Unknown,
+    }
+}
+
+/// A stream that tells when the other side has closed it: how the death of a shim is noticed.
+struct Watched {
+    stream: UnixStream,
+    sender: watch::Sender<bool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let ended = match &read {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => buffer.filled().len() == before && buffer.remaining() > 0,
+            Poll::Ready(Err(_)) => true,
+        };
+        if ended {
+            self.sender.send_replace(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Kept small: what is said of a client in logs.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Shared by the calls of one task.
+pub(super) type Shared = Arc<Client>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gos_zero_time_is_no_time() {
+        let zero = timestamp::Timestamp { seconds: -62_135_596_800, ..Default::default() };
+        assert_eq!(time(Some(&zero)), None);
+        let one = timestamp::Timestamp { seconds: 1, nanos: 5, ..Default::default() };
+        assert_eq!(time(Some(&one)), Some(UNIX_EPOCH + Duration::new(1, 5)));
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_goes_away_is_noticed_and_ends_the_calls() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("shim");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let bootstrap = Bootstrap::parse(format!("unix://{}", path.display()).as_bytes()).unwrap();
+        let id = ContainerId::new("web").unwrap();
+        let client = Client::connect(&bootstrap, "default", &id).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.wait(None).await }
+        });
+        tokio::task::yield_now().await;
+        drop(stream);
+        client.closed().await;
+        assert!(waiting.await.unwrap().unwrap_err().closed());
+    }
+}

@@ -1,0 +1,154 @@
+//! Finds, at start, the tasks that an earlier daemon left: adopts the living, buries the dead.
+//!
+//! Promise: every bundle ends up as a task that clients see, or is removed because its Create had
+//! never answered; all at once, and one bad shim delays the start by no more than [`PATIENCE`].
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shim_sdk::error::report;
+use shim_sdk::journal::Stage;
+use shim_sdk::{ContainerId, Kind};
+
+use super::bootstrap::Bootstrap;
+use super::bundle;
+use super::driver::Client;
+use super::lifecycle::Phase;
+use super::table::{Task, Tasks};
+use crate::metadata::Namespace;
+
+/// How long the start waits for shims to be reached; what is not done then goes on beside it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is found in a bundle's place.
+enum Found {
+    /// The shim answers, and knows the task.
+    Living(Client),
+    /// There is no shim.
+    Dead,
+    /// The task was never made, or is deleted; a shim may still be there.
+    Leftover(Option<Client>),
+}
+
+impl Tasks {
+    /// Adopts what is there. Call once, before clients come in.
+    pub(crate) async fn recover(&self) {
+        let place = &self.inner.place;
+        let found: Vec<_> = bundle::all(&place.state).collect();
+        let adopted: Vec<_> = found
+            .into_iter()
+            .map(|(namespace, id)| {
+                let this = self.clone();
+                tokio::spawn(async move { this.adopt(namespace, id).await })
+            })
+            .collect();
+        let all = async {
+            for adopted in adopted {
+                if let Err(error) = adopted.await {
+                    log::error!("adopt: {error}");
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            log::warn!("some shims are slow to answer; going on without them for now");
+        }
+        bundle::sweep_work(&place.root, &place.state);
+        self.sweep_sockets();
+    }
+
+    async fn adopt(&self, namespace: Namespace, id: ContainerId) {
+        let Ok(task) = self.reserve(&namespace, &id) else { return };
+        if let Some(remains) = task.dirs.remains() {
+            task.died(remains);
+            return;
+        }
+        let found = match task.dirs.bootstrap() {
+            Some(bootstrap) => self.look(&task, &bootstrap).await,
+            None => {
+                // Create had not come so far as to write the address down, but a shim may listen.
+                let socket = self.inner.place.shim_socket(&namespace, &id);
+                let client = match socket.map(|path| Bootstrap {
+                    version: 3,
+                    address: shim_sdk::address::unix(&path),
+                    protocol: "ttrpc".to_owned(),
+                }) {
+                    Some(bootstrap) => {
+                        Client::connect(&bootstrap, namespace.as_str(), &id).await.ok()
+                    }
+                    None => None,
+                };
+                Found::Leftover(client)
+            }
+        };
+        match found {
+            Found::Living(client) => {
+                let client = task.set_client(client);
+                self.drain(&task);
+                task.phase.send_replace(Phase::Live);
+                log::info!("adopted {}", task.name());
+                self.watch(task, client);
+            }
+            Found::Dead => {
+                // Clients see it from now on; what they ask waits until it is buried.
+                task.phase.send_replace(Phase::Live);
+                let _turn = task.turn.lock().await;
+                self.bury(&task).await;
+            }
+            Found::Leftover(client) => self.discard(&task, client).await,
+        }
+    }
+
+    /// Asks the shim of a bundle whether it knows the task.
+    async fn look(&self, task: &Task, bootstrap: &Bootstrap) -> Found {
+        let client = match Client::connect(bootstrap, task.namespace.as_str(), &task.id).await {
+            Ok(client) => client,
+            Err(error) => {
+                log::info!("the shim of {} is gone: {}", task.name(), report(&error));
+                let stage = task.dirs.journal().map(|journal| journal.stage);
+                return match stage {
+                    Some(Stage::Creating | Stage::Deleted) => Found::Leftover(None),
+                    _ => Found::Dead,
+                };
+            }
+        };
+        match client.state(None).await {
+            Err(error) if error.closed() => Found::Dead,
+            Err(error) if error.kind() == Kind::NotFound => Found::Leftover(Some(client)),
+            // A shim that is slow, or stopped, still holds its container.
+            Ok(_) | Err(_) => Found::Living(client),
+        }
+    }
+
+    /// Removes what no client has been told of, or has deleted already.
+    async fn discard(&self, task: &Arc<Task>, client: Option<Client>) {
+        log::info!("removing what is left of {}", task.name());
+        if let Some(path) = task.dirs.shim() {
+            let told = self.inner.place.parameters(&task.namespace, &task.id, None);
+            if let Err(error) = task.shim(path).delete(&told).await {
+                log::warn!("clean up {}: {}", task.name(), report(&error));
+            }
+        }
+        if let Some(client) = client
+            && let Err(error) = client.shut_down(true).await
+        {
+            log::debug!("shut down the shim of {}: {error}", task.name());
+        }
+        self.remove(task).await;
+    }
+
+    /// Removes the sockets of shims that are gone. No shim is being started at this time.
+    fn sweep_sockets(&self) {
+        let Some(directory) = &self.inner.place.socket_dir else { return };
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let refused =
+                |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+            if UnixStream::connect(&path).is_err_and(refused) {
+                log::debug!("removing the stale socket {}", path.display());
+                // Whoever was faster has done the same.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
