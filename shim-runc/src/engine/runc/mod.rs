@@ -9,6 +9,7 @@
 //! See the OCI runtime command line interface (opencontainers/runtime-tools) and runc(8).
 
 mod command;
+mod delete;
 mod features;
 mod log;
 mod start;
@@ -43,6 +44,8 @@ pub(crate) struct Runc {
     systemd_cgroup: bool,
     /// Init, once there is one.
     init: Cell<Option<Pid>>,
+    /// Whether it was let go. One that was not is killed by a delete.
+    started: Cell<bool>,
 }
 
 impl Runc {
@@ -53,7 +56,14 @@ impl Runc {
         bundle: PathBuf,
         systemd_cgroup: bool,
     ) -> Self {
-        Self { program, root, bundle, systemd_cgroup, init: Cell::new(None) }
+        Self {
+            program,
+            root,
+            bundle,
+            systemd_cgroup,
+            init: Cell::new(None),
+            started: Cell::new(false),
+        }
     }
 
     /// Runs one command to its end.
@@ -163,9 +173,12 @@ impl Engine for Runc {
         if let Some(init) = self.init.get()
             && start::by_fifo(&self.program, &self.record(id), init).await?
         {
+            self.started.set(true);
             return Ok(());
         }
-        self.run(Operation::Start, &Command::Start { id }, LOG, Io::null()).await
+        self.run(Operation::Start, &Command::Start { id }, LOG, Io::null()).await?;
+        self.started.set(true);
+        Ok(())
     }
 
     async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
@@ -190,6 +203,9 @@ impl Engine for Runc {
     }
 
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
+        if !force && self.started.get() && delete::by_hand(&self.program, &self.record(id)) {
+            return Ok(());
+        }
         match self.run(Operation::Delete, &Command::Delete { id, force }, LOG, Io::null()).await {
             // After a checkpoint, say, or an earlier delete whose answer was lost.
             Err(EngineError::Refused { message, .. })

@@ -24,7 +24,7 @@ use crate::sys;
 /// Only a program called `runc` qualifies: others keep a fifo too, and use it differently.
 pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<bool, EngineError> {
     let fifo = record.join("exec.fifo");
-    if program.file_name().is_none_or(|name| name != "runc")
+    if !is_runc(program)
         || !record.join("state.json").exists()
         || !fs::symlink_metadata(&fifo).is_ok_and(|entry| entry.file_type().is_fifo())
     {
@@ -60,6 +60,11 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     }
     // Nothing told: init is dead, and the runtime has the words for it.
     Ok(told)
+}
+
+/// Whether a program's records may be read as runc's.
+pub(super) fn is_runc(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == "runc")
 }
 
 /// Waits for init's byte; false if a writer came and went without.
