@@ -11,6 +11,7 @@ mod content;
 mod daemon;
 mod error;
 mod events;
+mod gc;
 mod image;
 mod lease;
 mod metadata;

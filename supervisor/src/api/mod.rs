@@ -4,11 +4,18 @@
 //! `status`, namespaces come from the one function here, and [`routes`] is the list of what is
 //! served; a service or method that is not in it answers UNIMPLEMENTED.
 
+pub(crate) mod containers;
+pub(crate) mod content;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod images;
 pub(crate) mod introspection;
+pub(crate) mod leases;
+pub(crate) mod namespaces;
+pub(crate) mod snapshots;
 pub(crate) mod status;
 pub(crate) mod tasks;
+pub(crate) mod translate;
 pub(crate) mod version;
 
 use protos::grpc::containerd::services;
@@ -52,6 +59,31 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
             domain.uuid.clone(),
             domain.tasks.clone()
         )
+    );
+    let collector = &domain.collector;
+    serve!(
+        services::namespaces::v1::namespaces_server::NamespacesServer<_>,
+        namespaces::Namespaces::new(domain.namespaces.clone(), domain.events.clone())
+    );
+    serve!(
+        services::content::v1::content_server::ContentServer<_>,
+        content::Content::new(domain.content.clone(), collector.clone())
+    );
+    serve!(
+        services::images::v1::images_server::ImagesServer<_>,
+        images::Images::new(domain.images.clone(), collector.clone())
+    );
+    serve!(
+        services::containers::v1::containers_server::ContainersServer<_>,
+        containers::Containers::new(domain.containers.clone(), collector.clone())
+    );
+    serve!(
+        services::leases::v1::leases_server::LeasesServer<_>,
+        leases::Leases::new(domain.leases.clone(), collector.clone())
+    );
+    serve!(
+        services::snapshots::v1::snapshots_server::SnapshotsServer<_>,
+        snapshots::Snapshots::new(domain.snapshots.clone(), collector.clone())
     );
     serve!(services::version::v1::version_server::VersionServer<_>, version::Version);
     serve!(protos::grpc::grpc::health::v1::health_server::HealthServer<_>, health::Health);

@@ -64,7 +64,14 @@ macro_rules! has_kind {
     };
 }
 
-has_kind!(crate::metadata::MetadataError, crate::metadata::RecordError, crate::task::TaskError,);
+has_kind!(
+    crate::content::ContentError,
+    crate::gc::CollectError,
+    crate::metadata::MetadataError,
+    crate::metadata::RecordError,
+    crate::snapshot::SnapshotError,
+    crate::task::TaskError,
+);
 
 impl HasKind for crate::metadata::InvalidIdentifier {
     fn kind_of(&self) -> Kind {

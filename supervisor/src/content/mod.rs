@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub(crate) use digest::{Digest, Hasher, InvalidDigest};
 pub(crate) use error::ContentError;
 pub(crate) use ingest::{Ingest, Request, Status};
-pub(crate) use store::{Info, Store};
+pub(crate) use store::{Garbage, Info, Store, forget};
 
 /// Points to content: what it is, its digest and its size.
 #[derive(Debug, Clone, PartialEq, Eq)]

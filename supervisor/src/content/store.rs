@@ -56,6 +56,19 @@ pub(crate) struct Info {
     pub(crate) updated: SystemTime,
 }
 
+/// What a collection leaves to be removed from the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    /// Blobs that no namespace has any more.
+    pub(crate) blobs: Vec<Digest>,
+    /// How many records of blobs went, those of `blobs` among them.
+    pub(crate) records: usize,
+    /// Ingests, by the number that names their file.
+    pub(crate) ingests: Vec<i64>,
+    /// Snapshots, by the number that names their directory.
+    pub(crate) snapshots: Vec<i64>,
+}
+
 impl Fields for Info {
     fn field<'a>(&'a self, path: &[&str]) -> Option<Cow<'a, str>> {
         match path {
@@ -182,11 +195,7 @@ impl Store {
                 }
                 Ok(unused)
             })?;
-        for digest in unused {
-            let path = self.path(&digest);
-            fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove blob", path))?;
-        }
-        Ok(())
+        unused.iter().try_for_each(|digest| self.remove_file(self.path(digest)))
     }
 
     /// Opens `digest` for reading.
@@ -216,6 +225,31 @@ impl Store {
             .checked_sub(offset)
             .ok_or(ContentError::PastEnd { size: info.size_bytes })?;
         Ok((blob, if size == 0 { left } else { size.min(left) }))
+    }
+
+    /// Runs `decide`, which deletes records, in one transaction during which no blob comes or
+    /// goes, and then removes from the disk what it says nobody needs any more.
+    pub(crate) fn retire<E>(
+        &self,
+        database: &Database,
+        decide: impl FnOnce(&Transaction<'_>) -> Result<Garbage, E> + Send + 'static,
+    ) -> Result<Garbage, E>
+    where
+        E: From<MetadataError> + From<ContentError> + Send + 'static,
+    {
+        let _files = self.lock_files();
+        let garbage = database.write_blocking(decide)?;
+        for digest in &garbage.blobs {
+            self.remove_file(self.path(digest))?;
+        }
+        for id in &garbage.ingests {
+            self.remove_file(self.shared.ingests.join(id.to_string()))?;
+        }
+        Ok(garbage)
+    }
+
+    fn remove_file(&self, path: PathBuf) -> Result<(), ContentError> {
+        fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove", path))
     }
 
     /// Removes files that a crash left without a record, and records of ingests that lost theirs.

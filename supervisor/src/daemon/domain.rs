@@ -7,9 +7,15 @@ use shim_sdk::error::report;
 
 use crate::config::DaemonConfig;
 use crate::container::Containers;
+use crate::content::{ContentError, Store};
 use crate::error::DaemonError;
 use crate::events::Bus;
-use crate::metadata::Database;
+use crate::gc::Collector;
+use crate::image::Images;
+use crate::lease::Leases;
+use crate::metadata::{Database, MetadataError};
+use crate::namespace::Namespaces;
+use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{Place, Tasks};
 
 /// The domain of one root; clones are handles to the same.
@@ -19,26 +25,42 @@ pub(crate) struct Domain {
     /// Tells this root from every other.
     pub(crate) uuid: String,
     pub(crate) events: Bus,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) content: Store,
+    pub(crate) images: Images,
     pub(crate) containers: Containers,
+    pub(crate) snapshots: Snapshotter,
+    pub(crate) leases: Leases,
+    pub(crate) collector: Collector,
     pub(crate) tasks: Tasks,
 }
 
 impl Domain {
     /// Opens the root, whose lock the caller holds.
     pub(super) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
-        let failed = |what: &'static str| {
-            move |error: crate::metadata::MetadataError| DaemonError::Open {
-                what,
-                cause: report(&error),
-            }
-        };
-        let events = Bus::new();
-        let database =
-            Database::open(config.root.join("metadata.db")).map_err(failed("metadata"))?;
+        let (root, events) = (&config.root, Bus::new());
+        let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
+        let database = Database::open(root.join("metadata.db"))
+            .map_err(|error: MetadataError| report(&error))
+            .map_err(damaged("metadata"))?;
+        let content = Store::open(root, database.clone())
+            .and_then(|store| store.sweep().map(|()| store))
+            .map_err(|error: ContentError| report(&error))
+            .map_err(damaged("content"))?;
+        let snapshots = Snapshotter::open(root, database.clone(), events.clone())
+            .and_then(|snapshots| snapshots.sweep().map(|()| snapshots))
+            .map_err(|error: SnapshotError| report(&error))
+            .map_err(damaged("snapshots"))?;
         Ok(Self {
             config: config.clone(),
-            uuid: uuid(&config.root)?,
-            containers: Containers::new(database, events.clone()),
+            uuid: uuid(root)?,
+            namespaces: Namespaces::new(database.clone()),
+            images: Images::new(database.clone(), events.clone()),
+            containers: Containers::new(database.clone(), events.clone()),
+            leases: Leases::new(database.clone()),
+            collector: Collector::new(database, content.clone(), snapshots.clone()),
+            content,
+            snapshots,
             tasks: Tasks::new(Place::new(config), events.clone()),
             events,
         })

@@ -215,7 +215,8 @@ impl Snapshotter {
                 Ok(snapshot.id)
             })
             .await?;
-        self.discard(vec![id]);
+        let snapshotter = self.clone();
+        tokio::task::spawn_blocking(move || snapshotter.discard_blocking(&[id]));
         let event =
             event::SnapshotRemove { key: key.to_owned(), snapshotter: self.name().to_owned() };
         self.events.publish(namespace, "/snapshot/remove", protos::any::pack(&event));
@@ -308,17 +309,14 @@ impl Snapshotter {
         self.driver.sweep(|id| known.contains(&id))
     }
 
-    /// Removes the directories of snapshots whose records have gone, in the background.
-    pub(crate) fn discard(&self, ids: Vec<i64>) {
-        let driver = self.driver.clone();
-        tokio::task::spawn_blocking(move || {
-            for id in ids {
-                if let Err(error) = driver.remove(id) {
-                    // Harmless now: nothing refers to it, and the next start sweeps it.
-                    log::debug!("removing the directory of snapshot {id}: {error}");
-                }
+    /// Removes the directories of snapshots whose records have gone.
+    pub(crate) fn discard_blocking(&self, ids: &[i64]) {
+        for id in ids {
+            if let Err(error) = self.driver.remove(*id) {
+                // Harmless now: nothing refers to it, and the next start sweeps it.
+                log::debug!("removing the directory of snapshot {id}: {error}");
             }
-        });
+        }
     }
 
     async fn usage_of_active(

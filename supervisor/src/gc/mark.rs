@@ -1,0 +1,47 @@
+//! Marking: one recursive query from the roots along the edges.
+
+use rusqlite::Transaction;
+
+use crate::metadata::now_nanos;
+
+/// How long an ingest without a lease is kept, as in containerd.
+const INGEST_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
+/// How long an active snapshot or a view that nothing refers to is kept: a client without a lease
+/// prepares the snapshot first and the container that refers to it next.
+const ACTIVE_NANOS: i64 = 10 * 60 * 1_000_000_000;
+/// As `snapshot::Kind::Committed` is stored.
+const COMMITTED: i64 = 3;
+
+/// Fills the temporary table `reachable`, and ends leases whose time has come.
+pub(super) fn mark(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let now = now_nanos();
+    transaction.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS reachable ( \
+             namespace TEXT NOT NULL, node TEXT NOT NULL, PRIMARY KEY (namespace, node) \
+         ) WITHOUT ROWID; \
+         DELETE FROM temp.reachable;",
+    )?;
+    transaction.execute(
+        "DELETE FROM edges WHERE (namespace, source) IN \
+             (SELECT namespace, 'lease/' || id FROM leases WHERE expires <= ?1)",
+        [now],
+    )?;
+    transaction.execute("DELETE FROM leases WHERE expires <= ?1", [now])?;
+    transaction.execute(
+        // A node after '=' is held flat: it is reachable, but nothing beyond it through this edge.
+        "INSERT INTO temp.reachable \
+         WITH RECURSIVE found (namespace, node) AS ( \
+             SELECT namespace, 'image/' || name FROM images \
+             UNION SELECT namespace, 'container/' || id FROM containers \
+             UNION SELECT namespace, 'lease/' || id FROM leases \
+             UNION SELECT name, 'root/' FROM namespaces \
+             UNION SELECT namespace, 'ingest/' || ref FROM ingests WHERE started > ?1 \
+             UNION SELECT namespace, 'snapshot/' || snapshotter || '/' || key FROM snapshots \
+                 WHERE kind <> ?3 AND created > ?2 \
+             UNION SELECT edges.namespace, edges.target FROM found JOIN edges \
+                 ON edges.namespace = found.namespace AND edges.source = found.node \
+         ) SELECT DISTINCT namespace, ltrim(node, '=') FROM found",
+        (now - INGEST_NANOS, now - ACTIVE_NANOS, COMMITTED),
+    )?;
+    Ok(())
+}
