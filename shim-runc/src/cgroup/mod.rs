@@ -49,7 +49,9 @@ pub(crate) enum Freeze {
 /// process sits in an uninterruptible sleep.
 const FREEZE_INTERVAL: Duration = Duration::from_millis(1);
 /// After so many times a freeze is undone and reported as failed.
-const FREEZE_ATTEMPTS: u32 = 2000;
+const FREEZE_ATTEMPTS: u32 = 1000;
+/// Every so many times a v1 freeze is let go for a moment.
+const FREEZE_KICK: u32 = 20;
 
 impl Cgroup {
     /// Finds the groups of the container whose init is `pid`; `None` if it has none of its own.
@@ -69,13 +71,18 @@ impl Cgroup {
     /// Stops or continues every process, and waits until that is so.
     pub(crate) async fn freeze(&self, to: Freeze) -> Result<(), EngineError> {
         self.request_freeze(to)?;
-        for _ in 0..FREEZE_ATTEMPTS {
+        for attempt in 1..=FREEZE_ATTEMPTS {
             if self.is(to)? {
                 return Ok(());
             }
             tokio::time::sleep(FREEZE_INTERVAL).await;
             if let Self::V1(groups) = self {
-                // A v1 freezer can miss a process that was being forked; asking again makes it look.
+                // A v1 freezer can miss a process that is being forked: asking again makes it
+                // look, and now and then the fork must be let finish first.
+                if to == Freeze::Frozen && attempt % FREEZE_KICK == 0 {
+                    groups.request_freeze(Freeze::Thawed)?;
+                    tokio::time::sleep(FREEZE_INTERVAL * 10).await;
+                }
                 groups.request_freeze(to)?;
             }
         }
@@ -108,8 +115,9 @@ impl Cgroup {
         }
         // Frozen processes neither fork nor exit, so none escapes and no pid is used again.
         let freeze = !paused && self.can_freeze();
-        if freeze {
-            self.freeze(Freeze::Frozen).await?;
+        if freeze && let Err(cause) = self.freeze(Freeze::Frozen).await {
+            // Without it a process may be missed, but not sending at all would miss them all.
+            log::warn!("{}", shim_sdk::error::report(&cause));
         }
         let sent = self.pids().map(|pids| send(&pids, signal));
         if (freeze || (paused && signal == Signal::KILL)) && self.can_freeze() {

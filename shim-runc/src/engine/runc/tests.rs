@@ -223,6 +223,9 @@ fn a_container_is_measured_limited_frozen_and_ended_by_its_cgroups() {
         assert_eq!(metrics.pids.unwrap().limit, 33);
         assert_eq!(metrics.memory.unwrap().usage.unwrap().limit, 134_217_728);
 
+        while text_of(&out).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         cgroup.freeze(Freeze::Frozen).await.unwrap();
         let state = groups.controller("freezer").unwrap().join("freezer.state");
         assert_eq!(fs::read_to_string(&state).unwrap(), "FROZEN\n");
