@@ -1,6 +1,8 @@
 //! Everything the services translate to, opened in the order in which it depends on each other.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use shim_sdk::error::report;
@@ -40,7 +42,9 @@ impl Domain {
     pub(super) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());
         let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
-        let database = Database::open(root.join("metadata.db"))
+        let path = root.join("metadata.db");
+        private(&path)?;
+        let database = Database::open(path)
             .map_err(|error: MetadataError| report(&error))
             .map_err(damaged("metadata"))?;
         let content = Store::open(root, database.clone())
@@ -65,6 +69,12 @@ impl Domain {
             events,
         })
     }
+}
+
+/// Makes a file that only root can read, unless it is there; SQLite gives its journals the same mode.
+fn private(path: &Path) -> Result<(), DaemonError> {
+    let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    made.map(drop).map_err(|cause| DaemonError::File { what: "open", path: path.to_owned(), cause })
 }
 
 /// The root's own identifier, made when it is first served.

@@ -24,6 +24,8 @@ mod recovery;
 mod sys;
 mod table;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
