@@ -17,6 +17,9 @@ use crate::error::DaemonError;
 /// How long a daemon that was started on demand waits for one that is on its way out.
 const HANDOVER: Duration = Duration::from_secs(10);
 
+/// How long any daemon waits for one that is being killed: the kernel takes a moment to let go.
+const DYING: Duration = Duration::from_millis(500);
+
 /// As many descriptors as containerd's unit asks for.
 const DESCRIPTORS: u64 = 1 << 20;
 
@@ -36,7 +39,7 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
         directory(parent)?;
     }
     let path = config.root.join("lock");
-    let deadline = Instant::now() + HANDOVER;
+    let deadline = Instant::now() + if mode == Mode::OnDemand { HANDOVER } else { DYING };
     loop {
         let attempt = lock::attempt(&path).map_err(|cause| DaemonError::File {
             what: "lock",
@@ -45,8 +48,9 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
         })?;
         match attempt {
             Attempt::Locked(lock) => return Ok(Claim::Ours(lock)),
-            Attempt::Held(_) if mode == Mode::OnDemand && Instant::now() < deadline => {
-                if std::os::unix::net::UnixStream::connect(&config.address).is_ok() {
+            Attempt::Held(_) if Instant::now() < deadline => {
+                let answers = || std::os::unix::net::UnixStream::connect(&config.address).is_ok();
+                if mode == Mode::OnDemand && answers() {
                     return Ok(Claim::Answered);
                 }
                 std::thread::sleep(Duration::from_millis(5));

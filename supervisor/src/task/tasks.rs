@@ -111,10 +111,19 @@ impl Tasks {
             // has been started when they say so, so they can be asked again in the old way.
             Err(TaskError::ShimFailed { output, .. }) if dialect == Dialect::Parameters => {
                 let starting = spawn(Dialect::Options, None).await?;
-                let bootstrap = task.shim(shim.to_owned()).address(starting).await?;
-                log::info!("{} wants its options the old way: {output}", shim.display());
-                self.remember_legacy(shim);
-                Ok(bootstrap)
+                match task.shim(shim.to_owned()).address(starting).await {
+                    Ok(bootstrap) => {
+                        log::info!("{} wants its options the old way: {output}", shim.display());
+                        self.remember_legacy(shim);
+                        Ok(bootstrap)
+                    }
+                    // Which of the two it objects to, only its author knows.
+                    Err(TaskError::ShimFailed { shim, output: old }) if old != output => {
+                        let output = format!("{output}; asked as before containerd 2.3: {old}");
+                        Err(TaskError::ShimFailed { shim, output })
+                    }
+                    Err(error) => Err(error),
+                }
             }
             answer => answer,
         }
