@@ -1,16 +1,60 @@
-//! The command line.
+//! The command line: one file a command, all of them clients of the daemon's gRPC services.
+//!
+//! Promise: a command that succeeds exits with 0, one that runs a process in the foreground with
+//! that process's status; 125 is the command line's own failure, 126 a container's command that
+//! cannot be executed, 127 one that is not there. Messages go to standard error, one line each.
+//! Not here: anything that a client of containerd could not do as well, but for starting the
+//! daemon ([`crate::daemon`]) and the installation of binaries, which has a service of ours.
 
+mod attach;
+mod client;
+mod container;
+mod error;
+mod exec;
+mod image;
+mod images;
+mod import;
+mod install;
+mod kill;
+mod ps;
+mod rm;
+mod run;
+mod serve;
+mod signals;
+mod spec;
+mod stdio;
+mod stream;
+mod sys;
+mod table;
+mod terminal;
+mod version;
+mod wait;
+
+use std::future::Future;
+use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::config::{DaemonConfig, Flags};
-use crate::daemon::{self, Mode};
+use crate::config::{self, DaemonConfig, Flags};
+use client::Client;
+use error::CliError;
 
+/// Runs containers, and serves containerd's API.
 #[derive(clap::Parser)]
+#[command(name = "supervisor", version, max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     flags: Flags,
+    /// Namespace of containers and images
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = config::DEFAULT_NAMESPACE
+    )]
+    namespace: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -18,30 +62,137 @@ struct Arguments {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Serve containerd's API on a unix socket
-    Serve {
-        /// Detach from the client that starts this daemon, and leave when idle
-        #[arg(long, hide = true)]
-        on_demand: bool,
-    },
+    Serve(serve::Arguments),
+    /// Run a command in a new container
+    Run(Box<run::Arguments>),
+    /// List containers
+    Ps(ps::Arguments),
+    /// Run a further command in a running container
+    Exec(exec::Arguments),
+    /// Send a signal to containers
+    Kill(kill::Arguments),
+    /// Remove containers
+    Rm(rm::Arguments),
+    /// Wait until containers stop, and print their exit statuses
+    Wait(wait::Arguments),
+    /// List or remove images
+    Images(images::Arguments),
+    /// Import images from an OCI or docker archive
+    Import(import::Arguments),
+    /// Install the binaries of an image
+    Install(install::Arguments),
+    /// Remove the binaries that an image installed
+    Uninstall(install::UninstallArguments),
+    /// Return to the binaries before the last install or uninstall
+    Rollback,
+    /// Show the versions of this program and of the daemon
+    Version,
+}
+
+/// What a command needs besides its own arguments.
+pub(crate) struct Context {
+    pub(crate) config: DaemonConfig,
+    pub(crate) namespace: String,
+}
+
+impl Context {
+    /// Connects, starting the daemon where none listens.
+    async fn client(self) -> Result<Client, CliError> {
+        Client::connect(self.config, &self.namespace).await
+    }
 }
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let Command::Serve { on_demand } = arguments.command;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let mode = if on_demand { Mode::OnDemand } else { Mode::Stay };
-    let served = DaemonConfig::resolve(&arguments.flags)
-        .map_err(Into::into)
-        .and_then(|config| daemon::serve(config, mode));
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
         Err(error) => {
-            let _ = std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("supervisor: {error}\n"),
-            );
-            ExitCode::from(125)
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { error::OWN_FAILURE } else { 0 });
+        }
+    };
+    let outcome =
+        DaemonConfig::resolve(&arguments.flags).map_err(CliError::from).and_then(|config| {
+            let context = Context { config, namespace: arguments.namespace };
+            dispatch(arguments.command, context)
+        });
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn dispatch(command: Command, context: Context) -> Result<u8, CliError> {
+    if let Command::Serve(arguments) = command {
+        return serve::run(&arguments, context.config);
+    }
+    let default = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(default).format_timestamp(None).format_target(false).init();
+    match command {
+        Command::Serve(_) => Ok(0), // done above
+        Command::Run(arguments) => block_on(run::run(*arguments, context)),
+        Command::Ps(arguments) => block_on(ps::run(arguments, context)),
+        Command::Exec(arguments) => block_on(exec::run(arguments, context)),
+        Command::Kill(arguments) => block_on(kill::run(arguments, context)),
+        Command::Rm(arguments) => block_on(rm::run(arguments, context)),
+        Command::Wait(arguments) => block_on(wait::run(arguments, context)),
+        Command::Images(arguments) => block_on(images::run(arguments, context)),
+        Command::Import(arguments) => block_on(import::run(arguments, context)),
+        Command::Install(arguments) => block_on(install::run(arguments, context)),
+        Command::Uninstall(arguments) => block_on(install::uninstall(arguments, context)),
+        Command::Rollback => block_on(install::rollback(context)),
+        Command::Version => block_on(version::run(context)),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| CliError::io("start the asynchronous runtime", cause))?;
+    let outcome = runtime.block_on(command);
+    // Nothing that still runs in it is worth waiting for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Prints an error the way every command does.
+fn complain(error: &CliError) {
+    let _ = writeln!(std::io::stderr(), "supervisor: {error}");
+}
+
+/// Prints a line; a reader that is gone does not want it.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Does something for each of several names; failures are printed as they come.
+async fn for_each<F, T>(names: &[String], act: F) -> Result<u8, CliError>
+where
+    F: Fn(String) -> T,
+    T: Future<Output = Result<(), CliError>>,
+{
+    let mut failed = 0;
+    for name in names {
+        if let Err(error) = act(name.clone()).await {
+            if names.len() == 1 {
+                return Err(error);
+            }
+            complain(&error);
+            failed += 1;
+        }
+    }
+    if failed > 0 { Err(CliError::Several { failed, all: names.len() }) } else { Ok(0) }
+}
+
+/// Random bytes in hexadecimal, for names that nobody chose.
+fn random_hex(bytes: usize) -> Result<String, CliError> {
+    let mut random = vec![0; bytes];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(|cause| CliError::io("read /dev/urandom", cause))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,0 +1,137 @@
+//! A process in the foreground, from its start to its exit status.
+//!
+//! Promise: the status is returned only when all output has been written; a daemon that dies
+//! meanwhile is started again, and tells the status that the shim kept.
+
+use std::time::Duration;
+
+use protos::grpc::containerd::services::tasks::v1::WaitRequest;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use super::client::Client;
+use super::error::CliError;
+use super::signals::Signals;
+use super::stdio::Copies;
+use protos::grpc::containerd::services::tasks::v1::CloseIoRequest;
+
+/// How long output may take that comes from a process whose shim has let go of the streams.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+/// How often a daemon that is gone is asked again.
+const RETRIES: u32 = 5;
+
+/// A process of a container: its init, or an exec.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(crate) container: String,
+    /// Empty for init.
+    pub(crate) exec: String,
+}
+
+/// A wait that was sent before the process was started.
+pub(crate) struct Exit(tokio::task::JoinHandle<Result<u32, CliError>>);
+
+impl Process {
+    /// Asks for the exit.
+    pub(crate) fn exit(&self, client: &Client) -> Exit {
+        let (process, client) = (self.clone(), client.clone());
+        Exit(tokio::spawn(async move { process.wait(client).await }))
+    }
+
+    async fn wait(&self, mut client: Client) -> Result<u32, CliError> {
+        let failed =
+            |status| CliError::call(format!("wait for container {}", self.container), status);
+        let mut left = RETRIES;
+        loop {
+            let request =
+                WaitRequest { container_id: self.container.clone(), exec_id: self.exec.clone() };
+            match client.tasks().wait(request).await {
+                Ok(answer) => return Ok(answer.into_inner().exit_status),
+                Err(status) if is_gone(&status) && left > 0 => {
+                    log::debug!("the daemon is gone ({status}); starting it again");
+                    left -= 1;
+                    sleep(Duration::from_millis(50)).await;
+                    client = Client::connect(client.config.clone(), &client.namespace).await?;
+                }
+                Err(status) => return Err(failed(status)),
+            }
+        }
+    }
+
+    /// Tells the shim that standard input has ended.
+    async fn close_stdin(&self, client: &Client) {
+        let request = CloseIoRequest {
+            container_id: self.container.clone(),
+            exec_id: self.exec.clone(),
+            stdin: true,
+        };
+        match client.tasks().close_io(request).await {
+            Err(status) if status.code() != Code::NotFound => {
+                log::warn!("close standard input: {}", status.message());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_gone(status: &Status) -> bool {
+    // A connection that broke in the middle of a call reads as UNKNOWN or CANCELLED, with the
+    // transport's error as its source.
+    let broken = std::error::Error::source(status).is_some();
+    status.code() == Code::Unavailable || broken
+}
+
+impl Exit {
+    /// Attends to a started process until it exits: standard input's end, signals, resizes.
+    pub(crate) async fn attend(
+        mut self,
+        client: &Client,
+        process: &Process,
+        copies: &mut Copies,
+        signals: &mut Signals,
+    ) -> Result<u32, CliError> {
+        let stdin = copies.stdin.take();
+        let close = async {
+            if let Some(end) = stdin {
+                let _ = end.await;
+                process.close_stdin(client).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            status = &mut self.0 => status
+                .map_err(|error| CliError::Usage(format!("wait was lost: {error}")))?,
+            () = signals.forward(client, &process.container, &process.exec) => Ok(0), // never ends
+            () = close => Ok(0), // nor does this
+        }
+    }
+
+    /// The process was not started after all.
+    pub(crate) fn abandon(self) {
+        self.0.abort();
+    }
+}
+
+/// Lets `delete` end the process's streams, and waits for the output that is on its way.
+pub(crate) async fn finish<T>(
+    copies: &mut Copies,
+    delete: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let mut ended = false;
+    let deleted = {
+        let output = copies.outputs_end();
+        tokio::pin!(output);
+        tokio::pin!(delete);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut output, if !ended => ended = true,
+                deleted = &mut delete => break deleted,
+            }
+        }
+    };
+    if !ended && timeout(LAST_OUTPUT, copies.outputs_end()).await.is_err() {
+        log::warn!("output did not end within {} s", LAST_OUTPUT.as_secs());
+    }
+    deleted
+}

@@ -1,0 +1,80 @@
+//! The daemon, as every command sees it: one connection, every service in one namespace.
+
+use protos::grpc::containerd::services;
+use protos::grpc::supervisor::install::v1::install_client::InstallClient;
+use services::containers::v1::containers_client::ContainersClient;
+use services::content::v1::content_client::ContentClient;
+use services::images::v1::images_client::ImagesClient;
+use services::snapshots::v1::snapshots_client::SnapshotsClient;
+use services::streaming::v1::streaming_client::StreamingClient;
+use services::tasks::v1::tasks_client::TasksClient;
+use services::transfer::v1::transfer_client::TransferClient;
+use services::version::v1::version_client::VersionClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::error::CliError;
+use crate::api;
+use crate::config::DaemonConfig;
+use crate::daemon;
+
+/// A connection whose requests carry a namespace.
+pub(crate) type Connection = InterceptedService<Channel, InNamespace>;
+
+/// Adds the namespace to each request.
+#[derive(Clone)]
+pub(crate) struct InNamespace(MetadataValue<Ascii>);
+
+impl Interceptor for InNamespace {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(api::NAMESPACE, self.0.clone());
+        Ok(request)
+    }
+}
+
+/// A daemon that answered.
+#[derive(Clone)]
+pub(crate) struct Client {
+    connection: Connection,
+    pub(crate) config: DaemonConfig,
+    pub(crate) namespace: String,
+}
+
+impl Client {
+    /// Connects, starting the daemon where none listens.
+    pub(crate) async fn connect(config: DaemonConfig, namespace: &str) -> Result<Self, CliError> {
+        let value = MetadataValue::try_from(namespace)
+            .map_err(|_| CliError::Usage(format!("{namespace:?} is not a namespace")))?;
+        let channel = daemon::connect(&config).await?;
+        let connection = InterceptedService::new(channel, InNamespace(value));
+        Ok(Self { connection, config, namespace: namespace.to_owned() })
+    }
+}
+
+/// One method for each service.
+macro_rules! services {
+    ($($name:ident: $client:ident,)*) => {
+        impl Client {
+            $(pub(crate) fn $name(&self) -> $client<Connection> {
+                $client::new(self.connection.clone())
+                    .max_decoding_message_size(api::MESSAGE_BYTES)
+                    .max_encoding_message_size(api::MESSAGE_BYTES)
+            })*
+        }
+    };
+}
+
+services! {
+    containers: ContainersClient,
+    content: ContentClient,
+    images: ImagesClient,
+    install: InstallClient,
+    snapshots: SnapshotsClient,
+    streaming: StreamingClient,
+    tasks: TasksClient,
+    transfer: TransferClient,
+    version: VersionClient,
+}

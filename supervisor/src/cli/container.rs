@@ -1,0 +1,121 @@
+//! Steps on containers that several commands share.
+
+use std::path::PathBuf;
+
+use protos::grpc::containerd::services::containers::v1::{
+    Container, DeleteContainerRequest, GetContainerRequest,
+};
+use protos::grpc::containerd::services::snapshots::v1::RemoveSnapshotRequest;
+use protos::grpc::containerd::types;
+use tonic::Code;
+
+use super::client::Client;
+use super::error::CliError;
+
+/// The snapshotter of containers that this command line makes.
+pub(crate) const SNAPSHOTTER: &str = "overlayfs";
+
+/// A container's record.
+pub(crate) async fn get(client: &Client, id: &str) -> Result<Container, CliError> {
+    let answer = client.containers().get(GetContainerRequest { id: id.to_owned() }).await;
+    match answer {
+        Ok(answer) => {
+            answer.into_inner().container.ok_or_else(|| CliError::NoContainer { id: id.to_owned() })
+        }
+        Err(status) if status.code() == Code::NotFound => {
+            Err(CliError::NoContainer { id: id.to_owned() })
+        }
+        Err(status) => Err(CliError::call(format!("container {id}"), status)),
+    }
+}
+
+/// Removes a container's record and its snapshot, neither of which need be there.
+pub(crate) async fn remove(client: &Client, id: &str, snapshotter: &str) -> Result<(), CliError> {
+    let record =
+        async { client.containers().delete(DeleteContainerRequest { id: id.to_owned() }).await };
+    let (record, snapshot) = tokio::join!(record, remove_snapshot(client, snapshotter, id));
+    match record {
+        Err(status) if status.code() != Code::NotFound => {
+            Err(CliError::call(format!("remove container {id}"), status))
+        }
+        _ => snapshot,
+    }
+}
+
+/// Removes a snapshot, which need not be there.
+pub(crate) async fn remove_snapshot(
+    client: &Client,
+    snapshotter: &str,
+    key: &str,
+) -> Result<(), CliError> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    let request =
+        RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+    match client.snapshots().remove(request).await {
+        Err(status) if status.code() != Code::NotFound => {
+            Err(CliError::call(format!("remove snapshot {key}"), status))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The directories below a snapshot's mounts, nearest first, if they are of a form that can be
+/// read without mounting.
+pub(crate) fn layers(mounts: &[types::Mount]) -> Option<Vec<PathBuf>> {
+    let [mount] = mounts else { return None };
+    match mount.r#type.as_str() {
+        "bind" => Some(vec![mount.source.clone().into()]),
+        "overlay" => {
+            let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
+            Some(split_lower(lower))
+        }
+        _ => None,
+    }
+}
+
+/// Splits overlayfs's list of directories, in which a backslash escapes.
+fn split_lower(list: &str) -> Vec<PathBuf> {
+    let mut directories = vec![String::new()];
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        let character = match character {
+            ':' => {
+                directories.push(String::new());
+                continue;
+            }
+            '\\' => characters.next().unwrap_or('\\'),
+            character => character,
+        };
+        if let Some(last) = directories.last_mut() {
+            last.push(character);
+        }
+    }
+    directories.into_iter().filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, source: &str, options: &[&str]) -> types::Mount {
+        types::Mount {
+            r#type: kind.into(),
+            source: source.into(),
+            target: String::new(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn layers_are_read_from_overlays_and_binds() {
+        let overlay =
+            mount("overlay", "overlay", &["index=off", "lowerdir=/a:/b\\:c", "upperdir=/u"]);
+        assert_eq!(layers(&[overlay]).unwrap(), [PathBuf::from("/a"), PathBuf::from("/b:c")]);
+        let bind = mount("bind", "/a", &["rbind", "rw"]);
+        assert_eq!(layers(&[bind]).unwrap(), [PathBuf::from("/a")]);
+        assert!(layers(&[mount("erofs", "/x", &[])]).is_none());
+        assert!(layers(&[]).is_none());
+    }
+}

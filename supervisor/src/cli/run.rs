@@ -1,0 +1,366 @@
+//! `run`: a container from an image, in the foreground or detached.
+//!
+//! Image, snapshot, spec, record, task, in this order; what was made is removed again, newest
+//! first, when a later step fails.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use installer::merged::Merged;
+use oci_spec::runtime::Mount;
+use protos::any;
+use protos::grpc::containerd::services::containers::v1::container::Runtime;
+use protos::grpc::containerd::services::containers::v1::{Container, CreateContainerRequest};
+use protos::grpc::containerd::services::snapshots::v1::PrepareSnapshotRequest;
+use protos::grpc::containerd::services::tasks::v1::{
+    CreateTaskRequest, DeleteTaskRequest, StartRequest,
+};
+use protos::grpc::containerd::types;
+use tonic::Code;
+
+use super::attach::{self, Process};
+use super::client::Client;
+use super::container::{self, SNAPSHOTTER};
+use super::error::CliError;
+use super::image::{self, RunImage};
+use super::signals::Signals;
+use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
+use super::stdio::{Fifos, Streams};
+use super::terminal::RawTerminal;
+use super::{Context, import, random_hex, say};
+
+const RUNTIME: &str = "io.containerd.youki.v1";
+const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
+/// A host name has at most this many bytes.
+const HOSTNAME_BYTES: usize = 63;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Remove the container when it exits
+    #[arg(long, conflicts_with = "detach")]
+    rm: bool,
+    /// Leave the container running and print its id
+    #[arg(short, long)]
+    detach: bool,
+    /// Pass standard input on
+    #[arg(short, long, conflicts_with = "detach")]
+    interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long, conflicts_with = "detach")]
+    tty: bool,
+    /// Id of the container [default: random]
+    #[arg(long, visible_alias = "id")]
+    name: Option<String>,
+    /// Runtime, by name or absolute path
+    #[arg(long, default_value = RUNTIME)]
+    runtime: String,
+    /// Set a variable, or take it from this environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR", visible_alias = "cwd")]
+    workdir: Option<PathBuf>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Replace the image's entrypoint (and drop its command)
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// Mount something, as type=bind,src=SOURCE,dst=DESTINATION,options=rbind:ro
+    #[arg(long = "mount", value_name = "SPEC", value_parser = spec::parse_mount)]
+    mounts: Vec<Mount>,
+    /// Bind a directory or file of the host
+    #[arg(
+        short,
+        long = "volume",
+        value_name = "SOURCE:DESTINATION[:OPTIONS]",
+        value_parser = spec::parse_volume
+    )]
+    volumes: Vec<Mount>,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    read_only: bool,
+    /// Host name of the container [default: its id]
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Network
+    #[arg(long, visible_alias = "network", value_enum, default_value_t = Network::None)]
+    net: Network,
+    /// Where a detached container's output goes: file://PATH or binary://PATH
+    #[arg(long, value_name = "URI", requires = "detach")]
+    log_uri: Option<String>,
+    /// Image, by name, or an OCI or docker archive
+    image: String,
+    /// Command and arguments [default: the image's]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, CliError> {
+    let id = match &arguments.name {
+        Some(name) => name.clone(),
+        None => random_hex(8)?,
+    };
+    let client = context.client().await?;
+    let image = if import::is_archive(&arguments.image) {
+        let names = import::import(&client, Path::new(&arguments.image), None).await?;
+        let name = names.first().ok_or_else(|| CliError::BadImage {
+            name: arguments.image.clone(),
+            why: "the archive has no image".into(),
+        })?;
+        image::resolve(&client, name).await?
+    } else {
+        image::resolve(&client, &arguments.image).await?
+    };
+    let mounts = prepare(&client, &id, &image).await?;
+    match in_snapshot(&client, &id, &image, mounts, &arguments).await {
+        Ok(status) => Ok(status),
+        Err(error) => {
+            if let Err(also) = container::remove(&client, &id, SNAPSHOTTER).await {
+                log::warn!("clean up: {also}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Everything that an error makes undone.
+async fn in_snapshot(
+    client: &Client,
+    id: &str,
+    image: &RunImage,
+    rootfs: Vec<types::Mount>,
+    arguments: &Arguments,
+) -> Result<u8, CliError> {
+    let mut merged = open(&rootfs)?;
+    let wanted = wanted(client, id, image, merged.as_mut(), arguments)?;
+    let (args, env, cwd) = (wanted.args.clone(), wanted.env.clone(), wanted.cwd.clone());
+    let spec = spec::build(wanted);
+    create_record(client, id, image, &spec, arguments).await?;
+    let explain = |error: CliError| explain(error, merged, &args, &env, &cwd);
+    if arguments.detach {
+        detached(client, id, rootfs, arguments).await.map_err(explain)?;
+        say(id);
+        return Ok(0);
+    }
+    let streams = Streams { stdin: arguments.interactive, terminal: arguments.tty };
+    let mut fifos = Fifos::make(&client.config.state, id, streams)?;
+    let mut signals = Signals::catch(arguments.tty)?;
+    let [stdin, stdout, stderr] = fifos.paths();
+    let request = CreateTaskRequest {
+        container_id: id.to_owned(),
+        rootfs,
+        stdin,
+        stdout,
+        stderr,
+        terminal: arguments.tty,
+        ..CreateTaskRequest::default()
+    };
+    let failed = |status| CliError::call(format!("start container {id}"), status);
+    if let Err(status) = client.tasks().create(request).await {
+        return Err(explain(failed(status)));
+    }
+    let process = Process { container: id.to_owned(), exec: String::new() };
+    let exit = process.exit(client);
+    let raw = if arguments.tty { Some(RawTerminal::enter()) } else { None };
+    let outcome = async {
+        let _raw = raw.transpose()?;
+        let mut copies = fifos.copy()?;
+        if let Err(status) = client.tasks().start(start_request(id)).await {
+            exit.abandon();
+            return Err(failed(status));
+        }
+        let status = exit.attend(client, &process, &mut copies, &mut signals).await?;
+        attach::finish(&mut copies, delete_task(client, id)).await?;
+        Ok(status)
+    }
+    .await;
+    match outcome {
+        Ok(status) => {
+            if arguments.rm {
+                container::remove(client, id, SNAPSHOTTER).await?;
+            }
+            Ok(u8::try_from(status).unwrap_or(u8::MAX))
+        }
+        Err(error) => {
+            if let Err(also) = kill_task(client, id).await {
+                log::warn!("clean up: {also}");
+            }
+            Err(explain(error))
+        }
+    }
+}
+
+/// A container that runs on without this process.
+async fn detached(
+    client: &Client,
+    id: &str,
+    rootfs: Vec<types::Mount>,
+    arguments: &Arguments,
+) -> Result<(), CliError> {
+    let log = arguments.log_uri.clone().unwrap_or_default();
+    let request = CreateTaskRequest {
+        container_id: id.to_owned(),
+        rootfs,
+        stdout: log.clone(),
+        stderr: log,
+        ..CreateTaskRequest::default()
+    };
+    let failed = |status| CliError::call(format!("start container {id}"), status);
+    client.tasks().create(request).await.map_err(failed)?;
+    if let Err(status) = client.tasks().start(start_request(id)).await {
+        if let Err(also) = kill_task(client, id).await {
+            log::warn!("clean up: {also}");
+        }
+        return Err(failed(status));
+    }
+    Ok(())
+}
+
+fn start_request(id: &str) -> StartRequest {
+    StartRequest { container_id: id.to_owned(), exec_id: String::new() }
+}
+
+async fn delete_task(client: &Client, id: &str) -> Result<(), CliError> {
+    let request = DeleteTaskRequest { container_id: id.to_owned() };
+    match client.tasks().delete(request).await {
+        Err(status) if status.code() != Code::NotFound => {
+            Err(CliError::call(format!("delete task {id}"), status))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ends a task of which this command could not become the user.
+async fn kill_task(client: &Client, id: &str) -> Result<(), CliError> {
+    super::rm::stop(client, id).await?;
+    delete_task(client, id).await
+}
+
+/// A snapshot for the container on top of the image's.
+async fn prepare(
+    client: &Client,
+    id: &str,
+    image: &RunImage,
+) -> Result<Vec<types::Mount>, CliError> {
+    let request = PrepareSnapshotRequest {
+        snapshotter: SNAPSHOTTER.to_owned(),
+        key: id.to_owned(),
+        parent: image.chain_id.clone(),
+        labels: HashMap::new(),
+    };
+    match client.snapshots().prepare(request).await {
+        Ok(answer) => Ok(answer.into_inner().mounts),
+        Err(status) if status.code() == Code::AlreadyExists => {
+            Err(CliError::IdInUse { id: id.to_owned() })
+        }
+        Err(status) if status.code() == Code::NotFound => Err(CliError::BadImage {
+            name: image.name.clone(),
+            why: format!("it is not unpacked ({}): import it again", status.message()),
+        }),
+        Err(status) => Err(CliError::call(format!("prepare snapshot {id}"), status)),
+    }
+}
+
+async fn create_record(
+    client: &Client,
+    id: &str,
+    image: &RunImage,
+    spec: &oci_spec::runtime::Spec,
+    arguments: &Arguments,
+) -> Result<(), CliError> {
+    let json = serde_json::to_vec(spec)
+        .map_err(|error| CliError::Usage(format!("the spec is not JSON: {error}")))?;
+    let mut labels: HashMap<String, String> =
+        image.config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    if !image.config.stop_signal.is_empty() {
+        labels.insert(STOP_SIGNAL.to_owned(), image.config.stop_signal.clone());
+    }
+    // Labels that containerd would not take describe the image, not the container.
+    labels.retain(|key, value| key.len() + value.len() <= 4096);
+    let container = Container {
+        id: id.to_owned(),
+        labels,
+        image: image.name.clone(),
+        runtime: Some(Runtime { name: arguments.runtime.clone(), options: None }),
+        spec: Some(prost_types::Any { type_url: any::SPEC.to_owned(), value: json }),
+        snapshotter: SNAPSHOTTER.to_owned(),
+        snapshot_key: id.to_owned(),
+        ..Container::default()
+    };
+    match client.containers().create(CreateContainerRequest { container: Some(container) }).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(CliError::call(format!("create container {id}"), status)),
+    }
+}
+
+/// The image's files, where they can be read without mounting.
+fn open(rootfs: &[types::Mount]) -> Result<Option<Merged>, CliError> {
+    container::layers(rootfs)
+        .map(|layers| {
+            Merged::open(&layers).map_err(|cause| CliError::io("open the image's layers", cause))
+        })
+        .transpose()
+}
+
+fn wanted<'a>(
+    client: &'a Client,
+    id: &'a str,
+    image: &RunImage,
+    merged: Option<&mut Merged>,
+    arguments: &Arguments,
+) -> Result<Wanted<'a>, CliError> {
+    let config = &image.config;
+    let command = Command {
+        entrypoint: arguments.entrypoint.as_deref(),
+        args: &arguments.args,
+        image_entrypoint: &config.entrypoint,
+        image_args: &config.cmd,
+    };
+    let mut env = Environment::of_image(&config.env);
+    if arguments.tty {
+        env.default("TERM=xterm");
+    }
+    for variable in &arguments.env {
+        env.set_or_inherit(variable)?;
+    }
+    let cwd = match &arguments.workdir {
+        Some(directory) => directory.clone(),
+        None if config.working_dir.is_empty() => PathBuf::from("/"),
+        None => PathBuf::from(&config.working_dir),
+    };
+    if !cwd.is_absolute() {
+        return Err(SpecError::RelativeDirectory(cwd).into());
+    }
+    let accounts = merged.map(Accounts::of_image).transpose()?.unwrap_or_default();
+    let user = accounts.user(arguments.user.as_deref().unwrap_or(&config.user))?;
+    let hostname = arguments.hostname.clone().unwrap_or_else(|| id.to_owned());
+    Ok(Wanted {
+        id,
+        namespace: &client.namespace,
+        args: command.resolve()?,
+        env: env.into_vec(),
+        cwd,
+        user,
+        terminal: arguments.tty,
+        read_only: arguments.read_only,
+        hostname: Some(hostname.chars().take(HOSTNAME_BYTES).collect()),
+        network: arguments.net,
+        mounts: [&arguments.mounts[..], &arguments.volumes[..]].concat(),
+    })
+}
+
+/// Tells whether a start failed for want of the command, by looking for it in the image; what a
+/// runtime says of it differs from one to the next.
+fn explain(
+    error: CliError,
+    merged: Option<Merged>,
+    args: &[String],
+    env: &[String],
+    cwd: &Path,
+) -> CliError {
+    let (CliError::Call { status, .. }, Some(mut merged)) = (&error, merged) else { return error };
+    let command = args.first().cloned().unwrap_or_default();
+    let tried = spec::search_path(&mut merged, &command, env, cwd);
+    spec::explain(&tried, &command, status.message()).unwrap_or(error)
+}

@@ -1,0 +1,146 @@
+//! Signals that this process gets and the container is meant to.
+
+use nix::sys::signal::Signal;
+use protos::grpc::containerd::services::tasks::v1::{KillRequest, ResizePtyRequest};
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tonic::Code;
+
+use super::client::Client;
+use super::error::CliError;
+use super::terminal;
+
+/// Signals that go to the container's process.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// From its making on, these signals no longer end this process; those that arrive before
+/// [`Signals::forward`] are kept.
+pub(crate) struct Signals {
+    streams: Vec<(Signal, Stream)>,
+    resized: Option<Stream>,
+}
+
+impl Signals {
+    pub(crate) fn catch(terminal: bool) -> Result<Self, CliError> {
+        let stream = |number: Signal| {
+            signal(SignalKind::from_raw(number as i32))
+                .map_err(|cause| CliError::io(format!("handle {number}"), cause))
+        };
+        let streams = FORWARDED
+            .into_iter()
+            .map(|number| stream(number).map(|stream| (number, stream)))
+            .collect::<Result<_, _>>()?;
+        let resized = terminal.then(|| stream(Signal::SIGWINCH)).transpose()?;
+        Ok(Self { streams, resized })
+    }
+
+    /// Passes signals on for ever. Run it beside what ends.
+    pub(crate) async fn forward(&mut self, client: &Client, container: &str, exec: &str) {
+        if self.resized.is_some() {
+            resize(client, container, exec).await;
+        }
+        loop {
+            match self.next().await {
+                None => resize(client, container, exec).await,
+                Some(number) => {
+                    let request = KillRequest {
+                        container_id: container.to_owned(),
+                        exec_id: exec.to_owned(),
+                        signal: number as u32,
+                        all: false,
+                    };
+                    match client.tasks().kill(request).await {
+                        Err(status) if status.code() != Code::NotFound => {
+                            log::warn!("forward {number}: {}", status.message());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next signal; `None` for a terminal that was resized.
+    async fn next(&mut self) -> Option<Signal> {
+        std::future::poll_fn(|context| {
+            for (number, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(Some(*number));
+                }
+            }
+            if let Some(resized) = &mut self.resized
+                && resized.poll_recv(context).is_ready()
+            {
+                return std::task::Poll::Ready(None);
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+async fn resize(client: &Client, container: &str, exec: &str) {
+    let Some((width, height)) = terminal::size() else { return };
+    let request = ResizePtyRequest {
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        width,
+        height,
+    };
+    // A process that has just ended has no size.
+    let _ = client.tasks().resize_pty(request).await;
+}
+
+/// Parses a signal by name, with or without SIG, or by number.
+pub(crate) fn parse(text: &str) -> Result<u32, CliError> {
+    let unknown = || CliError::Usage(format!("unknown signal {text}"));
+    if let Ok(number) = text.parse::<u32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    // Real-time signals are counted from the first that the C library leaves to programs.
+    let (first, last) = (34, 64);
+    let number = |text: &str| text.parse::<u32>().map_err(|_| unknown());
+    let real_time = match name.strip_prefix("RTM") {
+        Some("IN") => Some(first),
+        Some("AX") => Some(last),
+        Some(rest) => match (rest.strip_prefix("IN+"), rest.strip_prefix("AX-")) {
+            (Some(offset), _) => Some(first + number(offset)?),
+            (_, Some(offset)) => Some(last - number(offset)?.min(last)),
+            _ => None,
+        },
+        None => None,
+    };
+    match real_time {
+        Some(number) if (first..=last).contains(&number) => Ok(number),
+        Some(_) => Err(unknown()),
+        None => format!("SIG{name}")
+            .parse::<Signal>()
+            .map(|signal| signal as u32)
+            .map_err(|_| unknown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_by_number() {
+        for (text, number) in
+            [("SIGKILL", 9), ("kill", 9), ("15", 15), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
+        {
+            assert_eq!(parse(text).unwrap(), number, "{text}");
+        }
+        for text in ["", "SIG", "0", "65", "RTMIN+99", "NOPE"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

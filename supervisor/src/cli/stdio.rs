@@ -1,0 +1,280 @@
+//! A process's standard streams, from fifos to this process's own.
+//!
+//! Fifos lie in a directory of their own below the daemon's state directory, locked (flock, shared)
+//! for as long as this process lives: a directory whose lock can be had belongs to nobody and may
+//! be swept. Promise: output is copied until its end; what a reader of ours no longer wants is
+//! drained, so that the container is not held up.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use tokio::sync::oneshot;
+
+use super::error::CliError;
+
+const BUFFER: usize = 64 * 1024;
+
+/// Which streams a process has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Streams {
+    pub(crate) stdin: bool,
+    /// One stream for both outputs.
+    pub(crate) terminal: bool,
+}
+
+/// The fifos of one process. Dropping removes them.
+pub(crate) struct Fifos {
+    directory: PathBuf,
+    streams: Streams,
+    _lock: Flock<File>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// Copies under way.
+pub(crate) struct Copies {
+    outputs: Vec<oneshot::Receiver<()>>,
+    /// Completes when our standard input has ended.
+    pub(crate) stdin: Option<oneshot::Receiver<()>>,
+}
+
+impl Fifos {
+    /// Makes them, and opens the ends that output comes from.
+    pub(crate) fn make(state: &Path, id: &str, streams: Streams) -> Result<Self, CliError> {
+        let parent = state.join("fifo");
+        let failed = |path: &Path| {
+            let what = format!("make {}", path.display());
+            move |cause: io::Error| CliError::io(what, cause)
+        };
+        std::fs::create_dir_all(&parent).map_err(failed(&parent))?;
+        let directory = parent.join(format!("{id}-{}", super::random_hex(4)?));
+        std::fs::create_dir(&directory).map_err(failed(&directory))?;
+        let lock = File::open(&directory)
+            .and_then(|file| {
+                Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| errno.into())
+            })
+            .map_err(failed(&directory))?;
+        let mut fifos = Self { directory, streams, _lock: lock, stdout: None, stderr: None };
+        fifos.open_outputs().map_err(failed(&fifos.directory))?;
+        Ok(fifos)
+    }
+
+    fn open_outputs(&mut self) -> io::Result<()> {
+        // Not blocking, or this would wait for the other end.
+        let open_end = |path: &Path| -> io::Result<OwnedFd> {
+            nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            Ok(open(path, flags, Mode::empty())?)
+        };
+        if self.streams.stdin {
+            let path = self.directory.join("stdin");
+            nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        }
+        self.stdout = Some(open_end(&self.directory.join("stdout"))?);
+        if !self.streams.terminal {
+            self.stderr = Some(open_end(&self.directory.join("stderr"))?);
+        }
+        Ok(())
+    }
+
+    /// The paths for the task service; a stream that is not there is empty.
+    pub(crate) fn paths(&self) -> [String; 3] {
+        let path = |name: &str, wanted: bool| {
+            let path = if wanted { self.directory.join(name) } else { PathBuf::new() };
+            path.to_string_lossy().into_owned()
+        };
+        [
+            path("stdin", self.streams.stdin),
+            path("stdout", true),
+            path("stderr", !self.streams.terminal),
+        ]
+    }
+
+    /// Starts copying. The other ends may open before or after.
+    pub(crate) fn copy(&mut self) -> Result<Copies, CliError> {
+        let failed = |cause| CliError::io("copy standard streams", cause);
+        let mut outputs = Vec::new();
+        if let Some(from) = self.stdout.take() {
+            outputs.push(
+                in_thread("stdout", move || drain(&from, io::stdout().as_fd())).map_err(failed)?,
+            );
+        }
+        if let Some(from) = self.stderr.take() {
+            outputs.push(
+                in_thread("stderr", move || drain(&from, io::stderr().as_fd())).map_err(failed)?,
+            );
+        }
+        let stdin = if self.streams.stdin {
+            let path = self.directory.join("stdin");
+            // For reading too: opening does not wait for the shim, and a write before the shim has
+            // opened its end is kept.
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let to = open(&path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+            Some(in_thread("stdin", move || feed(to)).map_err(failed)?)
+        } else {
+            None
+        };
+        Ok(Copies { outputs, stdin })
+    }
+}
+
+impl Drop for Fifos {
+    fn drop(&mut self) {
+        // What stays is swept when a daemon starts.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Copies {
+    /// Waits until all output has arrived.
+    pub(crate) async fn outputs_end(&mut self) {
+        for output in &mut self.outputs {
+            let _ = output.await; // a thread that is gone has nothing more to say either
+        }
+    }
+}
+
+fn in_thread(
+    name: &str,
+    copy: impl FnOnce() + Send + 'static,
+) -> io::Result<oneshot::Receiver<()>> {
+    let (done, end) = oneshot::channel();
+    thread::Builder::new().name(name.to_owned()).stack_size(256 * 1024).spawn(move || {
+        copy();
+        let _ = done.send(());
+    })?;
+    Ok(end)
+}
+
+/// Copies a fifo to its end.
+fn drain(from: &OwnedFd, to: BorrowedFd<'_>) {
+    let mut buffer = vec![0; BUFFER];
+    let mut wanted = true;
+    loop {
+        // Before the first writer there is neither data nor hang-up, so a read only follows one
+        // that has come, and its 0 is the true end.
+        if wait_for(from.as_fd(), PollFlags::POLLIN).is_err() {
+            return;
+        }
+        match nix::unistd::read(from, &mut buffer) {
+            Ok(0) => return,
+            Ok(n) => wanted = wanted && write_all(to, &buffer[..n]).is_ok(),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Copies our standard input to the fifo until either ends.
+fn feed(to: OwnedFd) {
+    let mut buffer = vec![0; BUFFER];
+    let mut to = File::from(to);
+    let mut from = io::stdin().lock();
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(n) => {
+                if to.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if wait_for(io::stdin().as_fd(), PollFlags::POLLIN).is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Writes everything, also to a descriptor that somebody made non-blocking.
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT)?,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
+    loop {
+        match poll(&mut [PollFd::new(fd, what)], PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+    use std::time::Duration;
+
+    fn streams() -> Streams {
+        Streams { stdin: false, terminal: false }
+    }
+
+    #[test]
+    fn output_written_just_before_the_end_arrives_whole() {
+        let state = tempfile::tempdir().unwrap();
+        let mut fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        let path = fifos.paths()[1].clone();
+        let from = fifos.stdout.take().unwrap();
+        let mut target = tempfile::tempfile().unwrap();
+        let into = target.try_clone().unwrap();
+        let reader = thread::spawn(move || drain(&from, into.as_fd()));
+        thread::sleep(Duration::from_millis(20)); // the reader waits for a writer first
+        let mut writer = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        writer.write_all(&vec![7; 8 << 20]).unwrap();
+        drop(writer);
+        reader.join().unwrap();
+        io::Seek::rewind(&mut target).unwrap();
+        let mut got = Vec::new();
+        target.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), 8 << 20);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_does_not_hold_the_writer_up() {
+        let state = tempfile::tempdir().unwrap();
+        let mut fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        let path = fifos.paths()[2].clone();
+        let from = fifos.stderr.take().unwrap();
+        let (gone, into) = nix::unistd::pipe().unwrap();
+        drop(gone);
+        let reader = thread::spawn(move || drain(&from, into.as_fd()));
+        let mut writer = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        writer.write_all(&vec![7; 1 << 20]).unwrap();
+        drop(writer);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn nothing_remains_and_the_lock_tells_that_somebody_is_there() {
+        let state = tempfile::tempdir().unwrap();
+        let fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        assert!(fifos.stdout.as_ref().unwrap().as_raw_fd() >= 0);
+        let other = || {
+            let file = File::open(&fifos.directory).unwrap();
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+        };
+        assert!(!other());
+        drop(fifos);
+        assert_eq!(std::fs::read_dir(state.path().join("fifo")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! This process's terminal while a container has it.
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use super::error::CliError;
+use super::sys;
+
+/// A terminal in raw mode; dropping restores it.
+pub(crate) struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    /// Switches standard input's terminal to raw mode.
+    pub(crate) fn enter() -> Result<Self, CliError> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Err(CliError::Usage("-t needs a terminal, and standard input is none".into()));
+        }
+        let failed = |errno: nix::Error| CliError::io("switch the terminal to raw mode", errno);
+        let before = tcgetattr(&stdin).map_err(failed)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).map_err(failed)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no restoring.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
+    }
+}
+
+/// Columns and rows of standard input's terminal.
+pub(crate) fn size() -> Option<(u32, u32)> {
+    let size = sys::tiocgwinsz(io::stdin().as_raw_fd()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
+}

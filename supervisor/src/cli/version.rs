@@ -1,0 +1,23 @@
+//! `version`: this program's, and the daemon's where one listens.
+
+use std::os::unix::net::UnixStream;
+
+use super::error::CliError;
+use super::{Context, say};
+
+pub(crate) async fn run(context: Context) -> Result<u8, CliError> {
+    say(format_args!("client: supervisor {}", env!("CARGO_PKG_VERSION")));
+    if UnixStream::connect(&context.config.address).is_err() {
+        say("server: not running");
+        return Ok(0);
+    }
+    let client = context.client().await?;
+    let answer = client
+        .version()
+        .version(())
+        .await
+        .map_err(|status| CliError::call("ask for the version", status))?
+        .into_inner();
+    say(format_args!("server: supervisor {} {}", answer.version, answer.revision));
+    Ok(0)
+}
