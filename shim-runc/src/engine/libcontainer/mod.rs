@@ -1,45 +1,424 @@
-//! Containers made by libcontainer, in a helper process of the shim's own.
+//! Containers made by libcontainer, with no runtime binary, in a helper process of the shim's own.
+//!
+//! ```text
+//!   shim ──spawns──> helper ──libcontainer──> intermediate ──> init, execs
+//!    │  <──answers───  │                            │              │
+//!    └── parent of all four (CLONE_PARENT) ─────────┴──────────────┘
+//! ```
+//!
+//! The helper has one thread, is started when first needed (or by [`Libcontainer::prepare`]),
+//! leaves when it has been quiet for a while, and is replaced when it dies or hangs; a running
+//! container does not notice.
+//!
+//! Promise: what was asked is answered by a deadline; a create or exec that failed, the helper's
+//! death included, leaves no process, cgroup or record behind; the helper cannot be used to
+//! reach the shim's binary from a container.
+//! Not here: cgroup statistics and updates, signals, exits (common to both engines).
+//! Answers to the OCI runtime specification; section 5 of the shim contract lists libcontainer's
+//! hazards.
 
-use std::path::PathBuf;
+mod connection;
+mod helper;
+mod image;
+mod report;
+mod sys;
+mod wire;
 
-use shim_sdk::{ContainerId, Io, Pid};
+#[cfg(test)]
+mod tests;
 
-use super::{CreateContainer, Engine, ExecProcess, unsupported};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use rustix::process::{Signal, kill_process};
+use shim_sdk::{ContainerId, Io, Kind, Pid};
+use tokio::io::Interest;
+use tokio::sync::Mutex;
+
 use crate::error::{EngineError, Operation};
 
-/// The engine.
+use super::{CreateContainer, Engine, ExecProcess};
+
+use self::connection::{Answer, AskError, Connection};
+use self::report::Findings;
+use self::wire::{Failure, Reason, Reply, Request};
+
+/// The first argument that makes the shim's binary a helper.
+pub(crate) const HELPER_ARGUMENT: &str = "libcontainer-helper";
+
+/// Where the helper finds its end of the socket.
+const HELPER_SOCKET: i32 = 3;
+
+/// How long any one call may take. Hooks run within it; a helper that was merely stopped is
+/// noticed much earlier.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A helper that leaves just as it is asked is replaced this often before giving up.
+const ATTEMPTS: usize = 3;
+
+/// How often, a millisecond apart, it is looked whether killed processes have gone.
+const STRAY_LOOKS: usize = 2000;
+
+pub(crate) use self::helper::run as run_helper;
+
+/// The engine: what the shim knows of its helper and of the containers that it made.
 #[derive(Debug)]
-pub(crate) struct Libcontainer;
+pub(crate) struct Libcontainer {
+    root: PathBuf,
+    helper: Mutex<Option<Connection>>,
+    waiting: RefCell<HashMap<String, Waiting>>,
+}
+
+/// A container whose init waits for its start.
+#[derive(Debug)]
+struct Waiting {
+    init: i32,
+    /// Ends when the user's command is executed.
+    report: OwnedFd,
+}
+
+/// A process's streams as the helper gets them.
+#[derive(Debug, Default)]
+pub(crate) struct Streams<'a> {
+    pub(crate) stdin: Option<BorrowedFd<'a>>,
+    pub(crate) stdout: Option<BorrowedFd<'a>>,
+    pub(crate) stderr: Option<BorrowedFd<'a>>,
+    /// The socket that wants the terminal instead.
+    pub(crate) console: Option<PathBuf>,
+}
+
+impl<'a> Streams<'a> {
+    fn named(&self) -> wire::Streams {
+        wire::Streams {
+            stdin: self.stdin.is_some(),
+            stdout: self.stdout.is_some(),
+            stderr: self.stderr.is_some(),
+            console: self.console.clone(),
+        }
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'a>> {
+        [self.stdin, self.stdout, self.stderr].into_iter().flatten().collect()
+    }
+}
 
 impl Libcontainer {
-    /// An engine that keeps its records below `root`.
-    pub(crate) fn new(_root: PathBuf) -> Self {
-        Self
+    /// An engine that keeps its records below `root`. Starts nothing yet.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root, helper: Mutex::new(None), waiting: RefCell::default() }
+    }
+
+    /// Starts the helper ahead of its first use; a failure shows when it is used.
+    #[cfg_attr(not(test), expect(dead_code))] // the shim is to call it when it starts
+    pub(crate) fn prepare(&self) {
+        if let Ok(mut helper) = self.helper.try_lock()
+            && helper.is_none()
+        {
+            *helper = Connection::spawn().inspect_err(|error| log::debug!("prepare: {error}")).ok();
+        }
+    }
+
+    /// Makes a container; returns its init's pid.
+    async fn create_container(
+        &self,
+        id: &str,
+        bundle: &Path,
+        no_pivot_root: bool,
+        streams: &Streams<'_>,
+    ) -> Result<i32, EngineError> {
+        let request = Request::Create {
+            root: self.root.clone(),
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            no_pivot_root,
+            streams: streams.named(),
+        };
+        let mut answer = match self.ask(&request, &streams.fds()).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.clean_up_half_made(id).await;
+                return Err(gone(Operation::Create, &error));
+            }
+        };
+        match (answer.reply, answer.fds.pop()) {
+            (Reply::Created { pid }, Some(report)) => {
+                self.waiting.borrow_mut().insert(id.to_owned(), Waiting { init: pid, report });
+                Ok(pid)
+            }
+            (Reply::Failed(failure), _) => Err(refused(Operation::Create, failure)),
+            _ => Err(gone(Operation::Create, &AskError::Nonsense)),
+        }
+    }
+
+    /// Lets init run the user's command; returns once it does.
+    async fn start_container(&self, id: &str) -> Result<(), EngineError> {
+        let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
+        self.done(Operation::Start, &request).await?;
+        let Some(Waiting { report, .. }) = self.waiting.borrow_mut().remove(id) else {
+            return Ok(());
+        };
+        let findings = read_to_end(report)
+            .await
+            .map_err(|cause| EngineError::call("read the report of the start", cause))?;
+        match findings.start_failure() {
+            Some(failure) => Err(refused(Operation::Start, failure)),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a further process, given as JSON; returns its pid.
+    async fn exec_process(
+        &self,
+        id: &str,
+        process: &[u8],
+        streams: &Streams<'_>,
+    ) -> Result<i32, EngineError> {
+        let file = in_memory(process)
+            .map_err(|cause| EngineError::call("memfd_create(\"process\")", cause))?;
+        let request =
+            Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
+        let mut fds = streams.fds();
+        fds.push(file.as_fd());
+        match self.ask(&request, &fds).await {
+            Ok(Answer { reply: Reply::Executed { pid }, .. }) => Ok(pid),
+            Ok(Answer { reply: Reply::Failed(failure), .. }) => {
+                Err(refused(Operation::Exec, failure))
+            }
+            Ok(_) => Err(gone(Operation::Exec, &AskError::Nonsense)),
+            Err(error) => {
+                self.kill_strays().await;
+                Err(gone(Operation::Exec, &error))
+            }
+        }
+    }
+
+    /// Removes what create made; what is not there is removed already.
+    async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
+        let request = Request::Delete { root: self.root.clone(), id: id.to_owned(), force };
+        self.done(Operation::Delete, &request).await?;
+        self.waiting.borrow_mut().remove(id);
+        Ok(())
+    }
+
+    /// Freezes a container.
+    async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
+        let request = Request::Pause { root: self.root.clone(), id: id.to_owned() };
+        self.done(Operation::Pause, &request).await
+    }
+
+    /// Thaws a container.
+    async fn resume_container(&self, id: &str) -> Result<(), EngineError> {
+        let request = Request::Resume { root: self.root.clone(), id: id.to_owned() };
+        self.done(Operation::Resume, &request).await
+    }
+
+    /// The helper's pid, if there is one.
+    #[cfg(test)]
+    async fn helper_pid(&self) -> rustix::process::Pid {
+        let helper = self.helper.lock().await;
+        let pid = helper.as_ref().and_then(|helper| rustix::process::Pid::from_raw(helper.pid()));
+        pid.expect("a helper")
+    }
+
+    /// What an unkind administrator does.
+    #[cfg(test)]
+    async fn kill_helper(&self) {
+        let _ = kill_process(self.helper_pid().await, Signal::KILL);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    async fn done(&self, operation: Operation, request: &Request) -> Result<(), EngineError> {
+        match self.ask(request, &[]).await {
+            Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
+            Ok(Answer { reply: Reply::Failed(failure), .. }) => Err(refused(operation, failure)),
+            Ok(_) => Err(gone(operation, &AskError::Nonsense)),
+            Err(error) => Err(gone(operation, &error)),
+        }
+    }
+
+    /// Asks the helper, starting one where there is none.
+    async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, AskError> {
+        let mut slot = self.helper.lock().await;
+        let mut left = AskError::Died { how: "it left".to_owned() };
+        for _ in 0..ATTEMPTS {
+            let connection = match slot.take() {
+                Some(connection) if !connection.has_ended() => connection,
+                _ => Connection::spawn()?,
+            };
+            match connection.ask(request, fds, DEADLINE).await {
+                Ok(Answer { reply: Reply::Leaving, .. }) => connection.wait().await,
+                Ok(answer) => {
+                    *slot = Some(connection);
+                    return Ok(answer);
+                }
+                // It was gone before it was asked: nothing has happened yet.
+                Err(error @ AskError::Unheard { .. }) => {
+                    connection.kill().await;
+                    left = error;
+                }
+                Err(error) => {
+                    log::warn!("{error}");
+                    connection.kill().await;
+                    return Err(error);
+                }
+            }
+        }
+        Err(left)
+    }
+
+    /// Removes what a helper that died in a create left.
+    async fn clean_up_half_made(&self, id: &str) {
+        self.kill_strays().await;
+        if let Err(error) = self.delete_container(id, true).await {
+            log::warn!("clean up the half-made container {id}: {error}");
+        }
+    }
+
+    /// Kills what a dead helper had cloned and not handed over, and waits until it is gone.
+    async fn kill_strays(&self) {
+        for _ in 0..STRAY_LOOKS {
+            let strays = self.strays();
+            if strays.is_empty() {
+                return;
+            }
+            for stray in strays {
+                // It is our child and not reaped, so the pid is still its own.
+                let _ = kill_process(stray, Signal::KILL);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        log::warn!("processes of a dead libcontainer helper do not go away");
+    }
+
+    /// Live children of this process that still bear libcontainer's name and are not a container
+    /// waiting for its start.
+    fn strays(&self) -> Vec<rustix::process::Pid> {
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/self/task/{thread}/children"));
+        let waiting = self.waiting.borrow();
+        children
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .filter(|pid| waiting.values().all(|waiting| waiting.init != *pid))
+            .filter(|pid| {
+                // "PID (NAME) STATE ...", where the name may hold anything.
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let Some((start, rest)) = stat.rsplit_once(") ") else { return false };
+                start.contains("(youki:[") && !rest.starts_with(['Z', 'X'])
+            })
+            .filter_map(rustix::process::Pid::from_raw)
+            .collect()
     }
 }
 
 impl Engine for Libcontainer {
-    async fn create(&self, _: &CreateContainer<'_>, _: Io) -> Result<Pid, EngineError> {
-        Err(unsupported(Operation::Create))
+    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+        let CreateContainer { id, bundle, no_pivot_root, .. } = *request;
+        // libcontainer joins the caller's session keyring in any case, as runc does when asked
+        // for no new one.
+        let streams = Streams::from(&io);
+        let pid = self.create_container(id.as_str(), bundle, no_pivot_root, &streams).await?;
+        known(Operation::Create, pid)
     }
 
-    async fn start(&self, _: &ContainerId) -> Result<(), EngineError> {
-        Err(unsupported(Operation::Start))
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.start_container(id.as_str()).await
     }
 
-    async fn exec(&self, _: &ExecProcess<'_>, _: Io) -> Result<Pid, EngineError> {
-        Err(unsupported(Operation::Exec))
+    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
+        let process = serde_json::to_vec(request.process).map_err(|cause| {
+            EngineError::Malformed { what: "process".to_owned(), problem: cause.to_string() }
+        })?;
+        let streams = Streams::from(&io);
+        let pid = self.exec_process(request.container.as_str(), &process, &streams).await?;
+        known(Operation::Exec, pid)
     }
 
-    async fn delete(&self, _: &ContainerId, _: bool) -> Result<(), EngineError> {
-        Ok(())
+    async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
+        self.delete_container(id.as_str(), force).await
     }
 
-    async fn pause(&self, _: &ContainerId) -> Result<(), EngineError> {
-        Err(unsupported(Operation::Pause))
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.pause_container(id.as_str()).await
     }
 
-    async fn resume(&self, _: &ContainerId) -> Result<(), EngineError> {
-        Err(unsupported(Operation::Resume))
+    async fn resume(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.resume_container(id.as_str()).await
     }
+}
+
+impl<'a> From<&'a Io> for Streams<'a> {
+    fn from(io: &'a Io) -> Self {
+        match io {
+            Io::Streams(streams) => Self {
+                stdin: streams.stdin.as_ref().map(AsFd::as_fd),
+                stdout: streams.stdout.as_ref().map(AsFd::as_fd),
+                stderr: streams.stderr.as_ref().map(AsFd::as_fd),
+                console: None,
+            },
+            Io::Terminal(terminal) => {
+                Self { console: Some(terminal.console_socket().to_owned()), ..Self::default() }
+            }
+        }
+    }
+}
+
+fn known(operation: Operation, pid: i32) -> Result<Pid, EngineError> {
+    let known = u32::try_from(pid).ok().and_then(Pid::new);
+    known.ok_or_else(|| gone(operation, &AskError::Nonsense))
+}
+
+/// Follows a report to its end.
+async fn read_to_end(report: OwnedFd) -> std::io::Result<Findings> {
+    let report = sys::async_fd(report, Interest::READABLE)?;
+    let mut findings = Findings::default();
+    let read = async {
+        loop {
+            let mut ready = report.readable().await?;
+            if findings.read(report.get_ref())? {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
+    };
+    tokio::time::timeout(DEADLINE, read)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .map(|()| findings)
+}
+
+fn in_memory(bytes: &[u8]) -> std::io::Result<fs::File> {
+    use std::io::{Seek, Write};
+    let mut file = fs::File::from(rustix::fs::memfd_create("process", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn refused(operation: Operation, failure: Failure) -> EngineError {
+    let Failure { reason, message } = failure;
+    let kind = match reason {
+        Reason::NoSuchContainer => Kind::NotFound,
+        Reason::AlreadyExists => Kind::AlreadyExists,
+        Reason::WrongState => Kind::FailedPrecondition,
+        Reason::InvalidRequest => Kind::InvalidArgument,
+        Reason::Unsupported => return EngineError::Unsupported { operation, why: message },
+        // Not "not found", which clients take for the container.
+        Reason::CommandNotFound | Reason::CommandNotExecutable | Reason::Other => Kind::Unknown,
+    };
+    EngineError::Refused { operation, kind, message }
+}
+
+fn gone(operation: Operation, error: &AskError) -> EngineError {
+    let how = match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    EngineError::Gone { operation, who: "the libcontainer helper".to_owned(), how }
 }

@@ -1,0 +1,247 @@
+//! The shim's side of a helper: starts it, asks it one thing at a time, notices its end.
+//!
+//! ```text
+//!             spawn                 answer
+//!   (none) ---------> idle --ask--> busy ----> idle
+//!     ^                |              |
+//!     |   left (quiet) |              | died, stopped, past the deadline
+//!     +----------------+--------------+ killed, reaped
+//! ```
+//!
+//! Promise: every question is answered by its deadline, with an error if need be, whatever has
+//! become of the helper; a helper that failed once is never asked again.
+//! Not here: what a request means, and what must be cleaned up after a helper that died half way
+//! (the engine).
+//! See pidfd_open(2), posix_spawn(3), unix(7).
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::spawn::{Child, Program, spawn};
+
+use super::wire::{self, Frame, Reply, Request};
+use super::{HELPER_ARGUMENT, HELPER_SOCKET, image, sys};
+
+/// How long a killed helper may take to disappear.
+const KILLED: Duration = Duration::from_secs(2);
+
+/// How often a helper that has not answered is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("start the libcontainer helper: {step}")]
+    Spawn {
+        step: &'static str,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("the libcontainer helper was gone before it was asked")]
+    Unheard {
+        #[source]
+        cause: io::Error,
+    },
+    #[error("the libcontainer helper's answer cannot be read")]
+    Socket {
+        #[source]
+        cause: io::Error,
+    },
+    #[error("the libcontainer helper answered what was not asked")]
+    Nonsense,
+    #[error("the libcontainer helper ended without an answer ({how})")]
+    Died { how: String },
+    #[error("the libcontainer helper did not answer within {} s and was killed", .after.as_secs())]
+    Late { after: Duration },
+    #[error("the libcontainer helper was stopped from outside and was killed")]
+    Stopped,
+}
+
+/// An answer with the descriptors beside it.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// A running helper.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: AsyncFd<OwnedFd>,
+    process: AsyncFd<OwnedFd>,
+    pid: i32,
+    sequence: Cell<u64>,
+}
+
+impl Connection {
+    /// Starts a helper. It is a child of the calling process and dies with the calling thread, so
+    /// this must run on the shim's main thread.
+    pub(super) fn spawn() -> Result<Self, AskError> {
+        let step = |step| move |cause: io::Error| AskError::Spawn { step, cause };
+        let image = image::protected().map_err(step("open the shim's binary"))?;
+        let (near, far) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|cause| step("socketpair")(cause.into()))?;
+        // This end alone; the helper's waits.
+        rustix::io::ioctl_fionbio(&near, true)
+            .map_err(|cause| step("ioctl(FIONBIO)")(cause.into()))?;
+        let Child { pid, pidfd } = exec(&image, &far).map_err(step("run it"))?;
+        drop(far);
+        let socket = sys::async_fd(near, Interest::READABLE | Interest::WRITABLE)
+            .map_err(step("watch the socket"))?;
+        let process = sys::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
+        log::debug!("started libcontainer helper {pid}");
+        Ok(Self { socket, process, pid, sequence: Cell::new(0) })
+    }
+
+    /// The helper's process id.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Asks one question and waits for its answer. After an error the connection is of no use.
+    ///
+    /// # Cancel safety
+    ///
+    /// An answer to a question whose asker has gone is dropped when the next one is asked.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> Result<Answer, AskError> {
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        let bytes = wire::encode(sequence, request).map_err(|cause| AskError::Socket { cause })?;
+        let asked = async {
+            self.socket
+                .async_io(Interest::WRITABLE, |socket| wire::send(socket, &bytes, fds))
+                .await
+                .map_err(|cause| AskError::Unheard { cause })?;
+            self.answer(sequence).await
+        };
+        match tokio::time::timeout(deadline, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AskError::Late { after: deadline }),
+        }
+    }
+
+    async fn answer(&self, sequence: u64) -> Result<Answer, AskError> {
+        loop {
+            let received = tokio::select! {
+                // In this order: what the helper said before it died comes first.
+                biased;
+                received = self.socket.async_io(Interest::READABLE, |socket| wire::receive(socket)) => received,
+                _ = self.process.readable() => {
+                    match wire::receive(self.socket.get_ref()) {
+                        Err(nothing) if nothing.kind() == io::ErrorKind::WouldBlock => {
+                            return Err(AskError::Died { how: self.reap() });
+                        }
+                        received => received,
+                    }
+                }
+                () = tokio::time::sleep(LOOK) => {
+                    if self.is_stopped() { return Err(AskError::Stopped) }
+                    continue;
+                }
+            };
+            let received = received.map_err(|cause| match cause.kind() {
+                // The other end was closed with our question unread.
+                io::ErrorKind::ConnectionReset => AskError::Unheard { cause },
+                _ => AskError::Socket { cause },
+            })?;
+            let Some((bytes, fds)) = received else {
+                // The socket alone can close first, in a helper that is on its way out.
+                let _ = tokio::time::timeout(KILLED, self.process.readable()).await;
+                return Err(AskError::Died { how: self.reap() });
+            };
+            let Frame { sequence: answered, body: reply, .. } =
+                wire::decode(&bytes).map_err(|cause| AskError::Socket { cause })?;
+            match reply {
+                Reply::Leaving => return Ok(Answer { reply, fds }),
+                _ if answered == sequence => return Ok(Answer { reply, fds }),
+                _ if answered < sequence => {}
+                _ => return Err(AskError::Nonsense),
+            }
+        }
+    }
+
+    /// Whether the helper is stopped by a signal, which nobody who wishes it well would send.
+    fn is_stopped(&self) -> bool {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            return false;
+        };
+        // The command's name, in parentheses, may hold anything; the state follows the last one.
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    }
+
+    /// Kills the helper and waits until it is gone; its children live on.
+    pub(super) async fn kill(self) {
+        let _ = pidfd_send_signal(self.process.get_ref(), rustix::process::Signal::KILL);
+        self.wait().await;
+    }
+
+    /// Waits for a helper that is leaving.
+    pub(super) async fn wait(self) {
+        if tokio::time::timeout(KILLED, self.process.readable()).await.is_err() {
+            log::warn!("libcontainer helper {} is still there {KILLED:?} after SIGKILL", self.pid);
+        }
+        self.reap();
+    }
+
+    /// Whether the helper has ended. Its socket may still be open, in what it cloned.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut process = [PollFd::new(self.process.get_ref(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ended = matches!(poll(&mut process, Some(&now)), Ok(1..));
+        if ended {
+            self.reap();
+        }
+        ended
+    }
+
+    /// Collects the exit status, if nobody else has.
+    fn reap(&self) -> String {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.process.get_ref().as_fd()), options) {
+            Ok(Some(status)) => describe(&status),
+            // ECHILD: whoever collects the shim's unknown children was faster.
+            Ok(None) | Err(_) => format!("process {}", self.pid),
+        }
+    }
+}
+
+fn describe(status: &WaitIdStatus) -> String {
+    if let Some(code) = status.exit_status() {
+        format!("exit status {code}")
+    } else if let Some(signal) = status.terminating_signal() {
+        format!("signal {signal}")
+    } else {
+        "unknown end".to_owned()
+    }
+}
+
+/// Runs the image with null streams, the socket at its fixed number, and nothing else.
+fn exec(image: &OwnedFd, socket: &OwnedFd) -> io::Result<Child> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // By descriptor, since the image has no path; out of the way of those that the child gets.
+    let image = rustix::io::fcntl_dupfd_cloexec(image, HELPER_SOCKET + 1)?;
+    spawn(&Program {
+        path: Path::new(&format!("/proc/self/fd/{}", image.as_raw_fd())),
+        args: &["containerd-shim-libcontainer".into(), HELPER_ARGUMENT.into()],
+        env: &[],
+        directory: Some(Path::new("/")),
+        fds: &[null.as_fd(), null.as_fd(), null.as_fd(), socket.as_fd()],
+        dies_with_parent: true,
+    })
+}

@@ -1,0 +1,241 @@
+//! Finding, emptying and removing a container's cgroups, in every hierarchy at once.
+//!
+//! libcontainer's own removal looks each hierarchy up anew, knows no cgroups below the
+//! container's, and gives up after a fixed number of sleeps.
+//!
+//! Promise: when [`Cgroups::remove`] returns, no process of the container is alive and no cgroup of it
+//! is left, below it included; what never existed is no error. The root of a hierarchy is
+//! never touched.
+//! See cgroups(7).
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long killed processes may take to leave their cgroups.
+const EMPTYING: Duration = Duration::from_secs(10);
+
+/// The controllers under which libcontainer makes cgroups on a v1 host.
+const CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
+];
+
+/// A container's cgroups that exist: one, or one in each v1 hierarchy.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    directories: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    /// Finds the cgroups at `path`, which is relative to the root of each hierarchy.
+    pub(super) fn find(path: &Path) -> io::Result<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self { directories: directories(&table, path).filter(|path| path.is_dir()).collect() })
+    }
+
+    /// Every process in the container, init included.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for directory in &self.directories {
+            gather(directory, &mut pids);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Kills every process, waits until they are gone, removes the cgroups from the leaves up.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + EMPTYING;
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let mut left = None;
+            for directory in &self.directories {
+                if let Err(error) = remove_tree(directory) {
+                    left = Some((directory, error));
+                }
+            }
+            let Some((directory, error)) = left else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("rmdir({}): {error}", directory.display()),
+                ));
+            }
+            self.kill();
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn kill(&self) {
+        for directory in &self.directories {
+            // cgroup v2 since 5.14: all at once, whatever forks meanwhile.
+            let _ = fs::write(directory.join("cgroup.kill"), "1");
+        }
+        for pid in self.pids() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        for directory in &self.directories {
+            // A frozen process dies only once it is thawed (v1).
+            let state = directory.join("freezer.state");
+            if fs::read_to_string(&state).is_ok_and(|state| state.trim() != "THAWED") {
+                let _ = fs::write(&state, "THAWED");
+            }
+        }
+    }
+}
+
+/// Whether a container may have its cgroups at this path: below a hierarchy's root and without
+/// any way out of it. Removing the container kills whatever is there.
+pub(super) fn is_safe(path: &Path) -> bool {
+    let mut named = false;
+    for component in path.components() {
+        match component {
+            Component::Normal(_) => named = true,
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return false,
+        }
+    }
+    named
+}
+
+/// Where the cgroup at `path` would be, given a mount table.
+fn directories(table: &str, path: &Path) -> impl Iterator<Item = PathBuf> {
+    let relative = path.strip_prefix("/").unwrap_or(path).to_owned();
+    let mut seen = Vec::new();
+    let safe = is_safe(path);
+    table.lines().filter(move |_| safe).filter_map(move |line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mount_point = Path::new(before.split(' ').nth(4)?);
+        let mut after = after.split(' ');
+        let (kind, options) = (after.next()?, after.nth(1)?);
+        let ours = match kind {
+            // A hybrid host's v2 hierarchy has no controllers, and no container's cgroup either.
+            "cgroup2" => mount_point == Path::new("/sys/fs/cgroup"),
+            "cgroup" => options.split(',').any(|option| CONTROLLERS.contains(&option)),
+            _ => false,
+        };
+        let directory = mount_point.join(&relative);
+        (ours && !seen.contains(&directory)).then(|| {
+            seen.push(directory.clone());
+            directory
+        })
+    })
+}
+
+/// Every place where the cgroup at `path` may be.
+#[cfg(test)]
+pub(super) fn everywhere(path: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    directories(&table, path).collect()
+}
+
+fn gather(directory: &Path, pids: &mut Vec<i32>) {
+    if let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) {
+        pids.extend(
+            text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0),
+        );
+    }
+    for child in children(directory) {
+        gather(&child, pids);
+    }
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    // Most containers have nothing below, and a directory with something below is busy.
+    match fs::remove_dir(directory) {
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
+    for child in children(directory) {
+        remove_tree(&child)?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+34 30 0:30 / /sys/fs/cgroup/pids rw shared:9 - cgroup cgroup rw,pids
+35 30 0:30 / /sys/fs/cgroup/pids rw shared:9 - cgroup cgroup rw,pids
+";
+
+    #[test]
+    fn a_hybrid_host_has_one_cgroup_for_each_controller() {
+        let found: Vec<_> = directories(HYBRID, Path::new("/ns/c1")).collect();
+        let expected =
+            ["/sys/fs/cgroup/cpu,cpuacct/ns/c1", "/sys/fs/cgroup/pids/ns/c1"].map(PathBuf::from);
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_v2_host_has_one_cgroup() {
+        let table = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
+        let found: Vec<_> = directories(table, Path::new("ns/c1")).collect();
+        assert_eq!(found, [Path::new("/sys/fs/cgroup/ns/c1")]);
+    }
+
+    #[test]
+    fn the_root_of_a_hierarchy_is_nobodys_cgroup() {
+        for path in ["/", "", ".", "/a/../..", "../x"] {
+            assert!(!is_safe(Path::new(path)), "{path}");
+            assert_eq!(directories(HYBRID, Path::new(path)).count(), 0, "{path}");
+        }
+        assert!(is_safe(Path::new("/a/b")));
+        assert!(is_safe(Path::new(":youki:c1")));
+    }
+
+    #[test]
+    fn nested_cgroups_are_removed_and_their_processes_killed() {
+        let name = format!("/shim-test-{}", std::process::id());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let base = directories(&table, Path::new(&name)).last().unwrap();
+        let nested = base.join("below");
+        fs::create_dir_all(&nested).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(nested.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let cgroups = Cgroups::find(Path::new(&name)).unwrap();
+        assert_eq!(cgroups.pids(), [child.id() as i32]);
+        cgroups.remove().unwrap();
+        assert!(!base.exists());
+        assert!(!child.wait().unwrap().success());
+        Cgroups::find(Path::new(&name)).unwrap().remove().unwrap();
+    }
+}

@@ -1,0 +1,301 @@
+//! A container's life, in libcontainer's calls.
+//!
+//! Promise: a create that fails leaves nothing; a delete finds whatever an interrupted create or
+//! delete left, and what it did not find is not an error. What libcontainer's record says of a
+//! container is not trusted where the kernel can be asked.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::config::YoukiConfig;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::{Container, ContainerStatus, State};
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::Hooks;
+use libcontainer::syscall::syscall::SyscallType;
+use serde::Deserialize;
+
+use super::super::report::Report;
+use super::super::wire::{self, Failure, Reason};
+use super::Session;
+use super::cgroup::{self, Cgroups};
+use super::executor::UserCommand;
+
+/// The standard streams of a process, or the socket that wants its terminal.
+pub(super) struct Streams {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    console: Option<PathBuf>,
+}
+
+impl Streams {
+    /// Takes the named streams from the descriptors that came beside a request.
+    pub(super) fn take(
+        named: wire::Streams,
+        fds: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<Self, Failure> {
+        let mut one = |present: bool, name: &str| {
+            if !present {
+                return Ok(None);
+            }
+            fds.next().map(Some).ok_or_else(|| super::missing(name))
+        };
+        Ok(Self {
+            stdin: one(named.stdin, "stdin")?,
+            stdout: one(named.stdout, "stdout")?,
+            stderr: one(named.stderr, "stderr")?,
+            console: named.console,
+        })
+    }
+
+    /// Gives them to a container. A stream that is absent is the helper's own, `/dev/null`.
+    pub(super) fn attach(self, mut builder: ContainerBuilder) -> ContainerBuilder {
+        builder.stdin = self.stdin;
+        builder.stdout = self.stdout;
+        builder.stderr = self.stderr;
+        builder.with_console_socket(self.console)
+    }
+}
+
+/// Makes a container; returns its init's pid and the reading end of its report.
+pub(super) fn create(
+    session: &Session,
+    root: &Path,
+    id: &str,
+    bundle: &Path,
+    no_pivot_root: bool,
+    streams: Streams,
+) -> Result<(i32, OwnedFd), Failure> {
+    let glance = Glance::read(bundle)?;
+    if glance.has_hooks() {
+        session.retire();
+    }
+    fs::create_dir_all(root).map_err(|error| {
+        Failure::new(Reason::Other, format!("create {}: {error}", root.display()))
+    })?;
+    let directory = root.join(id);
+    if directory.exists() {
+        return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
+    }
+    let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
+    let result = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(root)
+        .and_then(ContainerBuilder::validate_id)
+        .map(|builder| builder.with_executor(UserCommand::init(report.writer())))
+        .and_then(|builder| {
+            streams
+                .attach(builder)
+                .as_init(bundle)
+                .with_systemd(false)
+                .with_detach(true)
+                .with_no_pivot(no_pivot_root)
+                .as_sibling(true)
+                .build()
+        });
+    let error = match result {
+        Ok(container) => match container.pid() {
+            Some(pid) => return Ok((pid.as_raw(), report.hand_over())),
+            None => Failure::new(Reason::Other, "the container has no init"),
+        },
+        Err(error) => failure(Reason::Other, &error),
+    };
+    // What it has cloned and opened by now may stay with this process.
+    session.retire();
+    let failure = report.explain(error.reason, error.message);
+    // libcontainer cleans up after some failures and not after others.
+    match remove(&directory) {
+        Ok(()) => Err(failure),
+        Err(left) => Err(Failure::new(
+            failure.reason,
+            format!("{}; and not everything could be removed: {}", failure.message, left.message),
+        )),
+    }
+}
+
+/// Tells a created container's init to go on.
+pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Failure> {
+    let mut container = load(root, id)?;
+    if hooks(&container.root).is_some() {
+        session.retire();
+    }
+    container.start().map_err(|error| failure(Reason::Other, &error))
+}
+
+/// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
+pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
+    let directory = root.join(id);
+    if !directory.exists() {
+        return Ok(());
+    }
+    if let Ok(config) = YoukiConfig::load(&directory)
+        && let Ok(state) = State::load(&directory)
+    {
+        let running = matches!(state.status, ContainerStatus::Running | ContainerStatus::Paused);
+        if !force && running {
+            let cgroups = cgroups(&config.cgroup_path)?;
+            if state.pid.is_some_and(|init| cgroups.pids().contains(&init)) {
+                return Err(Failure::new(
+                    Reason::WrongState,
+                    "cannot delete container that is not stopped",
+                ));
+            }
+        }
+        if config.hooks.is_some() {
+            session.retire();
+        }
+    }
+    remove(&directory)
+}
+
+/// Freezes a container.
+pub(super) fn pause(root: &Path, id: &str) -> Result<(), Failure> {
+    load(root, id)?.pause().map_err(|error| failure(Reason::Other, &error))
+}
+
+/// Thaws a container.
+pub(super) fn resume(root: &Path, id: &str) -> Result<(), Failure> {
+    load(root, id)?.resume().map_err(|error| failure(Reason::Other, &error))
+}
+
+/// Kills, removes the cgroups, runs the hooks that come last, removes the record.
+fn remove(directory: &Path) -> Result<(), Failure> {
+    // Written before anything else is made of a container: without it there is nothing else.
+    if let Ok(config) = YoukiConfig::load(directory) {
+        cgroups(&config.cgroup_path)?.remove().map_err(|error| failure(Reason::Other, &error))?;
+        if let Some(hooks) = config.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref())
+            && let Ok(mut state) = State::load(directory)
+        {
+            state.status = ContainerStatus::Stopped;
+            // The specification wants a failing hook logged and the rest of the delete done.
+            if let Err(error) =
+                libcontainer::hooks::run_hooks(Some(hooks), Some(&state), None, None, None)
+            {
+                tracing::error!(%error, "poststop hook");
+            }
+        }
+    }
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::new(Reason::Other, format!("remove {}: {error}", directory.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cgroups(path: &Path) -> Result<Cgroups, Failure> {
+    Cgroups::find(path).map_err(|error| failure(Reason::Other, &error))
+}
+
+fn hooks(directory: &Path) -> Option<Hooks> {
+    YoukiConfig::load(directory).ok().and_then(|config| config.hooks)
+}
+
+/// libcontainer's record of a container.
+pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
+    let directory = root.join(id);
+    if !directory.exists() {
+        return Err(Failure::new(Reason::NoSuchContainer, "container does not exist"));
+    }
+    Container::load(directory).map_err(|error| failure(Reason::Other, &error))
+}
+
+/// Changes the status in the record.
+pub(super) fn record(container: &mut Container, status: ContainerStatus) -> Result<(), Failure> {
+    container.set_status(status).save().map_err(|error| failure(Reason::Other, &error))
+}
+
+/// The little of a spec that decides whether and how libcontainer may have it.
+#[derive(Deserialize)]
+struct Glance {
+    hooks: Option<serde::de::IgnoredAny>,
+    linux: Option<GlanceLinux>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GlanceLinux {
+    cgroups_path: Option<PathBuf>,
+    #[serde(default)]
+    namespaces: Option<Vec<GlanceNamespace>>,
+}
+
+#[derive(Deserialize)]
+struct GlanceNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Glance {
+    fn read(bundle: &Path) -> Result<Self, Failure> {
+        let path = bundle.join("config.json");
+        let text = fs::read(&path).map_err(|error| {
+            Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
+        })?;
+        let glance: Self = serde_json::from_slice(&text).map_err(|error| {
+            Failure::new(Reason::InvalidRequest, format!("parse {}: {error}", path.display()))
+        })?;
+        glance.check()?;
+        Ok(glance)
+    }
+
+    fn has_hooks(&self) -> bool {
+        self.hooks.is_some()
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let Some(linux) = &self.linux else {
+            return Err(Failure::new(Reason::InvalidRequest, "the spec has no linux section"));
+        };
+        let path = linux.cgroups_path.as_deref();
+        if path.is_some_and(|path| !cgroup::is_safe(path)) {
+            return Err(Failure::new(
+                Reason::InvalidRequest,
+                format!("cgroupsPath {:?} is not below the root", path.unwrap_or(Path::new(""))),
+            ));
+        }
+        let user_namespace =
+            linux.namespaces.iter().flatten().any(|namespace| namespace.kind == "user");
+        if user_namespace && !path.is_some_and(Path::is_absolute) {
+            // libcontainer would turn to systemd, which this build of it does not know.
+            return Err(Failure::new(
+                Reason::Unsupported,
+                "a user namespace wants an absolute cgroupsPath with this engine",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An error with its whole chain of causes on one line.
+pub(super) fn failure(reason: Reason, error: &(dyn Error + 'static)) -> Failure {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    let reason = error.downcast_ref::<LibcontainerError>().map_or(reason, reason_of);
+    Failure::new(reason, text.replace('\n', " "))
+}
+
+fn reason_of(error: &LibcontainerError) -> Reason {
+    match error {
+        LibcontainerError::Exist => Reason::AlreadyExists,
+        LibcontainerError::NoDirectory => Reason::NoSuchContainer,
+        LibcontainerError::IncorrectStatus(_) => Reason::WrongState,
+        LibcontainerError::InvalidInput(_)
+        | LibcontainerError::InvalidID(_)
+        | LibcontainerError::MissingSpec(_)
+        | LibcontainerError::InvalidSpec(_)
+        | LibcontainerError::Spec(_) => Reason::InvalidRequest,
+        _ => Reason::Other,
+    }
+}

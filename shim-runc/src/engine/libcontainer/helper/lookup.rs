@@ -1,0 +1,135 @@
+//! Finding the command that a process is to run, and saying why it cannot be run.
+//!
+//! The answers are worded as runc's, since clients tell a missing command from one that is not
+//! executable by them (exit status 127 and 126).
+//! See execve(2), the OCI runtime specification on `process.args`.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+use rustix::io::Errno;
+
+use super::super::wire::{Failure, Reason};
+
+/// The path to execute for `command`, as the calling process sees it with its own rights.
+pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf, Failure> {
+    if command.is_empty() {
+        return Err(not_found(command, "executable file not found in $PATH"));
+    }
+    if command.contains('/') {
+        return match check(Path::new(command)) {
+            Ok(()) => Ok(command.into()),
+            Err(Errno::NOENT) => {
+                Err(not_found(command, &format!("stat {command}: no such file or directory")))
+            }
+            Err(error) => Err(not_executable(command, error)),
+        };
+    }
+    let mut found = None;
+    for directory in path_variable.unwrap_or_default().split(':').filter(|entry| !entry.is_empty())
+    {
+        let candidate = Path::new(directory).join(command);
+        match check(&candidate) {
+            Ok(()) => return Ok(candidate),
+            // A later directory may have one that can be run; otherwise this is why it cannot.
+            Err(error @ (Errno::ACCESS | Errno::ISDIR)) => found = found.or(Some(error)),
+            Err(_) => {}
+        }
+    }
+    match found {
+        Some(Errno::ACCESS) => Err(not_executable(command, Errno::ACCESS)),
+        _ => {
+            Err(not_found(command, "executable file not found in $PATH: no such file or directory"))
+        }
+    }
+}
+
+/// Why executing `path` failed, although it could be found.
+pub(super) fn failed(command: &str, error: nix::errno::Errno) -> Failure {
+    use nix::errno::Errno;
+    match error {
+        // The interpreter of a script or of a dynamically linked program is missing.
+        Errno::ENOENT => not_found(command, "no such file or directory"),
+        Errno::EACCES | Errno::EPERM => not_executable(command, rustix::io::Errno::ACCESS),
+        other => Failure::new(
+            Reason::CommandNotExecutable,
+            message(command, &other.desc().to_lowercase()),
+        ),
+    }
+}
+
+fn check(path: &Path) -> Result<(), Errno> {
+    if FileType::from_raw_mode(stat(path)?.st_mode) == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+}
+
+fn not_found(command: &str, why: &str) -> Failure {
+    Failure::new(Reason::CommandNotFound, message(command, why))
+}
+
+fn not_executable(command: &str, error: Errno) -> Failure {
+    let why = match error {
+        Errno::ISDIR => "is a directory".to_owned(),
+        Errno::ACCESS => "permission denied".to_owned(),
+        other => nix::errno::Errno::from_raw(other.raw_os_error()).desc().to_lowercase(),
+    };
+    Failure::new(Reason::CommandNotExecutable, message(command, &why))
+}
+
+fn message(command: &str, why: &str) -> String {
+    format!("unable to start container process: exec: {command:?}: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn reason(result: Result<PathBuf, Failure>) -> (Reason, String) {
+        let failure = result.unwrap_err();
+        (failure.reason, failure.message)
+    }
+
+    #[test]
+    fn a_command_is_found_along_the_path() {
+        assert_eq!(find("busybox", Some("/nonexistent:/bin")).unwrap(), Path::new("/bin/busybox"));
+        assert_eq!(find("/bin/busybox", None).unwrap(), Path::new("/bin/busybox"));
+    }
+
+    #[test]
+    fn a_missing_command_says_so_as_runc_does() {
+        let (kind, text) = reason(find("nope", Some("/bin")));
+        assert_eq!(kind, Reason::CommandNotFound);
+        assert!(text.contains(r#"exec: "nope": executable file not found in $PATH"#), "{text}");
+        let (kind, text) = reason(find("/nope", Some("/bin")));
+        assert_eq!(kind, Reason::CommandNotFound);
+        assert!(
+            text.ends_with(r#"exec: "/nope": stat /nope: no such file or directory"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_file_without_execute_permission_is_refused_even_for_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data");
+        fs::write(&file, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let (kind, text) = reason(find(file.to_str().unwrap(), None));
+        assert_eq!(kind, Reason::CommandNotExecutable);
+        assert!(text.ends_with("permission denied"), "{text}");
+        let (kind, _) = reason(find("data", folder.path().to_str()));
+        assert_eq!(kind, Reason::CommandNotExecutable);
+    }
+
+    #[test]
+    fn a_directory_is_not_a_command() {
+        let (kind, text) = reason(find("/etc", None));
+        assert_eq!(kind, Reason::CommandNotExecutable);
+        assert!(text.ends_with(r#"exec: "/etc": is a directory"#), "{text}");
+    }
+}

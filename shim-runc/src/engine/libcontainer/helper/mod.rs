@@ -1,0 +1,161 @@
+//! The helper: a process with one thread that makes every libcontainer call for its shim.
+//!
+//! libcontainer clones without executing, changes the working directory, the out-of-memory score
+//! and the dumpable flag of its process, and blocks. So it has a process of its own, which the
+//! shim starts from its own binary, out of a container's reach (`image`), and can replace.
+//!
+//! Promise: one request at a time, each answered once; no descriptor but the socket, no thread,
+//! no environment; gone when the shim is gone. What libcontainer clones has the shim as parent.
+//! Not here: waiting for deadlines and for this process's own death (`connection`).
+//! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
+
+mod cgroup;
+mod container;
+mod exec;
+mod executor;
+mod lookup;
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::DumpableBehavior;
+
+use super::wire::{self, Failure, Frame, Reason, Reply, Request};
+use super::{HELPER_SOCKET, report, sys};
+
+/// A helper that is asked nothing for so long leaves; the next request starts another.
+const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What the process is called in `ps`; at most 15 bytes.
+const NAME: &CStr = c"shim-libcontain";
+
+/// What one request leaves behind in the process that served it.
+#[derive(Debug, Default)]
+struct Session {
+    retire: Cell<bool>,
+}
+
+impl Session {
+    /// This process is not to serve another request.
+    fn retire(&self) {
+        self.retire.set(true);
+    }
+}
+
+/// Runs the helper until its shim has no more use for it.
+pub(crate) fn run() -> ExitCode {
+    match prepare().and_then(|socket| serve(&socket)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads the standard streams; the shim reports the exit status.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Makes the process what libcontainer and the safety of the host want it to be.
+fn prepare() -> io::Result<OwnedFd> {
+    let socket = sys::inherited(HELPER_SOCKET)?;
+    sys::close_from(HELPER_SOCKET + 1)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::thread::set_name(NAME)?;
+    rustix::process::chdir("/")?;
+    // runc's own; what a container's spec leaves open is inherited from here.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // A container gets the groups its spec lists and none of the shim's. In a user namespace
+    // without setgroups there is nothing to be done about them.
+    let _ = nix::unistd::setgroups(&[]);
+    sys::pin_user_lookup_to_files();
+    report::listen();
+    Ok(socket)
+}
+
+fn serve(socket: &OwnedFd) -> io::Result<()> {
+    loop {
+        let mut readable = [PollFd::new(socket, PollFlags::IN)];
+        match poll(&mut readable, Some(&QUIET)) {
+            Ok(0) => return leave(socket),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let Some((bytes, fds)) = wire::receive(socket)? else { return Ok(()) };
+        let Frame { sequence, body: request, .. } = wire::decode(&bytes)?;
+        let score = std::fs::read("/proc/self/oom_score_adj");
+        let session = Session::default();
+        let (reply, beside) = match handle(&session, request, fds) {
+            Ok((reply, beside)) => (reply, beside),
+            Err(failure) => (Reply::Failed(failure), None),
+        };
+        let fds: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
+        wire::send(socket, &wire::encode(sequence, &reply)?, &fds)?;
+        // libcontainer gives this process the container's score, and it runs a hook that has a
+        // timeout from a thread. Neither is for the next container: a fresh helper takes over.
+        if !restored(score) || session.retire.get() {
+            return leave(socket);
+        }
+    }
+}
+
+/// Puts the out-of-memory score back; whether that worked.
+fn restored(before: io::Result<Vec<u8>>) -> bool {
+    let Ok(before) = before else { return false };
+    match std::fs::read("/proc/self/oom_score_adj") {
+        Ok(now) if now == before => true,
+        // Lowering it may want a capability that this host does not grant.
+        _ => std::fs::write("/proc/self/oom_score_adj", before).is_ok(),
+    }
+}
+
+fn leave(socket: &OwnedFd) -> io::Result<()> {
+    // A request that arrives from here on stays unread, and the shim, which reads this, asks anew.
+    wire::send(socket, &wire::encode(0, &Reply::Leaving)?, &[])
+}
+
+fn handle(
+    session: &Session,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<(Reply, Option<OwnedFd>), Failure> {
+    match request {
+        Request::Create { root, id, bundle, no_pivot_root, streams } => {
+            let streams = container::Streams::take(streams, &mut fds.into_iter())?;
+            let (pid, report) =
+                container::create(session, &root, &id, &bundle, no_pivot_root, streams)?;
+            Ok((Reply::Created { pid }, Some(report)))
+        }
+        Request::Start { root, id } => done(container::start(session, &root, &id)),
+        Request::Exec { root, id, streams } => {
+            let mut fds = fds.into_iter();
+            let streams = container::Streams::take(streams, &mut fds)?;
+            let process = fds.next().ok_or_else(|| missing("process"))?;
+            let pid = exec::exec(session, &root, &id, process, streams)?;
+            Ok((Reply::Executed { pid }, None))
+        }
+        Request::Delete { root, id, force } => done(container::delete(session, &root, &id, force)),
+        Request::Pause { root, id } => done(container::pause(&root, &id)),
+        Request::Resume { root, id } => done(container::resume(&root, &id)),
+    }
+}
+
+fn done(result: Result<(), Failure>) -> Result<(Reply, Option<OwnedFd>), Failure> {
+    result.map(|()| (Reply::Done, None))
+}
+
+fn missing(what: &str) -> Failure {
+    Failure::new(Reason::InvalidRequest, format!("no descriptor for {what} came with the request"))
+}
+
+/// Where a container's cgroups would be, for checks that they are gone.
+#[cfg(test)]
+pub(super) fn cgroup_directories(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+    cgroup::everywhere(path)
+}
+
+/// Ends what a failed test left.
+#[cfg(test)]
+pub(super) fn cgroup_remove(path: &std::path::Path) {
+    let _ = cgroup::Cgroups::find(path).and_then(|cgroups| cgroups.remove());
+}

@@ -1,0 +1,266 @@
+//! What goes wrong between clone and exec, told by the process in which it went wrong.
+//!
+//! libcontainer hands an error of its init to the caller as the text of the outermost one, "failed
+//! syscall", and says the rest to `tracing`. So each container and each exec has a pipe, its
+//! *report*: this module listens to libcontainer's error events, in the helper and in what it
+//! clones, and writes them there, and so does the executor with what it knows itself. The pipe
+//! closes when the user's command is executed, which is how a start learns that it worked.
+//!
+//! Promise: writing never blocks and never fails its writer; a line is whole or absent.
+//! See pipe(7) on PIPE_BUF.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::pipe::PipeFlags;
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
+use super::wire::{Failure, Reason};
+
+/// What the kernel writes to a pipe in one piece.
+const LINE_BYTES: usize = 4096;
+
+/// What a line may say of an event, so that the line with its quoting fits.
+const EVENT_BYTES: usize = 1024;
+
+/// More events than this say nothing new.
+const EVENTS: usize = 4;
+
+thread_local! {
+    /// Where this process, and what it clones, reports to. A clone has the same one thread.
+    static REPORT: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) };
+}
+
+/// Both ends of one report, in the helper.
+pub(super) struct Report {
+    read: OwnedFd,
+    write: Rc<OwnedFd>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Line {
+    Failure(Failure),
+    Event(String),
+}
+
+impl Report {
+    /// Makes a pipe; error events go there until the report is dropped or finished.
+    pub(super) fn open() -> io::Result<Self> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let write = Rc::new(write);
+        REPORT.set(Some(Rc::clone(&write)));
+        Ok(Self { read, write })
+    }
+
+    /// The end that the executor takes into the container.
+    pub(super) fn writer(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.write)
+    }
+
+    /// Ends the helper's own part; what is left to read is what happens at the start.
+    pub(super) fn hand_over(self) -> OwnedFd {
+        let mut nothing_fatal = Findings::default();
+        let _ = nothing_fatal.read(&self.read);
+        REPORT.set(None);
+        self.read
+    }
+
+    /// Ends the report with what it says, for a call that failed with `message`.
+    pub(super) fn explain(self, reason: Reason, message: String) -> Failure {
+        let mut findings = Findings::default();
+        let _ = findings.read(&self.read);
+        REPORT.set(None);
+        findings.explain(reason, message)
+    }
+}
+
+/// Lines gathered from a report.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    partial: Vec<u8>,
+    failure: Option<Failure>,
+    events: Vec<String>,
+}
+
+impl Findings {
+    /// Reads what there is; true at the end of the pipe.
+    pub(super) fn read(&mut self, pipe: impl AsFd) -> io::Result<bool> {
+        let mut chunk = [0; LINE_BYTES];
+        loop {
+            match rustix::io::read(pipe.as_fd(), &mut chunk) {
+                Ok(0) => return Ok(true),
+                Ok(count) => self.add(&chunk[..count]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if !piece.ends_with(b"\n") {
+                continue;
+            }
+            match serde_json::from_slice(&self.partial) {
+                Ok(Line::Failure(failure)) if self.failure.is_none() => {
+                    self.failure = Some(failure)
+                }
+                Ok(Line::Event(event)) if self.events.len() < EVENTS => self.events.push(event),
+                Ok(_) | Err(_) => {}
+            }
+            self.partial.clear();
+        }
+    }
+
+    /// What a start failed with, if it did.
+    pub(super) fn start_failure(self) -> Option<Failure> {
+        if self.failure.is_none() && self.events.is_empty() {
+            return None;
+        }
+        Some(self.explain(Reason::Other, "unable to start container process".to_owned()))
+    }
+
+    /// The executor knows best what failed; otherwise the first event is the cause.
+    fn explain(self, reason: Reason, message: String) -> Failure {
+        if let Some(failure) = self.failure {
+            return failure;
+        }
+        let mut text = message;
+        for event in self.events {
+            if !text.contains(&event) {
+                let _ = write!(text, ": {event}");
+            }
+        }
+        Failure::new(reason, text)
+    }
+}
+
+/// Writes what the executor knows.
+pub(super) fn tell(report: BorrowedFd<'_>, failure: &Failure) {
+    write(report, &Line::Failure(failure.clone()));
+}
+
+fn write(report: BorrowedFd<'_>, line: &Line) {
+    let Ok(mut bytes) = serde_json::to_vec(line) else { return };
+    bytes.push(b'\n');
+    if bytes.len() <= LINE_BYTES {
+        // The reader has gone, or is flooded: nobody else could be told.
+        let _ = rustix::io::write(report, &bytes);
+    }
+}
+
+/// Starts listening to libcontainer's error events.
+pub(super) fn listen() {
+    // Fails only if called twice, and then it listens already.
+    let _ = tracing::subscriber::set_global_default(Errors);
+}
+
+/// Takes error events and nothing else; spans and lesser events are not even formatted.
+struct Errors;
+
+impl Subscriber for Errors {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() == Level::ERROR
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::ERROR)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        REPORT.with_borrow(|report| {
+            let Some(report) = report else { return };
+            let mut text = Text::default();
+            event.record(&mut text);
+            write(report.as_fd(), &Line::Event(text.finish()));
+        });
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// One event on one line: the message, then its fields.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string cannot fail.
+        let _ = if field.name() == "message" {
+            write!(self.message, "{value:?}")
+        } else {
+            let separator = if self.fields.is_empty() { "" } else { ", " };
+            write!(self.fields, "{separator}{}: {value:?}", field.name())
+        };
+    }
+}
+
+impl Text {
+    fn finish(mut self) -> String {
+        if !self.fields.is_empty() {
+            let _ = write!(self.message, " ({})", self.fields);
+        }
+        if self.message.len() > EVENT_BYTES {
+            let end = self.message.floor_char_boundary(EVENT_BYTES);
+            self.message.truncate(end);
+        }
+        self.message.replace('\n', " ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_executor_tells_wins_over_events() {
+        let report = Report::open().unwrap();
+        write(report.write.as_fd(), &Line::Event("failed to mount (err: EPERM)".into()));
+        let failure = Failure::new(Reason::CommandNotFound, "exec: \"x\": not found");
+        tell(report.writer().as_fd(), &failure);
+        assert_eq!(report.explain(Reason::Other, "failed".into()), failure);
+    }
+
+    #[test]
+    fn events_give_the_cause_of_a_bare_error() {
+        let report = Report::open().unwrap();
+        write(report.write.as_fd(), &Line::Event("mount /proc (err: EPERM)".into()));
+        let failure = report.explain(Reason::Other, "failed syscall".into());
+        assert_eq!(failure.message, "failed syscall: mount /proc (err: EPERM)");
+    }
+
+    #[test]
+    fn an_empty_report_is_a_start_that_worked() {
+        let report = Report::open().unwrap();
+        let read = report.hand_over();
+        let mut findings = Findings::default();
+        assert!(findings.read(&read).unwrap());
+        assert_eq!(findings.start_failure(), None);
+    }
+
+    #[test]
+    fn a_line_that_comes_in_pieces_is_read_whole() {
+        let mut findings = Findings::default();
+        findings.add(br#"{"Event":"fai"#);
+        findings.add(b"led\"}\n{\"Ev");
+        assert_eq!(findings.events, ["failed"]);
+    }
+}

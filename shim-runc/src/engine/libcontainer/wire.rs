@@ -1,0 +1,248 @@
+//! What the shim and its helper say to each other: frames of JSON on a sequenced-packet socket.
+//!
+//! Promise: one packet is one frame, bounded in size and in descriptors, and a frame of another
+//! version or with more in it than its sender may send is an error, never a guess. Descriptors
+//! travel beside the frame in the order in which its [`Streams`] names them.
+//! Not here: what a request does (`helper`), who waits for its answer (`connection`).
+//! See unix(7), SCM_RIGHTS.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Both ends are the same binary; the number guards against a mistake in starting it.
+pub(super) const VERSION: u32 = 1;
+
+/// The largest frame either end sends. Two paths, an id and an error text fit many times over;
+/// an OCI process, which may be larger, travels as a descriptor.
+pub(super) const FRAME_BYTES: usize = 64 * 1024;
+
+/// The most descriptors beside one frame: three streams and one file.
+const DESCRIPTORS: usize = 4;
+
+/// The longest error text that is passed on.
+pub(super) const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// One frame. The sequence number matches an answer to its request, so that a caller which gave
+/// up does not leave its answer to the next one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Frame<T> {
+    version: u32,
+    pub(super) sequence: u64,
+    pub(super) body: T,
+}
+
+/// What the shim asks for. `root` is where libcontainer keeps its records.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Answered by `Created`, with the reading end of the container's report beside it.
+    Create { root: PathBuf, id: String, bundle: PathBuf, no_pivot_root: bool, streams: Streams },
+    /// Answered by `Done` as soon as init has been told to go on.
+    Start { root: PathBuf, id: String },
+    /// The process is a descriptor, after the streams. Answered by `Executed`.
+    Exec { root: PathBuf, id: String, streams: Streams },
+    /// Answered by `Done` also when there is nothing to delete.
+    Delete { root: PathBuf, id: String, force: bool },
+    /// Answered by `Done`.
+    Pause { root: PathBuf, id: String },
+    /// Answered by `Done`.
+    Resume { root: PathBuf, id: String },
+}
+
+/// Which streams come beside a request, in this order, or the socket that wants the terminal.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Streams {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) console: Option<PathBuf>,
+}
+
+/// What the helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Created {
+        pid: i32,
+    },
+    Executed {
+        pid: i32,
+    },
+    Done,
+    Failed(Failure),
+    /// Sent unasked, with sequence 0, before the helper leaves: whatever it has not answered it
+    /// has not read either.
+    Leaving,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Failure {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES {
+            let end = message.floor_char_boundary(MESSAGE_BYTES);
+            message.truncate(end);
+        }
+        Self { reason, message }
+    }
+}
+
+/// The kinds of failure that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Reason {
+    NoSuchContainer,
+    AlreadyExists,
+    WrongState,
+    InvalidRequest,
+    Unsupported,
+    CommandNotFound,
+    CommandNotExecutable,
+    Other,
+}
+
+/// A frame as it is sent.
+pub(super) fn encode<T: Serialize>(sequence: u64, body: &T) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(&Frame { version: VERSION, sequence, body })?;
+    if bytes.len() > FRAME_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {} bytes, at most {FRAME_BYTES} fit", bytes.len()),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// A frame as it was received.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<Frame<T>> {
+    let frame: Frame<T> = serde_json::from_slice(bytes)?;
+    if frame.version != VERSION {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of version {}, expected {VERSION}", frame.version),
+        ));
+    }
+    Ok(frame)
+}
+
+/// Sends one packet with its descriptors; never raises SIGPIPE.
+pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+    }
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(
+            socket.as_fd(),
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
+    Ok(())
+}
+
+/// Receives one packet and its descriptors, which are close-on-exec. `None` is the end: the peer
+/// has closed its side.
+pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; FRAME_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(
+            socket.as_fd(),
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet larger than any frame"));
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    bytes.truncate(received.bytes);
+    Ok(Some((bytes, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[test]
+    fn a_frame_arrives_whole_with_its_descriptors_in_order() {
+        let (near, far) = pair();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let body = Request::Start { root: "/r".into(), id: "c".into() };
+        send(&near, &encode(7, &body).unwrap(), &[null.as_fd(), write.as_fd()]).unwrap();
+        let (bytes, mut fds) = receive(&far).unwrap().unwrap();
+        let frame: Frame<Request> = decode(&bytes).unwrap();
+        assert_eq!(frame.sequence, 7);
+        assert!(matches!(frame.body, Request::Start { id, .. } if id == "c"));
+        drop(write);
+        File::from(fds.remove(1)).write_all(b"x").unwrap();
+        let mut text = String::new();
+        File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+        let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn the_end_of_the_peer_is_none() {
+        let (near, far) = pair();
+        drop(near);
+        assert!(receive(&far).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_frame_of_another_version_is_refused() {
+        let error = decode::<Request>(
+            br#"{"version":9,"sequence":1,"body":{"Start":{"root":"/","id":"c"}}}"#,
+        )
+        .unwrap_err();
+        assert_eq!(error.to_string(), "a frame of version 9, expected 1");
+    }
+
+    #[test]
+    fn a_frame_too_large_is_refused_before_it_is_sent() {
+        let body = Request::Start { root: "/".repeat(FRAME_BYTES).into(), id: "c".into() };
+        assert_eq!(encode(1, &body).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let failure = Failure::new(Reason::Other, "é".repeat(MESSAGE_BYTES));
+        assert!(failure.message.len() <= MESSAGE_BYTES);
+    }
+}
