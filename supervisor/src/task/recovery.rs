@@ -3,19 +3,22 @@
 //! Promise: every bundle ends up as a task that clients see, or is removed because its Create had
 //! never answered; all at once, and one bad shim delays the start by no more than [`PATIENCE`].
 
+use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use shim_sdk::error::report;
 use shim_sdk::journal::Stage;
 use shim_sdk::{ContainerId, Kind};
 
 use super::bootstrap::Bootstrap;
-use super::bundle;
 use super::driver::Client;
 use super::lifecycle::Phase;
 use super::table::{Task, Tasks};
+use super::{Stdio, bundle};
 use crate::metadata::Namespace;
 
 /// How long the start waits for shims to be reached; what is not done then goes on beside it.
@@ -23,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is found in a bundle's place.
 enum Found {
-    /// The shim answers, and knows the task.
-    Living(Client),
+    /// The shim answers, and knows the task, whose streams go here.
+    Living(Client, Stdio),
     /// There is no shim.
     Dead,
     /// The task was never made, or is deleted; a shim may still be there.
@@ -36,11 +39,12 @@ impl Tasks {
     pub(crate) async fn recover(&self) {
         let place = &self.inner.place;
         let found: Vec<_> = bundle::all(&place.state).collect();
+        let kept = Arc::new(Mutex::new(Vec::new()));
         let adopted: Vec<_> = found
             .into_iter()
             .map(|(namespace, id)| {
-                let this = self.clone();
-                tokio::spawn(async move { this.adopt(namespace, id).await })
+                let (this, kept) = (self.clone(), kept.clone());
+                tokio::spawn(async move { this.adopt(namespace, id, &kept).await })
             })
             .collect();
         let all = async {
@@ -52,12 +56,15 @@ impl Tasks {
         };
         if tokio::time::timeout(PATIENCE, all).await.is_err() {
             log::warn!("some shims are slow to answer; going on without them for now");
+        } else {
+            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            sweep_fifos(&place.state.join("fifo"), &kept);
         }
         bundle::sweep_work(&place.root, &place.state);
         self.sweep_sockets();
     }
 
-    async fn adopt(&self, namespace: Namespace, id: ContainerId) {
+    async fn adopt(&self, namespace: Namespace, id: ContainerId, kept: &Mutex<Vec<Stdio>>) {
         let Ok(task) = self.reserve(&namespace, &id) else { return };
         if let Some(remains) = task.dirs.remains() {
             task.died(remains);
@@ -82,7 +89,8 @@ impl Tasks {
             }
         };
         match found {
-            Found::Living(client) => {
+            Found::Living(client, stdio) => {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(stdio);
                 let client = task.set_client(client);
                 self.drain(&task);
                 task.phase.send_replace(Phase::Live);
@@ -116,7 +124,7 @@ impl Tasks {
             Err(error) if error.closed() => Found::Dead,
             Err(error) if error.kind() == Kind::NotFound => Found::Leftover(Some(client)),
             // A shim that is slow, or stopped, still holds its container.
-            Ok(_) | Err(_) => Found::Living(client),
+            answer => Found::Living(client, answer.map(|state| state.stdio).unwrap_or_default()),
         }
     }
 
@@ -150,5 +158,49 @@ impl Tasks {
                 let _ = std::fs::remove_file(&path);
             }
         }
+    }
+}
+
+/// Removes the fifos of clients that are gone, except those that a task still has its streams on.
+///
+/// A client of ours keeps each directory of fifos locked (flock, shared) as long as it lives.
+fn sweep_fifos(fifos: &Path, kept: &[Stdio]) {
+    for entry in std::fs::read_dir(fifos).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let within = |stream: &String| Path::new(stream).starts_with(&path);
+        if kept.iter().any(|io| [&io.stdin, &io.stdout, &io.stderr].into_iter().any(within)) {
+            continue;
+        }
+        let locked = File::open(&path)
+            .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+            .unwrap_or(true);
+        if !locked && let Err(error) = std::fs::remove_dir_all(&path) {
+            log::warn!("remove the fifos in {}: {error}", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fifos_are_swept_once_neither_a_client_nor_a_task_has_them() {
+        let fifos = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = fifos.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("stdout"), "").unwrap();
+            path
+        };
+        let (gone, task, client) = (make("gone"), make("task"), make("client"));
+        let stdout = task.join("stdout").display().to_string();
+        let lock = Flock::lock(File::open(&client).unwrap(), FlockArg::LockSharedNonblock).unwrap();
+        let kept = [Stdio { stdout, ..Stdio::default() }];
+        sweep_fifos(fifos.path(), &kept);
+        assert!(!gone.exists() && task.exists() && client.exists());
+        drop(lock);
+        sweep_fifos(fifos.path(), &[]);
+        assert!(!task.exists() && !client.exists());
     }
 }
