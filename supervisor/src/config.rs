@@ -44,7 +44,7 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// The daemon's socket [default: supervisor.sock in the state directory]
-    #[arg(short = 'a', long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, value_name = "SOCKET")]
     pub(crate) address: Option<PathBuf>,
     /// Configuration file [default: /etc/supervisor/config.toml, if there]
     #[arg(long, global = true, value_name = "FILE")]
