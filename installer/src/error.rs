@@ -1,6 +1,9 @@
-//! The kinds of error that callers tell apart.
+//! What can go wrong with an installation, and the kinds of error that callers tell apart.
 
 use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::extract::{EntryName, ExtractError};
 
 /// What went wrong, in terms a caller can map to its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,5 +42,125 @@ impl Kind {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::DataLoss,
             _ => Self::Internal,
         }
+    }
+}
+
+/// Binaries could not be installed, removed or rolled back. What is shown did not change.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A layer could not be read.
+    #[error("image {image}, layer {layer}: {cause}")]
+    Layer {
+        /// The image.
+        image: String,
+        /// The layer's digest.
+        layer: String,
+        /// Why.
+        cause: ExtractError,
+    },
+    /// A layer is not what its digest says.
+    #[error("image {image}: layer {layer} has digest {got}")]
+    WrongDigest {
+        /// The image.
+        image: String,
+        /// What the manifest says.
+        layer: String,
+        /// What was read.
+        got: String,
+    },
+    /// An entry of the image may not be installed.
+    #[error("image {image}: refused entry {entry}: {why}")]
+    Refused {
+        /// The image.
+        image: String,
+        /// The entry.
+        entry: EntryName,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// The image has nothing to install.
+    #[error("image {image} has no files in bin/")]
+    Nothing {
+        /// The image.
+        image: String,
+    },
+    /// Other files are in the way.
+    #[error("image {image}: {} there already: {}; say replace to install over {}", are(.files), .files.join(", "), them(.files))]
+    InTheWay {
+        /// The image.
+        image: String,
+        /// The files, each with whose it is.
+        files: Vec<String>,
+    },
+    /// Nothing of that name is installed.
+    #[error("image {image} is not installed in {}", .path.display())]
+    NotInstalled {
+        /// The image.
+        image: String,
+        /// The managed directory.
+        path: PathBuf,
+    },
+    /// There is nothing to return to.
+    #[error("no earlier set of binaries is kept in {}", .path.display())]
+    NoEarlier {
+        /// The managed directory.
+        path: PathBuf,
+    },
+    /// A receipt that this version does not understand.
+    #[error("receipts {}: {why}", .path.display())]
+    Receipts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The system refused a call.
+    #[error("{call}: {cause}")]
+    System {
+        /// The call with its arguments.
+        call: String,
+        /// The answer.
+        cause: io::Error,
+    },
+}
+
+fn are(files: &[String]) -> &'static str {
+    if files.len() == 1 { "a file is" } else { "files are" }
+}
+
+fn them(files: &[String]) -> &'static str {
+    if files.len() == 1 { "it" } else { "them" }
+}
+
+impl InstallError {
+    /// What this amounts to for a caller.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Layer { cause, .. } => cause.kind(),
+            Self::WrongDigest { .. } => Kind::DataLoss,
+            Self::Refused { .. } => Kind::InvalidArgument,
+            Self::Nothing { .. } => Kind::FailedPrecondition,
+            Self::InTheWay { .. } => Kind::AlreadyExists,
+            Self::NotInstalled { .. } | Self::NoEarlier { .. } => Kind::NotFound,
+            Self::Receipts { .. } => Kind::DataLoss,
+            Self::System { cause, .. } => match Kind::from_io(cause) {
+                Kind::NotFound | Kind::AlreadyExists => Kind::Internal,
+                kind => kind,
+            },
+        }
+    }
+}
+
+/// Names a call for the error.
+pub(crate) trait Call<T> {
+    fn call(self, name: &str, path: &Path) -> Result<T, InstallError>;
+}
+
+impl<T, E: Into<io::Error>> Call<T> for Result<T, E> {
+    fn call(self, name: &str, path: &Path) -> Result<T, InstallError> {
+        self.map_err(|cause| InstallError::System {
+            call: format!("{name}({path:?})"),
+            cause: cause.into(),
+        })
     }
 }

@@ -30,18 +30,18 @@ const PAX_XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// One entry, all extensions applied. Its content is read next.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: EntryKind,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timespec,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: EntryKind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timespec,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     File { size_bytes: u64 },
     Directory,
     Symlink { target: Vec<u8> },
@@ -53,13 +53,13 @@ pub(super) enum EntryKind {
 }
 
 impl Entry {
-    pub(super) fn name(&self) -> EntryName {
+    pub(crate) fn name(&self) -> EntryName {
         EntryName(self.path.clone())
     }
 }
 
 /// A tar stream and the position in it.
-pub(super) struct Archive<R> {
+pub(crate) struct Archive<R> {
     reader: BufReader<R>,
     /// Content of the current entry that was not read yet, without the padding.
     content: u64,
@@ -86,7 +86,7 @@ struct Extensions {
 }
 
 impl<R: Read> Archive<R> {
-    pub(super) fn new(reader: R, limits: &Limits) -> Self {
+    pub(crate) fn new(reader: R, limits: &Limits) -> Self {
         Self {
             reader: BufReader::with_capacity(BUFFER, reader),
             content: 0,
@@ -98,12 +98,12 @@ impl<R: Read> Archive<R> {
     }
 
     /// How many entries were read, and how much content they have.
-    pub(super) fn totals(&self) -> (u64, u64) {
+    pub(crate) fn totals(&self) -> (u64, u64) {
         (self.entries, self.bytes)
     }
 
     /// Reads what follows the archive's end.
-    pub(super) fn drain(&mut self) -> Result<(), ExtractError> {
+    pub(crate) fn drain(&mut self) -> Result<(), ExtractError> {
         let entries = self.entries;
         loop {
             let n = fill(&mut self.reader)
@@ -117,7 +117,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The next entry; what is left of the one before is skipped.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ExtractError> {
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, ExtractError> {
         let mut extensions = Extensions::default();
         loop {
             self.skip(self.content + self.padding)?;
@@ -148,7 +148,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// A further piece of the current entry's content; empty at its end. Follow with [`Self::consume`].
-    pub(super) fn content(&mut self) -> Result<&[u8], ExtractError> {
+    pub(crate) fn content(&mut self) -> Result<&[u8], ExtractError> {
         let (entries, left) = (self.entries, self.content);
         if left == 0 {
             return Ok(&[]);
@@ -159,7 +159,7 @@ impl<R: Read> Archive<R> {
         Ok(&piece[..piece.len().min(usize::try_from(left).unwrap_or(usize::MAX))])
     }
 
-    pub(super) fn consume(&mut self, n: usize) {
+    pub(crate) fn consume(&mut self, n: usize) {
         self.reader.consume(n);
         self.content -= n as u64;
     }

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 pub use decompress::{Compression, decompressed};
 pub use error::{EntryName, ExtractError, Refusal};
 
-use archive::Archive;
+pub(crate) use archive::{Archive, Entry, EntryKind};
 use tree::Tree;
 
 /// What to do with an entry that removes something from the layers below.
