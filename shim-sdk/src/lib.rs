@@ -28,6 +28,8 @@ mod sys;
 mod command;
 #[cfg(feature = "serve")]
 mod event;
+#[cfg(all(feature = "serve", unix))]
+mod log_fifo;
 #[cfg(feature = "serve")]
 mod notifier;
 #[cfg(all(feature = "serve", unix))]
@@ -38,6 +40,8 @@ pub mod runtime;
 pub mod spawn;
 #[cfg(feature = "serve")]
 pub mod stdio;
+#[cfg(feature = "serve")]
+mod wire;
 
 pub use bundle::Bundle;
 pub use error::{Error, Result};

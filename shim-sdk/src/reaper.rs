@@ -192,6 +192,7 @@ mod tests {
     }
 
     fn spawned(script: &str) -> Pid {
+        #[allow(clippy::zombie_processes)] // the reaper under test waits for it
         let child = Command::new("sh").args(["-c", script]).spawn().expect("sh");
         Pid::new(child.id()).expect("a pid")
     }

@@ -71,7 +71,7 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
 }
 
 /// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
-/// answers with. It leads a process group of its own unless the command says otherwise.
+/// answers with.
 pub fn spawn_process(command: &mut Command) -> Result<Pid> {
     let (process, _child) = start(command)?;
     Ok(process.pid())

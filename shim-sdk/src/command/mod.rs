@@ -4,6 +4,11 @@
 //! See containerd's `core/runtime/v2/README.md`, "Commands".
 
 pub(crate) mod args;
+mod delete;
+mod info;
+mod placement;
+mod serve;
+mod start;
 
 use std::process::ExitCode;
 
@@ -34,7 +39,7 @@ pub struct Launch {
     pub id: Option<ContainerId>,
     /// The bundle of that container.
     pub bundle: Option<Bundle>,
-    /// Runtime options, as `-info` is given them. At other times options come with
+    /// Runtime options, as `-info` and `start` may be given them; a server gets them with each
     /// [`Create`](crate::Create).
     pub options: Option<Payload>,
     /// Whether the daemon asked for debug logs.
@@ -61,27 +66,50 @@ pub fn run<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> ExitCode {
 
 fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
     let args = Args::parse(std::env::args_os().skip(1))?;
-    let launch = |role, options| -> Result<Launch> {
+    let launch = |role, bundle, options| -> Result<Launch> {
         let id = if args.id.is_empty() { None } else { Some(ContainerId::new(args.id.clone())?) };
         Ok(Launch {
             role,
             namespace: args.namespace.clone(),
             id,
-            bundle: None,
+            bundle,
             options,
             debug: args.debug,
         })
     };
     match args.action {
         Action::Version => {
-            let description = make(&launch(Role::Describe, None)?)?.describe();
+            let description = make(&launch(Role::Describe, None, None)?)?.describe();
             print_version(&description);
             Ok(())
         }
-        Action::Info | Action::Start | Action::Serve | Action::Delete => {
-            Err(Error::unimplemented(format!("{:?}", args.action)))
+        Action::Info => {
+            let options = info::options()?;
+            let runtime = make(&launch(Role::Describe, None, options.clone())?)?;
+            info::print(&runtime.describe(), options)
+        }
+        Action::Start => {
+            let request = start::read_request(&args)?;
+            let options = request.options.clone();
+            let launch = launch(Role::Start, Some(Bundle::new(".")), options)?;
+            named(&launch)?;
+            start::start(&args, &make(&launch)?, &request)
+        }
+        Action::Serve => {
+            let launch = launch(Role::Serve, Some(delete::absolute(Bundle::new("."))), None)?;
+            serve::serve(&args, || make(&launch))
+        }
+        Action::Delete => {
+            let bundle = delete::absolute(delete::bundle(&args)?);
+            let launch = launch(Role::Delete, Some(bundle.clone()), None)?;
+            delete::delete(named(&launch)?, &bundle, make(&launch)?)
         }
     }
+}
+
+/// The id, where a command cannot do without.
+fn named(launch: &Launch) -> Result<&ContainerId> {
+    launch.id.as_ref().ok_or_else(|| Error::invalid("shim id cannot be empty"))
 }
 
 #[allow(clippy::print_stdout)]

@@ -5,5 +5,17 @@
 //! `binary://` place, is the SDK's.
 
 mod io;
+mod place;
 
+#[cfg(unix)]
+mod attached;
+#[cfg(unix)]
+mod console;
+#[cfg(unix)]
+mod copy;
+#[cfg(unix)]
+mod logger;
+
+#[cfg(unix)]
+pub(crate) use attached::{Attached, Owner, open};
 pub use io::{Io, Stream, Streams, Terminal};

@@ -1,12 +1,16 @@
 //! System calls that no crate wraps safely. Each wrapper bears its man page's name.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "serve")]
+mod fd;
 mod pidfd;
 #[cfg(feature = "serve")]
 mod poll;
 #[cfg(feature = "serve")]
 mod prctl;
 
+#[cfg(feature = "serve")]
+pub(crate) use fd::{pass_descriptors, pass_listener, received, set_window_size, take_listener};
 pub(crate) use pidfd::pidfd_send_signal;
 #[cfg(feature = "serve")]
 pub(crate) use pidfd::{Waited, waitid_any, waitid_pid};

@@ -1,0 +1,102 @@
+//! `delete`: removes what a shim that died has left, and says how its container ended.
+//!
+//! Answers with what the journal kept; without a kept exit the container counts as killed.
+//! Everything is tried, whatever fails on the way: the daemon asks once.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use protos::ttrpc::api::DeleteResponse;
+use protos::ttrpc::protobuf::Message;
+use tokio::task::LocalSet;
+
+use super::args::Args;
+use super::serve::ADDRESS_FILE;
+use super::start::is_served;
+use crate::wire::convert;
+use crate::{
+    Bundle, ContainerId, Error, Exit, Journal, Kind, Pid, ProcessHandle, Result, Runtime, Signal,
+    address, mount,
+};
+
+/// How long the runtime may take; the daemon itself waits 5 s.
+const CLEAN_UP: Duration = Duration::from_millis(4500);
+
+/// The bundle that is meant: the one named, or the one of this id beside the working directory,
+/// which may be that of another member of the group.
+pub(crate) fn bundle(args: &Args) -> Result<Bundle> {
+    let here = std::env::current_dir().map_err(|cause| Error::io("getcwd", cause))?;
+    let named = args.bundle.clone().filter(|path| path.is_dir());
+    let sibling = || here.parent().map(|parent| parent.join(&args.id)).filter(|path| path.is_dir());
+    Ok(Bundle::new(named.or_else(sibling).unwrap_or_else(|| here.clone())))
+}
+
+/// Answers `delete`.
+pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) -> Result<()> {
+    let journal = match Journal::read(bundle) {
+        Ok(journal) => journal.filter(|journal| journal.id == *id),
+        // A damaged journal is no reason to leave a container running.
+        Err(_) => None,
+    };
+    // Known by its start time, a process that merely has the number is left alone.
+    let init = journal.as_ref().map(|journal| journal.init.clone()).unwrap_or_default();
+    if let (Some(pid), None) = (init.pid, init.exit)
+        && let Ok(handle) = ProcessHandle::open(pid)
+        && init.start_time.is_some()
+        && crate::process::start_time::start_time(pid) == init.start_time
+    {
+        // Gone in between is as well.
+        let _ = handle.signal(Signal::KILL);
+    }
+    let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let event_loop = event_loop.map_err(|cause| Error::io("start the event loop", cause))?;
+    let cleaned = LocalSet::new().block_on(&event_loop, async {
+        crate::reaper::start()?;
+        let cleaned = tokio::time::timeout(CLEAN_UP, runtime.clean_up(id, bundle)).await;
+        cleaned.unwrap_or_else(|_| {
+            let text = format!("cleaning up {id} took longer than {CLEAN_UP:?}");
+            Err(Error::new(Kind::DeadlineExceeded, text))
+        })
+    });
+    event_loop.shutdown_background();
+    let unmounted = mount::unmount_recursive(&bundle.rootfs()).map_err(Error::from);
+    remove_socket(bundle);
+    let exit = init.exit.unwrap_or_else(Exit::killed);
+    let pid = init.pid.or_else(|| pid_file(&bundle.file("init.pid")));
+    // Both errors matter; the first is told.
+    cleaned.and(unmounted)?;
+    let response = DeleteResponse {
+        pid: convert::pid(pid),
+        exit_status: exit.status,
+        exited_at: convert::exited_at(&exit),
+        ..DeleteResponse::default()
+    };
+    let bytes = response
+        .write_to_bytes()
+        .map_err(|cause| Error::new(Kind::Internal, "encode the answer").with_source(cause))?;
+    io::stdout().lock().write_all(&bytes).map_err(|cause| Error::io("print the answer", cause))
+}
+
+/// Removes the dead server's socket; a socket that is served belongs to a group that lives on.
+fn remove_socket(bundle: &Bundle) {
+    let Ok(at) = fs::read_to_string(bundle.file(ADDRESS_FILE)) else { return };
+    if let Some(path) = address::unix_path(at.trim())
+        && !is_served(path)
+    {
+        // Somebody else may have been faster.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The pid that runtimes write down for each other.
+fn pid_file(path: &Path) -> Option<Pid> {
+    fs::read_to_string(path).ok()?.trim().parse().ok().and_then(Pid::new)
+}
+
+/// The bundle as an absolute path, for messages and for runtimes that go elsewhere.
+pub(crate) fn absolute(bundle: Bundle) -> Bundle {
+    let path: Option<PathBuf> = std::path::absolute(bundle.path()).ok();
+    path.map_or(bundle, Bundle::new)
+}

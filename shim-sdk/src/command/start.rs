@@ -1,0 +1,241 @@
+//! `start`: binds the socket, hands it to a server, prints the address. As little as that can be.
+//!
+//! The listener exists before the server does, so whoever has the address can connect; the
+//! server's own making goes on behind. Whatever is not needed for the address is the server's
+//! work.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, umask};
+
+use super::args::Args;
+use super::serve::{ADDRESS_FILE, SOCKET_ENV};
+use crate::wire::bootstrap::{self, MAX_STDIN_BYTES, Request};
+use crate::{Bundle, Error, Kind, Result, Runtime, address, sys};
+
+/// How often a lost race for the socket's name is run again.
+const ATTEMPTS: u32 = 8;
+
+/// What came of asking for a socket's name.
+enum Claim {
+    /// It is ours, and listened on.
+    Bound(UnixListener),
+    /// A server of our group has it.
+    Taken,
+}
+
+/// Answers `start`.
+pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> Result<()> {
+    let bundle = Bundle::new(".");
+    let group = runtime.group(&annotations(&bundle)?);
+    let socket_dir = request.socket_dir.as_deref().unwrap_or(address::DEFAULT_SOCKET_DIR);
+    let name = group.as_deref().unwrap_or(&args.id);
+    let path = address::socket_path(Path::new(socket_dir), &args.address, &args.namespace, name)?;
+    let at = address::unix(&path);
+    match claim(&path)? {
+        Claim::Bound(listener) => {
+            let server = spawn_server(args, request, listener, &path)?;
+            if let Some(cgroup) = request.shim_cgroup() {
+                super::placement::enter_cgroup(&cgroup, server)?;
+            }
+        }
+        Claim::Taken => {
+            // Where `delete` of this member looks for the socket; the server writes its own.
+            let file = bundle.file(ADDRESS_FILE);
+            fs::write(&file, &at)
+                .map_err(|cause| Error::io(format!("write {}", file.display()), cause))?;
+        }
+    }
+    let answer = bootstrap::answer(request.structured, &at)?;
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
+    printed.map_err(|cause| Error::io("print the address", cause))
+}
+
+/// Reads what the daemon says on stdin.
+pub(crate) fn read_request(args: &Args) -> Result<Request> {
+    let mut stdin = Vec::new();
+    let read = io::stdin().lock().take(MAX_STDIN_BYTES + 1).read_to_end(&mut stdin);
+    let read = read.map_err(|cause| Error::io("read stdin", cause))?;
+    if read as u64 > MAX_STDIN_BYTES {
+        return Err(Error::invalid("more than 10 MiB on stdin"));
+    }
+    Request::parse(&stdin, &args.id, &args.namespace)
+}
+
+fn annotations(bundle: &Bundle) -> Result<HashMap<String, String>> {
+    match bundle.annotations() {
+        // A sandbox's bundle has no spec.
+        Err(error) if error.kind() == Kind::NotFound => Ok(HashMap::new()),
+        other => other,
+    }
+}
+
+/// Takes a socket's name, unless somebody listens there.
+///
+/// The name appears only when the socket behind it is listened on already, by a hard link. So a
+/// refused connection means that the listener is gone, and removing what is left is right; that is
+/// done under a lock of the directory, and a server that leaves removes its name before it stops
+/// listening. However many race, one listens.
+fn claim(path: &Path) -> Result<Claim> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let attempt = |what: &str| {
+        let what = format!("{what} {}", path.display());
+        move |cause| Error::io(what, cause)
+    };
+    let beside = directory.join(format!(".{}", std::process::id()));
+    let mut bound = bind(&beside);
+    if bound.as_ref().is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound) {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(attempt("make the directory of"))?;
+        bound = bind(&beside);
+    }
+    if bound.as_ref().is_err_and(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
+        // Left by a process of the same number that died half way.
+        fs::remove_file(&beside).map_err(attempt("clear the place of"))?;
+        bound = bind(&beside);
+    }
+    let listener = bound.map_err(attempt("bind"))?;
+    let claimed = link(&beside, path, directory);
+    // Linked or not, the second name has served.
+    let _ = fs::remove_file(&beside);
+    match claimed {
+        Ok(true) => Ok(Claim::Bound(listener)),
+        Ok(false) => Ok(Claim::Taken),
+        Err(cause) => Err(attempt("link")(cause)),
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    // Before anybody could connect, and in a process of one thread.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
+}
+
+/// Gives a listening socket its name; false if somebody else listens there.
+fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<bool> {
+    for _ in 0..ATTEMPTS {
+        match fs::hard_link(from, to) {
+            Ok(()) => return Ok(true),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(cause),
+        }
+        if is_served(to) {
+            return Ok(false);
+        }
+        let lock = Flock::lock(File::open(directory)?, FlockArg::LockExclusive);
+        let _lock = lock.map_err(|(_, cause)| io::Error::from(cause))?;
+        // Looked at again: whoever had the lock before may have put a new socket there.
+        if !is_served(to) {
+            match fs::remove_file(to) {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AddrInUse))
+}
+
+/// Whether somebody listens; a full backlog is somebody as well.
+pub(crate) fn is_served(path: &Path) -> bool {
+    match UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(cause) => {
+            !matches!(cause.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+        }
+    }
+}
+
+/// Spawns the server with the listener as descriptor 3; returns its pid.
+fn spawn_server(
+    args: &Args,
+    request: &Request,
+    listener: UnixListener,
+    path: &Path,
+) -> Result<u32> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|cause| Error::io("find this program's file", cause))?;
+    let mut command = Command::new(&program);
+    command.arg0(own_name(program));
+    command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
+    if args.debug || request.debug {
+        command.arg("-debug");
+    }
+    command.env(SOCKET_ENV, path);
+    if let Some(events) = &request.events_address {
+        command.env("TTRPC_ADDRESS", events);
+    }
+    if let Some(grpc) = &request.grpc_address {
+        command.env("GRPC_ADDRESS", grpc);
+    }
+    command.process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if std::env::var_os("SCHED_CORE").is_some_and(|wanted| !wanted.is_empty()) {
+        // Inherited by the server.
+        sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
+    }
+    sys::pass_listener(listener).map_err(|cause| Error::io("pass the listener", cause))?;
+    let spawned = command.spawn().map_err(|cause| {
+        // Nobody will listen; the name is to be free.
+        let _ = fs::remove_file(path);
+        Error::io("spawn the server", cause)
+    })?;
+    Ok(spawned.id())
+}
+
+/// The name this program was called by: it says which runtime is meant.
+fn own_name(program: PathBuf) -> OsString {
+    std::env::args_os().next().unwrap_or_else(|| program.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_served_is_joined_and_a_stale_one_taken_over() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("made/on/demand/socket");
+        let Claim::Bound(listener) = claim(&path).expect("free") else { panic!("nobody is there") };
+        assert!(matches!(claim(&path).expect("served"), Claim::Taken));
+        drop(listener);
+        assert!(path.exists(), "stale");
+        let Claim::Bound(_listener) = claim(&path).expect("stale") else {
+            panic!("nobody is there")
+        };
+        let left = fs::read_dir(path.parent().expect("has one")).expect("read").count();
+        assert_eq!(left, 1, "only the socket");
+    }
+
+    #[test]
+    fn of_many_that_race_for_a_stale_name_one_listens() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let path = folder.path().join("socket");
+            drop(UnixListener::bind(&path).expect("bind"));
+            let racing = (0..8).map(|number| {
+                let (path, beside) = (path.clone(), folder.path().join(format!(".{number}")));
+                std::thread::spawn(move || {
+                    let listener = UnixListener::bind(&beside).expect("bind");
+                    let directory = path.parent().expect("has one");
+                    link(&beside, &path, directory).expect("link").then_some(listener)
+                })
+            });
+            let racing: Vec<_> = racing.collect();
+            let bound: Vec<_> = racing.into_iter().map(|one| one.join().expect("thread")).collect();
+            assert_eq!(bound.iter().flatten().count(), 1);
+            assert!(is_served(&path));
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The table of containers, and the task that owns it.
+//!
+//! Handlers of the wire send a [`Job`] and wait; the jobs run here, on the shim's one thread, and
+//! go on when the handler is gone. What only looks is answered from the table at once, whatever
+//! else is under way; what calls the runtime runs as a task of its own.
+//!
+//! Not here: which request is valid when (`lifecycle`); the wire's types.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::container::{Container, Deleted, Process, not_created};
+use super::lifecycle::{Phase, Request};
+use crate::event::{Event, Names, Queue};
+use crate::journal::Record;
+use crate::notifier::Note;
+use crate::{
+    Capabilities, Checkpoint, ContainerId, ExecId, Exit, Payload, Pid, ProcessHandle, Result,
+    Runtime, Signal,
+};
+
+/// How many deleted containers are remembered for repeated calls.
+const MAX_DELETED: usize = 64;
+
+/// How long a runtime may take over a question that State-like calls depend on.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Work for the core.
+pub(crate) type Job<R> = Box<dyn FnOnce(&Rc<Core<R>>) + Send>;
+
+/// Everything the shim knows.
+pub(crate) struct Core<R: Runtime> {
+    pub(crate) runtime: R,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) namespace: String,
+    pub(crate) events: Queue,
+    pub(crate) notes: mpsc::UnboundedSender<Note>,
+    pub(crate) shim: Record,
+    containers: RefCell<BTreeMap<ContainerId, Rc<Container<R::Container>>>>,
+    deleted: RefCell<VecDeque<(ContainerId, Deleted)>>,
+    stop: Rc<Notify>,
+}
+
+/// What State answers.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) bundle: std::path::PathBuf,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) status: Status,
+    pub(crate) names: Names,
+    pub(crate) exit: Option<Exit>,
+}
+
+/// What a client sees of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Created,
+    Running,
+    Pausing,
+    Paused,
+    Stopped,
+}
+
+impl<R: Runtime> Core<R> {
+    pub(crate) fn new(
+        runtime: R,
+        namespace: String,
+        events: Queue,
+        notes: mpsc::UnboundedSender<Note>,
+        stop: Rc<Notify>,
+    ) -> Self {
+        let capabilities = runtime.describe().capabilities;
+        let pid = Pid::this();
+        let start_time = super::start_time::start_time(pid);
+        Self {
+            runtime,
+            capabilities,
+            namespace,
+            events,
+            notes,
+            shim: Record { pid: Some(pid), start_time, exit: None },
+            containers: RefCell::default(),
+            deleted: RefCell::default(),
+            stop,
+        }
+    }
+
+    /// The container, if it is in the table.
+    pub(crate) fn container(&self, id: &str) -> Result<Rc<Container<R::Container>>> {
+        self.containers.borrow().get(id).cloned().ok_or_else(not_created)
+    }
+
+    /// Takes a container's id, if it is free.
+    pub(crate) fn reserve(&self, container: Rc<Container<R::Container>>) -> Result<()> {
+        let mut containers = self.containers.borrow_mut();
+        if containers.contains_key(&container.id) {
+            let text = format!("container {} already exists", container.id);
+            return Err(crate::Error::new(crate::Kind::AlreadyExists, text));
+        }
+        self.deleted.borrow_mut().retain(|(deleted, _)| *deleted != container.id);
+        containers.insert(container.id.clone(), container);
+        Ok(())
+    }
+
+    /// Gives an id back whose container could not be made.
+    pub(crate) fn release(&self, id: &ContainerId) {
+        self.containers.borrow_mut().remove(id);
+    }
+
+    /// Forgets a container but for what Delete answered.
+    pub(crate) fn forget(&self, id: &ContainerId, deleted: Deleted) {
+        self.release(id);
+        let mut remembered = self.deleted.borrow_mut();
+        if remembered.len() == MAX_DELETED {
+            remembered.pop_front();
+        }
+        remembered.push_back((id.clone(), deleted));
+    }
+
+    /// What a Delete of this container answered before.
+    pub(crate) fn deleted(&self, id: &str) -> Option<Deleted> {
+        let remembered = self.deleted.borrow();
+        remembered.iter().find(|(deleted, _)| deleted.as_str() == id).map(|(_, answer)| *answer)
+    }
+
+    /// Answers State.
+    pub(crate) fn view(&self, id: &str, exec: Option<&str>) -> Result<View> {
+        let container = self.container(id)?;
+        let process = container.process(exec)?;
+        let status = status(&container.init, &process).ok_or_else(not_created)?;
+        Ok(View {
+            bundle: container.bundle.path().to_owned(),
+            pid: process.pid(),
+            status,
+            names: process.names.clone(),
+            exit: process.exit(),
+        })
+    }
+
+    /// Init's pid, for Connect, which must succeed for a container that is not there.
+    pub(crate) fn init_pid(&self, id: &str) -> Option<Pid> {
+        self.container(id).ok().and_then(|container| container.init.pid())
+    }
+
+    /// Answers Pids: each with the exec that it is, where it is one.
+    pub(crate) async fn pids(&self, id: &str) -> Result<Vec<(Pid, Option<ExecId>)>> {
+        let container = self.container(id)?;
+        let record = container.record()?;
+        let lives = |process: &Process| {
+            !matches!(process.phase(), Phase::Stopped | Phase::Deleting | Phase::Exiting)
+        };
+        let known: BTreeMap<Pid, Option<ExecId>> = container
+            .execs()
+            .into_iter()
+            .filter(|(_, exec)| lives(exec))
+            .filter_map(|(id, exec)| exec.pid().map(|pid| (pid, Some(id))))
+            .chain(container.init.pid().filter(|_| lives(&container.init)).map(|pid| (pid, None)))
+            .collect();
+        // A runtime that hangs, fails or does not know leaves what is known here.
+        let told = tokio::time::timeout(GLANCE, self.runtime.pids(&record)).await;
+        match told {
+            Ok(Ok(Some(pids))) => {
+                Ok(pids.into_iter().map(|pid| (pid, known.get(&pid).cloned().flatten())).collect())
+            }
+            Ok(Ok(None)) => Ok(known.into_iter().collect()),
+            Ok(Err(error)) => {
+                log::warn!("pids of {id}: {}", error.report());
+                Ok(known.into_iter().collect())
+            }
+            Err(_) => {
+                log::warn!("pids of {id}: the runtime did not answer within {GLANCE:?}");
+                Ok(known.into_iter().collect())
+            }
+        }
+    }
+
+    /// Signals a process, or all of a container.
+    pub(crate) async fn kill(
+        &self,
+        id: &str,
+        exec: Option<&str>,
+        signal: Signal,
+        all: bool,
+    ) -> Result<()> {
+        let container = self.container(id)?;
+        let process = container.process(exec)?;
+        process.admit(&container.id, Request::Kill).await?;
+        let record = container.record()?;
+        let Some(handle) = process.handle() else {
+            return self.kill_unstarted(&container, signal);
+        };
+        if all && exec.is_none() {
+            self.runtime.signal_all(&record, &handle, signal).await
+        } else {
+            self.runtime.signal(&record, &handle, signal).await
+        }
+    }
+
+    /// A container without a process yet: what would end one ends it.
+    fn kill_unstarted(&self, container: &Container<R::Container>, signal: Signal) -> Result<()> {
+        let init = &container.init;
+        let ends = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+        if init.phase() != Phase::Created || !ends.contains(&signal) {
+            return Err(super::lifecycle::Refused::NotStarted.into_error(container.id.as_str()));
+        }
+        let exit = Exit::now(128 + signal.number());
+        container.journal_exit(None, exit);
+        container.journal(crate::journal::Stage::Stopped);
+        let id = container.id.clone();
+        self.events.push(Event::Exited { container: id, exec: None, pid: None, exit });
+        init.stopped(exit);
+        Ok(())
+    }
+
+    /// Freezes a container.
+    pub(crate) async fn pause(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let record = container.record()?;
+        container.init.admit(&container.id, Request::Pause).await?;
+        let result = self.runtime.pause(&record).await;
+        let settled = if result.is_ok() { Phase::Paused } else { Phase::Running };
+        if result.is_ok() && container.init.phase() == Phase::Pausing {
+            self.events.push(Event::Paused { container: container.id.clone() });
+        }
+        container.init.settle(Phase::Pausing, settled);
+        result
+    }
+
+    /// Thaws a container.
+    pub(crate) async fn resume(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let record = container.record()?;
+        container.init.admit(&container.id, Request::Resume).await?;
+        let result = self.runtime.resume(&record).await;
+        let settled = if result.is_ok() { Phase::Running } else { Phase::Paused };
+        if result.is_ok() && container.init.phase() == Phase::Resuming {
+            self.events.push(Event::Resumed { container: container.id.clone() });
+        }
+        container.init.settle(Phase::Resuming, settled);
+        result
+    }
+
+    /// Statistics.
+    pub(crate) async fn stats(&self, id: &str) -> Result<Payload> {
+        let record = self.container(id)?.record()?;
+        self.runtime.stats(&record).await
+    }
+
+    /// Changes limits.
+    pub(crate) async fn update(&self, id: &str, resources: Payload) -> Result<()> {
+        let container = self.container(id)?;
+        container.init.admit(&container.id, Request::Update).await?;
+        self.runtime.update(&*container.record()?, resources).await
+    }
+
+    /// Writes a checkpoint.
+    pub(crate) async fn checkpoint(&self, id: &str, request: Checkpoint) -> Result<()> {
+        let container = self.container(id)?;
+        container.init.admit(&container.id, Request::Checkpoint).await?;
+        self.runtime.checkpoint(&*container.record()?, request).await
+    }
+
+    /// Waits for a process's exit.
+    pub(crate) async fn wait(&self, id: &str, exec: Option<&str>) -> Result<Exit> {
+        let process = self.container(id)?.process(exec)?;
+        Ok(process.exited().await)
+    }
+
+    /// Leaves, unless there is still a container.
+    pub(crate) fn shutdown(&self) -> bool {
+        let leaving = self.containers.borrow().is_empty();
+        if leaving {
+            // A permit is kept when nobody waits yet.
+            self.stop.notify_one();
+        }
+        leaving
+    }
+
+    /// A runtime said that a container cannot go on.
+    pub(crate) fn fatal(&self, note: &Note) {
+        log::error!("container {} cannot go on: {}", note.container, note.reason);
+        let Ok(container) = self.container(note.container.as_str()) else { return };
+        let processes = container.execs().into_iter().map(|(_, exec)| exec);
+        for process in processes.chain([Rc::clone(&container.init)]) {
+            if let Some(handle) = process.handle() {
+                // It may have ended already, which is as well.
+                let _ = handle.signal(Signal::KILL);
+            }
+        }
+    }
+
+    /// What is in the table, for the log.
+    pub(crate) fn dump(&self) {
+        let containers = self.containers.borrow();
+        log::info!("{} containers, {} events waiting", containers.len(), self.events.len());
+        for container in containers.values() {
+            let init = &container.init;
+            let (phase, pid) = (init.phase(), init.pid());
+            log::info!(
+                "container {}: {phase:?}, pid {pid:?}, exit {:?}",
+                container.id,
+                init.exit()
+            );
+            for (id, exec) in container.execs() {
+                let (phase, pid) = (exec.phase(), exec.pid());
+                log::info!("  exec {id}: {phase:?}, pid {pid:?}, exit {:?}", exec.exit());
+            }
+        }
+    }
+
+    /// Takes hold of a process that the runtime made.
+    pub(crate) fn hold(&self, pid: Pid) -> Result<Rc<ProcessHandle>> {
+        ProcessHandle::open(pid).map(Rc::new)
+    }
+}
+
+/// What a client sees: `None` while the container is being made. An exec is as frozen as its
+/// container.
+fn status(init: &Process, process: &Process) -> Option<Status> {
+    let own = match process.phase() {
+        Phase::Creating => return None,
+        Phase::Created | Phase::Starting => Status::Created,
+        Phase::Running | Phase::Exiting => Status::Running,
+        Phase::Pausing => Status::Pausing,
+        Phase::Paused | Phase::Resuming => Status::Paused,
+        Phase::Stopped | Phase::Deleting => Status::Stopped,
+    };
+    Some(match (own, init.phase()) {
+        (Status::Running, Phase::Pausing) => Status::Pausing,
+        (Status::Running, Phase::Paused | Phase::Resuming) => Status::Paused,
+        (own, _) => own,
+    })
+}

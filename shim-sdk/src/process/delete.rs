@@ -1,0 +1,120 @@
+//! Deleting: idempotent, and independent of whoever asked.
+//!
+//! The first Delete does the work; one that comes meanwhile waits for the same work; one that
+//! comes later, say because the answer to the first was lost, is answered from memory.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::container::{Container, Deleted, not_created};
+use super::core::Core;
+use super::init::unmount_rootfs;
+use super::lifecycle::{Phase, Request, Step, decide};
+use crate::event::Event;
+use crate::journal::Stage;
+use crate::runtime::DRAIN;
+use crate::{Error, ExecId, Exit, Kind, Result, Runtime, Signal};
+
+/// How long an init that never ran the user's command may take to be killed.
+const KILL: Duration = Duration::from_secs(10);
+
+impl<R: Runtime> Core<R> {
+    /// Deletes a container.
+    pub(crate) async fn delete_container(self: Rc<Self>, id: &str) -> Result<Deleted> {
+        loop {
+            let Ok(container) = self.container(id) else {
+                return self.deleted(id).ok_or_else(not_created);
+            };
+            let init = &container.init;
+            let changed = init.changed();
+            let now = init.phase();
+            match decide(init.which, now, Request::Delete) {
+                Err(refused) => return Err(refused.into_error(id)),
+                Ok(Step::Later) => changed.await,
+                Ok(Step::Stay | Step::Go(_)) if now == Phase::Created && init.pid().is_some() => {
+                    kill_created(&container).await?;
+                }
+                Ok(Step::Stay | Step::Go(_)) => {
+                    init.enter(Phase::Deleting);
+                    let deleted = self.remove(&container).await;
+                    if deleted.is_err() {
+                        init.enter(now);
+                    } else {
+                        // Whoever waits looks again, and finds the answer in memory.
+                        init.enter(Phase::Deleting);
+                    }
+                    return deleted;
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, container: &Container<R::Container>) -> Result<Deleted> {
+        for (_, exec) in container.execs() {
+            if let Some(attached) = exec.detach() {
+                attached.drain(Duration::ZERO).await;
+            }
+        }
+        // Kept until the runtime has deleted, so that a failed Delete can be repeated.
+        if let Some(attached) = container.init.attached() {
+            attached.drain(DRAIN).await;
+        }
+        self.runtime.delete(&*container.record()?).await?;
+        if container.mounted {
+            unmount_rootfs(&container.bundle).await?;
+        }
+        container.init.detach();
+        let deleted = Deleted { pid: container.init.pid(), exit: container.init.exit() };
+        container.journal(Stage::Deleted);
+        self.forget(&container.id, deleted);
+        let exit = deleted.exit.unwrap_or_else(|| Exit::now(0));
+        let id = container.id.clone();
+        self.events.push(Event::Deleted { container: id, pid: deleted.pid, exit });
+        Ok(deleted)
+    }
+
+    /// Deletes an exec.
+    pub(crate) async fn delete_exec(self: Rc<Self>, id: &str, exec: &str) -> Result<Deleted> {
+        loop {
+            let container = self.container(id)?;
+            let process = match container.process(Some(exec)) {
+                Ok(process) => process,
+                Err(error) => return container.deleted_exec(exec).ok_or(error),
+            };
+            let changed = process.changed();
+            let now = process.phase();
+            match decide(process.which, now, Request::Delete) {
+                Err(refused) => return Err(refused.into_error(id)),
+                Ok(Step::Later) => changed.await,
+                Ok(Step::Stay | Step::Go(_)) => {
+                    process.enter(Phase::Deleting);
+                    if let Some(attached) = process.detach() {
+                        attached.drain(DRAIN).await;
+                    }
+                    let deleted = Deleted { pid: process.pid(), exit: process.exit() };
+                    let exec = ExecId::new(exec)?;
+                    if deleted.pid.is_some() {
+                        container.journal_exec_deleted(&exec);
+                    }
+                    container.forget(&exec, deleted);
+                    // Whoever waits looks again, and finds the answer in memory.
+                    process.enter(Phase::Deleting);
+                    return Ok(deleted);
+                }
+            }
+        }
+    }
+}
+
+/// Ends an init that was made and never started, and waits until its exit is told.
+async fn kill_created<C>(container: &Container<C>) -> Result<()> {
+    if let Some(handle) = container.init.handle() {
+        // It may have ended just now.
+        let _ = handle.signal(Signal::KILL);
+    }
+    let exited = tokio::time::timeout(KILL, container.init.exited()).await;
+    exited.map(drop).map_err(|_| {
+        let text = format!("init of {} does not end after SIGKILL", container.id);
+        Error::new(Kind::DeadlineExceeded, text)
+    })
+}

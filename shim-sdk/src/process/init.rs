@@ -1,0 +1,277 @@
+//! The life of a container's init: made, started, ended.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::container::Container;
+use super::core::Core;
+use super::lifecycle::{Phase, Request};
+use crate::event::{Event, Names};
+use crate::journal::Stage;
+use crate::reaper::{self, Watch};
+use crate::stdio::{self, Attached, Owner};
+use crate::{
+    Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid, Result,
+    Runtime, Signal, mount,
+};
+
+/// How long what follows an init's exit may take before the exit is told all the same.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// A request to make a container, as the wire has understood it.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) id: ContainerId,
+    pub(crate) bundle: Bundle,
+    pub(crate) rootfs: Vec<Mount>,
+    pub(crate) names: Names,
+    pub(crate) checkpoint: String,
+    pub(crate) options: Option<Payload>,
+}
+
+impl<R: Runtime> Core<R> {
+    /// Makes a container. On an error nothing of it remains.
+    pub(crate) async fn create(self: Rc<Self>, order: Order) -> Result<Option<Pid>> {
+        if order.names.terminal && !self.capabilities.terminal {
+            return Err(Error::unimplemented("a terminal"));
+        }
+        let container = Rc::new(Container::new(
+            order.id.clone(),
+            &self.namespace,
+            order.bundle.clone(),
+            !order.rootfs.is_empty(),
+            order.names.clone(),
+            self.shim.clone(),
+        ));
+        // From here on a second Create of this id is refused, and others do not see it.
+        self.reserve(Rc::clone(&container))?;
+        match self.make(&container, order).await {
+            Ok(pid) => Ok(pid),
+            Err(error) => {
+                if container.mounted
+                    && let Err(error) = unmount_rootfs(&container.bundle).await
+                {
+                    log::warn!("undo the mounts of {}: {}", container.id, error.report());
+                }
+                self.release(&container.id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(
+        self: &Rc<Self>,
+        container: &Rc<Container<R::Container>>,
+        order: Order,
+    ) -> Result<Option<Pid>> {
+        let owner = Owner { namespace: &self.namespace, id: order.id.as_str() };
+        let (io, attached) = stdio::open(&order.names, owner).await?;
+        if !order.rootfs.is_empty() {
+            mount_rootfs(&order.bundle, order.rootfs.clone()).await?;
+        }
+        let notifier = Notifier::new(order.id.clone(), self.events.clone(), self.notes.clone());
+        let request = Create {
+            id: order.id.clone(),
+            namespace: self.namespace.clone(),
+            bundle: order.bundle.clone(),
+            rootfs: order.rootfs.clone(),
+            options: order.options,
+            checkpoint: (!order.checkpoint.is_empty()).then(|| order.checkpoint.clone().into()),
+            notifier,
+        };
+        let Created { container: record, pid } = self.runtime.create(request, io).await?;
+        container.set_record(record);
+        let taken = self.take_over(container, attached, pid).await;
+        let watched = match taken {
+            Ok(watched) => watched,
+            Err(error) => {
+                self.unmake(container, pid).await;
+                return Err(error);
+            }
+        };
+        container.journal_init(Stage::Created, pid);
+        self.events.push(Event::Created {
+            container: order.id,
+            bundle: order.bundle.path().to_owned(),
+            rootfs: order.rootfs,
+            io: order.names,
+            checkpoint: order.checkpoint,
+            pid,
+        });
+        container.init.enter(Phase::Created);
+        if let Some(watch) = watched {
+            self.follow_init(container, watch);
+        }
+        Ok(pid)
+    }
+
+    /// Takes hold of what the runtime made: init, and its streams.
+    async fn take_over(
+        &self,
+        container: &Container<R::Container>,
+        attached: Attached,
+        pid: Option<Pid>,
+    ) -> Result<Option<Watch>> {
+        let mut watched = None;
+        if let Some(pid) = pid {
+            let handle = self.hold(pid)?;
+            // Before the first await: an exit from now on is not missed.
+            watched = Some(reaper::watch(&handle));
+            container.init.set_handle(handle);
+            attached.ready().await?;
+        }
+        container.init.attach(Rc::new(attached));
+        Ok(watched)
+    }
+
+    /// Removes a container that was made but cannot be used.
+    async fn unmake(&self, container: &Container<R::Container>, pid: Option<Pid>) {
+        if let Some(handle) = container.init.handle() {
+            // It may have ended by itself.
+            let _ = handle.signal(Signal::KILL);
+            let ended = reaper::watch(&handle);
+            if tokio::time::timeout(AFTERMATH, ended).await.is_err() {
+                log::warn!("process {pid:?} of {} does not end", container.id);
+            }
+        }
+        if let Ok(record) = container.record()
+            && let Err(error) = self.runtime.delete(&record).await
+        {
+            log::warn!("undo the creation of {}: {}", container.id, error.report());
+        }
+    }
+
+    /// Lets a container's init run.
+    pub(crate) async fn start_init(self: Rc<Self>, id: &str) -> Result<Pid> {
+        let container = self.container(id)?;
+        container.init.admit(&container.id, Request::Start).await?;
+        let started = self.run_init(&container).await;
+        match started {
+            Ok((pid, watched)) => {
+                container.journal_init(Stage::Running, Some(pid));
+                self.events.push(Event::Started { container: container.id.clone(), pid });
+                // After the event: an exit that is known already waits for this phase.
+                container.init.settle(Phase::Starting, Phase::Running);
+                if let Some(watch) = watched {
+                    self.follow_init(&container, watch);
+                }
+                Ok(pid)
+            }
+            Err(error) => {
+                container.init.settle(Phase::Starting, Phase::Created);
+                Err(error)
+            }
+        }
+    }
+
+    async fn run_init(&self, container: &Container<R::Container>) -> Result<(Pid, Option<Watch>)> {
+        let pid = self.runtime.start(&*container.record()?).await?;
+        if container.init.pid() == Some(pid) {
+            return Ok((pid, None));
+        }
+        // A runtime whose create makes no process, or whose init changed at the start.
+        let handle = self.hold(pid)?;
+        let watch = reaper::watch(&handle);
+        container.init.set_handle(handle);
+        if let Some(attached) = container.init.attached() {
+            attached.ready().await?;
+        }
+        Ok((pid, Some(watch)))
+    }
+
+    /// Tells init's exit when it comes: after its start, and after its execs' exits.
+    fn follow_init(self: &Rc<Self>, container: &Rc<Container<R::Container>>, watch: Watch) {
+        let (core, container) = (Rc::clone(self), Rc::clone(container));
+        tokio::task::spawn_local(async move {
+            let pid = container.init.pid();
+            let exit = watch.await;
+            if container.init.pid() != pid {
+                return; // not init any more: the runtime replaced it at the start
+            }
+            container.journal_exit(None, exit);
+            core.init_exited(&container, exit).await;
+        });
+    }
+
+    async fn init_exited(&self, container: &Container<R::Container>, exit: Exit) {
+        let init = &container.init;
+        loop {
+            let changed = init.changed();
+            if init.phase() != Phase::Starting {
+                break;
+            }
+            changed.await;
+        }
+        // Nothing new starts from here on.
+        init.enter(Phase::Exiting);
+        if let Ok(record) = container.record()
+            && tokio::time::timeout(AFTERMATH, self.runtime.init_exited(&record)).await.is_err()
+        {
+            log::warn!("the runtime is not done with the exit of {} in time", container.id);
+        }
+        if tokio::time::timeout(AFTERMATH, end_execs(container)).await.is_err() {
+            log::warn!("execs of {} do not end", container.id);
+        }
+        container.journal(Stage::Stopped);
+        let id = container.id.clone();
+        self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
+        init.stopped(exit);
+    }
+}
+
+/// Ends the execs of a container whose init has ended, and waits until their exits are told.
+async fn end_execs<C>(container: &Container<C>) {
+    for (_, exec) in container.execs() {
+        loop {
+            let changed = exec.changed();
+            match exec.phase() {
+                Phase::Starting => {}
+                Phase::Running => {
+                    if let Some(handle) = exec.handle() {
+                        // It may have ended with its init.
+                        let _ = handle.signal(Signal::KILL);
+                    }
+                }
+                Phase::Creating
+                | Phase::Created
+                | Phase::Pausing
+                | Phase::Paused
+                | Phase::Resuming
+                | Phase::Exiting
+                | Phase::Stopped
+                | Phase::Deleting => break,
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Mounts a container's root file system, on the blocking helper: storage may be slow.
+async fn mount_rootfs(bundle: &Bundle, mounts: Vec<Mount>) -> Result<()> {
+    let rootfs = bundle.rootfs();
+    blocking(move || {
+        use std::os::unix::fs::DirBuilderExt;
+        match std::fs::DirBuilder::new().mode(0o711).create(&rootfs) {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(Error::io(format!("mkdir {}", rootfs.display()), cause)),
+        }
+        mount::mount_all(&mounts, &rootfs).map_err(Error::from)
+    })
+    .await
+}
+
+/// Undoes the mounts on a container's root file system.
+pub(crate) async fn unmount_rootfs(bundle: &Bundle) -> Result<()> {
+    let rootfs = bundle.rootfs();
+    blocking(move || mount::unmount(&rootfs).map_err(Error::from)).await
+}
+
+/// Runs what may block on the helper thread, which leaves when there is nothing to do.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|cause| {
+        Error::new(crate::Kind::Internal, "a blocking call panicked").with_source(cause)
+    })?
+}

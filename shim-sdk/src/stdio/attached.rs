@@ -1,0 +1,271 @@
+//! The SDK's ends of a process's streams.
+//!
+//! Promise: opening never blocks, whoever is or is not at the other end of a fifo. The SDK holds
+//! both ends of output fifos, so a client may go and come back, and a writer of the input fifo
+//! until the client closes the input. Output ends when everybody who could write has gone, or some
+//! time after the process has.
+//! Not here: the logger's life (`logger`), the terminal's hand-over (`console`).
+//! See fifo(7), pipe(7).
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::Interest;
+use tokio::task::JoinHandle;
+
+use super::console::Console;
+use super::copy::{self, Sink};
+use super::logger::Logger;
+use super::place::Place;
+use super::{Io, Stream, Streams, Terminal};
+use crate::event::Names;
+use crate::{Error, Result};
+
+/// Whose streams these are, as a logger is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub(crate) namespace: &'a str,
+    /// The container's identifier, or the exec's.
+    pub(crate) id: &'a str,
+}
+
+/// The SDK's ends.
+#[derive(Debug, Default)]
+pub(crate) struct Attached {
+    /// Copies that end when the process's output does.
+    outputs: RefCell<Vec<JoinHandle<()>>>,
+    /// The copy to the process's input.
+    input: RefCell<Option<JoinHandle<()>>>,
+    /// Keeps the input fifo from ending between two clients.
+    input_writer: RefCell<Option<OwnedFd>>,
+    logger: RefCell<Option<Logger>>,
+    console: Option<Console>,
+    /// Whether the process has exited, so that a terminal nobody has open is at its end.
+    exited: Rc<Cell<bool>>,
+}
+
+/// Opens what the client named.
+pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attached)> {
+    let stdin = Place::parse(&names.stdin)?;
+    let stdout = Place::parse(&names.stdout)?;
+    let mut stderr = Place::parse(&names.stderr)?;
+    // As containerd has it: a file or a logger for the output takes the errors as well.
+    if matches!(stdout, Place::File(_)) && stderr == Place::Null
+        || matches!(stdout, Place::Logger(_))
+    {
+        stderr = stdout.clone();
+    }
+    let mut attached = Attached::default();
+    if names.terminal {
+        let console = Console::listen()?;
+        let io = Io::Terminal(Terminal::new(console.socket_path().to_owned()));
+        let sink = match &stdout {
+            Place::Null => None,
+            Place::Logger(place) => {
+                let (read, write) = pipe()?;
+                let logger = Logger::start(place, owner, Some(read), None).await?;
+                *attached.logger.borrow_mut() = Some(logger);
+                Some(Sink::Polled(register(write, Interest::WRITABLE)?))
+            }
+            place => Some(output(place)?),
+        };
+        let input = match &stdin {
+            Place::Fifo(path) => Some(attached.open_input(path)?),
+            _ => None,
+        };
+        console.accept(sink, input, Rc::clone(&attached.exited));
+        attached.console = Some(console);
+        return Ok((io, attached));
+    }
+    let mut streams = Streams::default();
+    if let Place::Fifo(path) = &stdin {
+        if is_fifo(path)? {
+            let input = attached.open_input(path)?;
+            let (read, write) = pipe()?;
+            let write = register(write, Interest::WRITABLE)?;
+            let task = async move {
+                let input = input;
+                // The process may stop reading at any time; that is its affair.
+                let _ = copy::copy(&input, &Sink::Polled(write)).await;
+            };
+            *attached.input.borrow_mut() = Some(tokio::task::spawn_local(task));
+            streams.stdin = Some(Stream::from(read));
+        } else {
+            let file = File::open(path);
+            let file =
+                file.map_err(|cause| Error::io(format!("open {}", path.display()), cause))?;
+            streams.stdin = Some(Stream::from(OwnedFd::from(file)));
+        }
+    }
+    if let Place::Logger(place) = &stdout {
+        let (out_read, out_write) = pipe()?;
+        let (err_read, err_write) = pipe()?;
+        let logger = Logger::start(place, owner, Some(out_read), Some(err_read)).await?;
+        *attached.logger.borrow_mut() = Some(logger);
+        streams.stdout = Some(Stream::from(out_write));
+        streams.stderr = Some(Stream::from(err_write));
+        return Ok((Io::Streams(streams), attached));
+    }
+    // One description where both go to one file, so that neither overwrites the other.
+    let shared = stdout != Place::Null && stdout.path() == stderr.path();
+    if stdout != Place::Null {
+        let (read, write) = pipe()?;
+        let sink = output(&stdout)?;
+        if shared {
+            let again = write.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
+            streams.stderr = Some(Stream::from(again));
+        }
+        attached.copy_output(read, sink)?;
+        streams.stdout = Some(Stream::from(write));
+    }
+    if stderr != Place::Null && !shared {
+        let (read, write) = pipe()?;
+        attached.copy_output(read, output(&stderr)?)?;
+        streams.stderr = Some(Stream::from(write));
+    }
+    Ok((Io::Streams(streams), attached))
+}
+
+impl Attached {
+    /// Waits for what the runtime has to hand over by now: a terminal.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        match &self.console {
+            Some(console) => console.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The client will write no more; what it wrote is still read. May be called again.
+    pub(crate) fn close_input(&self) {
+        self.input_writer.borrow_mut().take();
+    }
+
+    /// Changes the terminal's size, now or when there is one. Without a terminal, nothing.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        match &self.console {
+            Some(console) => console.resize(columns, rows),
+            None => Ok(()),
+        }
+    }
+
+    /// The process has exited.
+    pub(crate) fn process_exited(&self) {
+        self.exited.set(true);
+        self.close_input();
+        if let Some(input) = self.input.borrow_mut().take() {
+            input.abort();
+        }
+    }
+
+    /// Waits until all output is where it belongs, or for as long as is allowed, then closes
+    /// everything.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        self.process_exited();
+        let mut outputs = std::mem::take(&mut *self.outputs.borrow_mut());
+        outputs.extend(self.console.as_ref().and_then(Console::take_output));
+        let logger = self.logger.borrow_mut().take();
+        let all = async {
+            for output in &mut outputs {
+                // An aborted copy has nothing more to say.
+                let _ = output.await;
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            log::info!("output did not end within {limit:?} of the process's exit; closing it");
+        }
+        outputs.iter().for_each(JoinHandle::abort);
+        if let Some(console) = &self.console {
+            console.close();
+        }
+        if let Some(logger) = logger {
+            logger.finish(limit).await;
+        }
+    }
+
+    fn copy_output(&self, read: OwnedFd, sink: Sink) -> Result<()> {
+        let read = register(read, Interest::READABLE)?;
+        let task = async move {
+            // Both are closed when this ends, and that is how the client sees the end.
+            let (read, sink) = (read, sink);
+            if let Err(cause) = copy::copy(&read, &sink).await {
+                log::warn!("copy output: {cause}");
+                // The process is not to be stopped by a full disk: what it writes is discarded.
+                let _ = copy::discard(&read).await;
+            }
+        };
+        self.outputs.borrow_mut().push(tokio::task::spawn_local(task));
+        Ok(())
+    }
+
+    /// Opens the input fifo for reading, with a writer of our own.
+    fn open_input(&self, path: &Path) -> Result<Rc<tokio::io::unix::AsyncFd<OwnedFd>>> {
+        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+        let mut options = OpenOptions::new();
+        options.custom_flags(libc::O_NONBLOCK);
+        let reader = options.clone().read(true).open(path).map_err(attempt)?;
+        let writer = options.write(true).open(path).map_err(attempt)?;
+        *self.input_writer.borrow_mut() = Some(OwnedFd::from(writer));
+        register(OwnedFd::from(reader), Interest::READABLE)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.outputs.borrow().iter().for_each(JoinHandle::abort);
+        if let Some(input) = self.input.borrow_mut().take() {
+            input.abort();
+        }
+    }
+}
+
+/// Opens the place that output is copied to.
+fn output(place: &Place) -> Result<Sink> {
+    match place {
+        Place::Fifo(path) if is_fifo(path)? => {
+            // Open for reading as well, it never waits for a reader, and it outlives one.
+            let fifo =
+                OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+            let fifo =
+                fifo.map_err(|cause| Error::io(format!("open {}", path.display()), cause))?;
+            Ok(Sink::Polled(register(OwnedFd::from(fifo), Interest::WRITABLE)?))
+        }
+        Place::Fifo(path) => append(path, false),
+        Place::File(path) => append(path, true),
+        Place::Null | Place::Logger(_) => {
+            Err(Error::new(crate::Kind::Internal, "output is neither a fifo nor a file"))
+        }
+    }
+}
+
+fn append(path: &Path, create: bool) -> Result<Sink> {
+    let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+    if create && let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(attempt)?;
+    }
+    let file = OpenOptions::new().append(true).create(create).mode(0o644).open(path);
+    Ok(Sink::File(Arc::new(file.map_err(attempt)?)))
+}
+
+fn is_fifo(path: &Path) -> Result<bool> {
+    let metadata = fs::metadata(path);
+    let metadata =
+        metadata.map_err(|cause| Error::io(format!("stat {}", path.display()), cause))?;
+    Ok(metadata.file_type().is_fifo())
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> Result<Rc<tokio::io::unix::AsyncFd<OwnedFd>>> {
+    debug_assert!(rustix::io::fcntl_getfd(fd.as_fd()).is_ok());
+    copy::polled(fd, interest).map_err(|cause: io::Error| Error::io("poll a stream", cause))
+}

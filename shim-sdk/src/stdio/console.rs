@@ -1,0 +1,293 @@
+//! A terminal: its controlling side arrives over a socket, as `runc --console-socket` sends it.
+//!
+//! See the OCI runtime command line's description of terminals, pty(7), unix(7) SCM_RIGHTS.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::copy::{self, Sink};
+use crate::sys;
+use crate::{Error, Kind, Result};
+
+/// How long a runtime may take to hand over the terminal.
+const HAND_OVER: Duration = Duration::from_secs(30);
+
+/// How soon to look again at a terminal that nobody has open while the process lives.
+const REOPENED: Duration = Duration::from_millis(50);
+
+type Polled = Rc<AsyncFd<OwnedFd>>;
+
+/// A terminal, perhaps one that is still to come.
+#[derive(Debug)]
+pub(super) struct Console(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    socket: SocketFile,
+    listener: RefCell<Option<UnixListener>>,
+    state: RefCell<State>,
+    changed: Notify,
+    /// A size that was asked for before there was a terminal.
+    wanted: Cell<Option<(u16, u16)>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+    output: RefCell<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Awaited,
+    Here(Polled),
+    Failed(String),
+    Closed,
+}
+
+/// A socket in a directory of its own, both removed with it.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Either may be gone already, when the terminal has arrived.
+        let _ = fs::remove_file(&self.0);
+        if let Some(directory) = self.0.parent() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+impl Console {
+    /// Listens for a terminal.
+    pub(super) fn listen() -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Not in the bundle: its path may be longer than a socket's may be.
+        let directory = std::env::temp_dir().join(format!("pty-{}-{number}", std::process::id()));
+        let attempt =
+            |cause| Error::io(format!("make a console socket in {}", directory.display()), cause);
+        fs::DirBuilder::new().mode(0o700).create(&directory).map_err(attempt)?;
+        let socket = SocketFile(directory.join("s"));
+        let listener = UnixListener::bind(&socket.0).map_err(attempt)?;
+        Ok(Self(Rc::new(Shared {
+            socket,
+            listener: RefCell::new(Some(listener)),
+            state: RefCell::new(State::Awaited),
+            changed: Notify::new(),
+            wanted: Cell::new(None),
+            tasks: RefCell::new(Vec::new()),
+            output: RefCell::new(None),
+        })))
+    }
+
+    pub(super) fn socket_path(&self) -> &Path {
+        &self.0.socket.0
+    }
+
+    /// Starts waiting for the terminal, to copy its output to a sink and an input to it.
+    pub(super) fn accept(&self, sink: Option<Sink>, input: Option<Polled>, exited: Rc<Cell<bool>>) {
+        let shared = Rc::clone(&self.0);
+        let Some(listener) = shared.listener.borrow_mut().take() else { return };
+        let task = tokio::task::spawn_local(async move {
+            let arrived = tokio::time::timeout(HAND_OVER, receive(&listener)).await;
+            drop(listener);
+            let arrived = match arrived {
+                Ok(Ok(terminal)) => Ok(terminal),
+                Ok(Err(cause)) => Err(format!("receive the terminal: {cause}")),
+                Err(_) => Err(format!("no terminal within {HAND_OVER:?}")),
+            };
+            match arrived {
+                Ok(terminal) => shared.arrived(terminal, sink, input, exited),
+                Err(reason) => *shared.state.borrow_mut() = State::Failed(reason),
+            }
+            shared.changed.notify_waiters();
+        });
+        self.0.tasks.borrow_mut().push(task);
+    }
+
+    /// Waits until the terminal is here.
+    pub(super) async fn ready(&self) -> Result<()> {
+        loop {
+            let changed = self.0.changed.notified();
+            match &*self.0.state.borrow() {
+                State::Awaited => {}
+                State::Here(_) => return Ok(()),
+                State::Failed(reason) => {
+                    return Err(Error::new(Kind::DeadlineExceeded, reason.clone()));
+                }
+                State::Closed => return Err(Error::new(Kind::Cancelled, "terminal closed")),
+            }
+            changed.await;
+        }
+    }
+
+    /// Changes the size, now or on arrival.
+    pub(super) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        match &*self.0.state.borrow() {
+            State::Here(terminal) => set_size(terminal, columns, rows),
+            State::Awaited => {
+                self.0.wanted.set(Some((columns, rows)));
+                Ok(())
+            }
+            // The process is on its way out, and the size no longer matters.
+            State::Failed(_) | State::Closed => Ok(()),
+        }
+    }
+
+    /// The copy of the output, to wait for.
+    pub(super) fn take_output(&self) -> Option<JoinHandle<()>> {
+        self.0.output.borrow_mut().take()
+    }
+
+    /// Closes the controlling side, which hangs the terminal up.
+    pub(super) fn close(&self) {
+        self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
+        if let Some(output) = self.0.output.borrow_mut().take() {
+            output.abort();
+        }
+        *self.0.state.borrow_mut() = State::Closed;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn arrived(
+        self: &Rc<Self>,
+        terminal: OwnedFd,
+        sink: Option<Sink>,
+        input: Option<Polled>,
+        exited: Rc<Cell<bool>>,
+    ) {
+        let polled = copy::polled(terminal, Interest::READABLE | Interest::WRITABLE);
+        let terminal = match polled {
+            Ok(terminal) => terminal,
+            Err(cause) => {
+                *self.state.borrow_mut() = State::Failed(format!("poll the terminal: {cause}"));
+                return;
+            }
+        };
+        if let Some((columns, rows)) = self.wanted.take()
+            && let Err(error) = set_size(&terminal, columns, rows)
+        {
+            log::warn!("{}", error.report());
+        }
+        let source = Rc::clone(&terminal);
+        let output = tokio::task::spawn_local(async move {
+            copy_output(&source, sink, &exited).await;
+        });
+        *self.output.borrow_mut() = Some(output);
+        if let Some(input) = input {
+            let sink = Rc::clone(&terminal);
+            self.tasks.borrow_mut().push(tokio::task::spawn_local(async move {
+                let copied = copy::copy(&input, &Sink::Polled(Rc::clone(&sink))).await;
+                if copied.is_ok() {
+                    end_of_input(&sink).await;
+                }
+            }));
+        }
+        *self.state.borrow_mut() = State::Here(terminal);
+    }
+}
+
+/// Copies what the terminal shows until the process has exited and nobody has it open.
+async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<Sink>, exited: &Cell<bool>) {
+    loop {
+        let copied = match &sink {
+            Some(sink) => copy::copy(source, sink).await,
+            None => copy::discard(source).await,
+        };
+        match copied {
+            Ok(()) => return,
+            // Nobody has the terminal open. A living process may open it again, as getty does.
+            Err(cause) if copy::is_hang_up(&cause) && !exited.get() => {
+                tokio::time::sleep(REOPENED).await;
+            }
+            Err(cause) => {
+                if !copy::is_hang_up(&cause) {
+                    log::warn!("copy a terminal's output: {cause}");
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Tells who reads from the terminal that the input has ended, in the terminal's own way.
+async fn end_of_input(terminal: &Rc<AsyncFd<OwnedFd>>) {
+    let Ok(modes) = tcgetattr(terminal.get_ref()) else { return };
+    if modes.local_flags.contains(LocalFlags::ICANON) {
+        let end = modes.control_chars[SpecialCharacterIndices::VEOF as usize];
+        // The terminal may be hung up by now.
+        let _ = Sink::Polled(Rc::clone(terminal)).write_all(vec![end]).await;
+    }
+}
+
+fn set_size(terminal: &AsyncFd<OwnedFd>, columns: u16, rows: u16) -> Result<()> {
+    sys::set_window_size(terminal.get_ref().as_fd(), columns, rows)
+        .map_err(|cause| Error::io(format!("resize the terminal to {columns}x{rows}"), cause))
+}
+
+/// Takes one descriptor from whoever connects.
+async fn receive(listener: &UnixListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept().await?;
+    loop {
+        stream.readable().await?;
+        match stream.try_io(Interest::READABLE, || receive_descriptor(&stream)) {
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+}
+
+fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
+    let mut name = [0; 4096];
+    let mut parts = [io::IoSliceMut::new(&mut name)];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 4]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut first = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // Every one is owned, so that those too many are closed.
+            for descriptor in descriptors.into_iter().map(sys::received) {
+                first.get_or_insert(descriptor);
+            }
+        }
+    }
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor was sent"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_and_its_directory_go_with_the_console() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _inside = runtime.as_ref().expect("a runtime").enter();
+        let console = Console::listen().expect("listen");
+        let path = console.socket_path().to_owned();
+        assert!(path.exists());
+        drop(console);
+        assert!(!path.parent().expect("has one").exists());
+    }
+}

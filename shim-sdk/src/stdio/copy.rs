@@ -1,0 +1,124 @@
+//! Copies from one descriptor to another without a thread, and without memory while idle.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// What is read at once.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Where copied bytes go.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// A fifo, pipe or terminal.
+    Polled(Rc<AsyncFd<OwnedFd>>),
+    /// A regular file, which the kernel cannot poll: written by the blocking helper.
+    File(Arc<File>),
+}
+
+/// A descriptor made non-blocking and registered with the poller.
+pub(crate) fn polled(fd: OwnedFd, interest: Interest) -> io::Result<Rc<AsyncFd<OwnedFd>>> {
+    rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
+    sys::async_fd(fd, interest).map(Rc::new)
+}
+
+/// Copies until the end of the source, or until the sink takes no more.
+pub(crate) async fn copy(source: &AsyncFd<OwnedFd>, sink: &Sink) -> io::Result<()> {
+    loop {
+        let mut ready = source.readable().await?;
+        // Made only now, so that an idle stream costs none.
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let read = ready.try_io(|source| Ok(rustix::io::read(source.get_ref(), &mut buffer[..])?));
+        match read {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(read)) => {
+                buffer.truncate(read);
+                sink.write_all(buffer).await?;
+            }
+            Ok(Err(cause)) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(cause)) => return Err(cause),
+            Err(_would_block) => {}
+        }
+    }
+}
+
+/// Reads to the end for nobody, so that a writer is not held up.
+pub(crate) async fn discard(source: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let mut ready = source.readable().await?;
+        match ready.try_io(|source| Ok(rustix::io::read(source.get_ref(), &mut buffer[..])?)) {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(cause)) => return Err(cause),
+        }
+    }
+}
+
+impl Sink {
+    /// Writes everything.
+    pub(crate) async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Polled(sink) => {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let mut ready = sink.writable().await?;
+                    match ready.try_io(|sink| Ok(rustix::io::write(sink.get_ref(), rest)?)) {
+                        Ok(Ok(written)) => rest = &rest[written..],
+                        Ok(Err(cause)) if cause.kind() == io::ErrorKind::Interrupted => {}
+                        Ok(Err(cause)) => return Err(cause),
+                        Err(_would_block) => {}
+                    }
+                }
+                Ok(())
+            }
+            Self::File(file) => {
+                let file = Arc::clone(file);
+                let work = move || io::Write::write_all(&mut &*file, &bytes);
+                tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+            }
+        }
+    }
+}
+
+/// Whether an error of a terminal's controlling side says that nobody has the other side open.
+pub(crate) fn is_hang_up(cause: &io::Error) -> bool {
+    cause.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    #[tokio::test]
+    async fn everything_written_before_the_end_arrives_however_slow_the_reader() {
+        let (from, into) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let (out, sink) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let source = polled(from, Interest::READABLE).expect("register");
+        let sink = Sink::Polled(polled(sink, Interest::WRITABLE).expect("register"));
+        let written: Vec<u8> = (0..1_000_000_u32).map(|byte| byte as u8).collect();
+        let expected = written.clone();
+        let writer = std::thread::spawn(move || {
+            io::Write::write_all(&mut File::from(into), &written).expect("write");
+        });
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            io::Read::read_to_end(&mut File::from(out), &mut all).expect("read");
+            all
+        });
+        copy(&source, &sink).await.expect("copy");
+        drop(sink);
+        writer.join().expect("writer");
+        assert!(reader.join().expect("reader") == expected);
+    }
+}

@@ -1,0 +1,101 @@
+//! A program that takes a process's output: `binary://` and `binary-v2://`.
+//!
+//! It gets the output as descriptor 3, the errors as 4, and tells on 5 that it is ready. When the
+//! output has ended it is given time to finish, then asked to, then killed. It lives as long as
+//! its process's output and no longer.
+
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::Interest;
+
+use super::attached::Owner;
+use super::copy;
+use super::place::LoggerPlace;
+use crate::reaper::{self, Watch};
+use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal, sys};
+
+/// How long a logger may take to be ready.
+const READY: Duration = Duration::from_secs(10);
+/// How long a logger has after it was asked to end.
+const END: Duration = Duration::from_secs(12);
+
+/// A logger that runs.
+#[derive(Debug)]
+pub(super) struct Logger {
+    process: ProcessHandle,
+    watch: Watch,
+}
+
+impl Logger {
+    /// Starts a logger and waits until it is ready. The pipes become its own.
+    pub(super) async fn start(
+        place: &LoggerPlace,
+        owner: Owner<'_>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let name = place.program.display();
+        let pipe = pipe_with(PipeFlags::CLOEXEC);
+        let (ready, told) = pipe.map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))?;
+        let mut command = Command::new(&place.program);
+        command.args(&place.arguments);
+        command.env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut passed = vec![(told, 5)];
+        passed.extend(stdout.map(|stdout| (stdout, 3)));
+        passed.extend(stderr.map(|stderr| (stderr, 4)));
+        sys::pass_descriptors(&mut command, passed)
+            .map_err(|cause| Error::io(format!("prepare logger {name}"), cause))?;
+        let child = command.spawn();
+        let child = child.map_err(|cause| Error::io(format!("spawn logger {name}"), cause))?;
+        // Its copies of the pipes live in the command.
+        drop(command);
+        let pid = Pid::new(child.id())
+            .ok_or_else(|| Error::new(Kind::Internal, "a logger without a pid"))?;
+        let process = ProcessHandle::open(pid)?;
+        let watch = reaper::watch(&process);
+        let logger = Self { process, watch };
+        let readiness = copy::polled(ready, Interest::READABLE)
+            .map_err(|cause| Error::io("poll a logger's readiness", cause))?;
+        let byte = async {
+            loop {
+                let mut guard = readiness.readable().await?;
+                let mut byte = [0];
+                match guard.try_io(|pipe| Ok(rustix::io::read(pipe.get_ref(), &mut byte[..])?)) {
+                    Ok(read) => return read,
+                    Err(_would_block) => {}
+                }
+            }
+        };
+        let failed = match tokio::time::timeout(READY, byte).await {
+            Ok(Ok(1..)) => return Ok(logger),
+            Ok(Ok(_)) if !place.must_write_ready => return Ok(logger),
+            Ok(Ok(_)) => format!("logger {name} closed its readiness pipe without a byte"),
+            Ok(Err(cause)) => format!("read the readiness of logger {name}: {cause}"),
+            Err(_) => format!("logger {name} was not ready within {READY:?}"),
+        };
+        // It may have ended by itself.
+        let _ = logger.process.signal(Signal::KILL);
+        Err(Error::new(Kind::Unavailable, failed))
+    }
+
+    /// The output has ended: lets the logger finish, for a while here, and for longer behind.
+    pub(super) async fn finish(self, limit: Duration) {
+        let Self { process, mut watch } = self;
+        if tokio::time::timeout(limit, &mut watch).await.is_ok() {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            for signal in [Signal::TERM, Signal::KILL] {
+                // It may end between the look and the signal.
+                let _ = process.signal(signal);
+                if tokio::time::timeout(END, &mut watch).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,81 @@
+//! Descriptors by number: those inherited, received, and passed on.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The descriptor that a server's listener has.
+pub(crate) const LISTENER: RawFd = 3;
+
+/// Owns a descriptor that the kernel has just made for this process, by recvmsg(2).
+pub(crate) fn received(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: SCM_RIGHTS makes a new descriptor that nobody else knows of.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Puts a listener where the server will look for it, open across exec. The caller is about to
+/// spawn that server and then to exit.
+pub(crate) fn pass_listener(listener: UnixListener) -> io::Result<()> {
+    if listener.as_raw_fd() == LISTENER {
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
+        // Stays open until this process ends.
+        std::mem::forget(listener);
+        return Ok(());
+    }
+    // SAFETY: plain integers; whatever had this number was inherited and belongs to nobody here.
+    if unsafe { libc::dup2(listener.as_raw_fd(), LISTENER) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Takes over the listener that `start` passed. To be called once, before anything is opened.
+pub(crate) fn take_listener() -> io::Result<UnixListener> {
+    // SAFETY: fcntl checks that the descriptor is open before anybody owns it.
+    if unsafe { libc::fcntl(LISTENER, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, as just seen, and called before anything else could own it.
+    let listener = unsafe { UnixListener::from_raw_fd(LISTENER) };
+    if !rustix::net::sockopt::socket_acceptconn(&listener)? {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(listener)
+}
+
+/// Changes a terminal's size. See TIOCSWINSZ in ioctl_tty(2).
+pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` outlives the call, which only reads it.
+    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives descriptors to a command under given numbers, open across its exec.
+pub(crate) fn pass_descriptors(
+    command: &mut Command,
+    descriptors: Vec<(OwnedFd, RawFd)>,
+) -> io::Result<()> {
+    // Lifted above every number that is given out, so that none is overwritten before its turn.
+    let mut lifted = Vec::with_capacity(descriptors.len());
+    for (descriptor, number) in descriptors {
+        lifted.push((rustix::io::fcntl_dupfd_cloexec(&descriptor, 64)?, number));
+    }
+    // Between fork and exec: no allocation, no locks; only dup2(2).
+    let before_exec = move || {
+        for (descriptor, number) in &lifted {
+            // SAFETY: plain integers; the copy is open, owned by this closure.
+            if unsafe { libc::dup2(descriptor.as_raw_fd(), *number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure is async-signal-safe, as argued above.
+    unsafe { command.pre_exec(before_exec) };
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! One call of a service, from bytes to bytes, by way of the core.
+//!
+//! The table of methods is built here rather than by the generated code, whose defaults answer
+//! NOT_FOUND for what is not offered, which daemons take for "already gone". What is not in the
+//! table answers UNIMPLEMENTED.
+//!
+//! # Cancel safety
+//!
+//! A handler may be dropped at its deadline or when its client goes. It only sends a job to the
+//! core and waits for the answer, so being dropped loses the answer and nothing else.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use protos::ttrpc::protobuf::Message;
+use protos::ttrpc::ttrpc::asynchronous::{MethodHandler, TtrpcContext};
+use protos::ttrpc::ttrpc::{Code, Request, Response, get_status};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::process::core::{Core, Job};
+use crate::wire::status::to_wire;
+use crate::{Error, Kind, Result, Runtime};
+
+/// The way to the core.
+pub(crate) type Jobs<R> = mpsc::UnboundedSender<Job<R>>;
+
+/// A handler as the server keeps it.
+pub(crate) type Handler = Box<dyn MethodHandler + Send + Sync>;
+
+/// A call that only looks: answered at once, whatever else is under way.
+pub(crate) fn look<R, I, O>(
+    jobs: &Jobs<R>,
+    look: impl Fn(&Core<R>, I) -> Result<O> + Copy + Send + Sync + 'static,
+) -> Handler
+where
+    R: Runtime,
+    I: Message,
+    O: Message,
+{
+    let jobs = jobs.clone();
+    Method::boxed(move |request: I| {
+        let (reply, answer) = oneshot::channel();
+        let sent = jobs.send(Box::new(move |core| {
+            // A handler that is gone needs no answer.
+            let _ = reply.send(look(core, request));
+        }));
+        async move {
+            sent.map_err(|_| leaving())?;
+            answer.await.map_err(|_| leaving())?
+        }
+    })
+}
+
+/// A call that does something: a task of its own, which goes on without the handler.
+pub(crate) fn act<R, I, O, F>(
+    jobs: &Jobs<R>,
+    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+) -> Handler
+where
+    R: Runtime,
+    I: Message,
+    O: Message,
+    F: Future<Output = Result<O>> + 'static,
+{
+    let jobs = jobs.clone();
+    Method::boxed(move |request: I| {
+        let (reply, answer) = oneshot::channel();
+        let sent = jobs.send(Box::new(move |core| {
+            let job = act(Rc::clone(core), request);
+            tokio::task::spawn_local(async move {
+                // A handler that is gone needs no answer.
+                let _ = reply.send(job.await);
+            });
+        }));
+        async move {
+            sent.map_err(|_| leaving())?;
+            answer.await.map_err(|_| leaving())?
+        }
+    })
+}
+
+fn leaving() -> Error {
+    Error::new(Kind::Unavailable, "the shim is shutting down")
+}
+
+/// Decodes a request, has it answered, encodes the answer.
+struct Method<H, I, O, F> {
+    answer: H,
+    types: PhantomData<fn(I) -> (O, F)>,
+}
+
+impl<H, I, O, F> Method<H, I, O, F>
+where
+    H: Fn(I) -> F + Send + Sync + 'static,
+    I: Message,
+    O: Message,
+    F: Future<Output = Result<O>> + Send + 'static,
+{
+    fn boxed(answer: H) -> Handler {
+        Box::new(Self { answer, types: PhantomData })
+    }
+}
+
+/// An answer as the server sends it.
+fn response<O: Message>(answer: Result<O>) -> Response {
+    let encoded = answer.and_then(|answer| {
+        let encoded = answer.write_to_bytes();
+        encoded.map_err(|cause| Error::new(Kind::Internal, "encode the answer").with_source(cause))
+    });
+    let mut response = Response::new();
+    match encoded {
+        Ok(payload) => {
+            response.set_status(get_status(Code::OK, ""));
+            response.payload = payload;
+        }
+        Err(error) => {
+            log::debug!("answered with {error:?}");
+            response.set_status(to_wire(&error));
+        }
+    }
+    response
+}
+
+/// What `async fn` in the server's trait amounts to.
+type Responding<'a> =
+    Pin<Box<dyn Future<Output = protos::ttrpc::ttrpc::Result<Response>> + Send + 'a>>;
+
+impl<H, I, O, F> MethodHandler for Method<H, I, O, F>
+where
+    H: Fn(I) -> F + Send + Sync,
+    I: Message,
+    O: Message,
+    F: Future<Output = Result<O>> + Send + 'static,
+{
+    fn handler<'a, 'b>(&'a self, _: TtrpcContext, request: Request) -> Responding<'b>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let answer = I::parse_from_bytes(&request.payload)
+            .map(&self.answer)
+            .map_err(|cause| Error::invalid("decode the request").with_source(cause));
+        Box::pin(async move {
+            Ok(response(match answer {
+                Ok(answer) => answer.await,
+                Err(error) => Err(error),
+            }))
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Tells the daemon what happened: one connection, made when first needed, one event at a time.
+//!
+//! Promise: events arrive in order; an event stays queued until the daemon has acknowledged it, so
+//! what was queued while the daemon was away is told when it is back. An acknowledgement that is
+//! lost with a connection means that an event is told twice.
+
+use std::time::Duration;
+
+use protos::ttrpc::api::ForwardRequest;
+use protos::ttrpc::events::task::{
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused,
+    TaskResumed, TaskStart,
+};
+use protos::ttrpc::protobuf::well_known_types::any::Any;
+use protos::ttrpc::protobuf::well_known_types::timestamp::Timestamp;
+use protos::ttrpc::protobuf::{Message, MessageField};
+use protos::ttrpc::shim::event::Envelope;
+use protos::ttrpc::shim_async::EventsClient;
+use protos::ttrpc::topics;
+use protos::ttrpc::ttrpc::asynchronous::Client;
+use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
+use protos::ttrpc::ttrpc::{Error as TtrpcError, context};
+use tokio::net::UnixStream;
+
+use crate::event::{Event, Queue, Stamped};
+use crate::wire::convert;
+use crate::{Error, address};
+
+/// How long the daemon may take over one event.
+const CALL: Duration = Duration::from_secs(5);
+/// The first wait after a failure; each further one is twice as long, up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Publishes events as long as it is polled.
+///
+/// # Cancel safety
+///
+/// An event under way stays in the queue.
+pub(crate) async fn publish(queue: Queue, namespace: String, events_address: String) {
+    let mut client: Option<EventsClient> = None;
+    let mut wait = FIRST_WAIT;
+    loop {
+        let next = queue.first().await;
+        if events_address.is_empty() {
+            // Nobody asked to be told.
+            queue.pop(&next);
+            continue;
+        }
+        let connected = match client.take() {
+            Some(client) => Ok(client),
+            None => connect(&events_address).await,
+        };
+        let told = match connected {
+            Ok(connected) => {
+                let told = forward(&connected, &namespace, &next).await;
+                // A refusal came over a connection that works.
+                if matches!(told, Ok(()) | Err(TtrpcError::RpcStatus(_))) {
+                    client = Some(connected);
+                }
+                told.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.report()),
+        };
+        match told {
+            Ok(()) => {
+                queue.pop(&next);
+                wait = FIRST_WAIT;
+            }
+            Err(error) => {
+                log::debug!("publish {:?}: {error}; again in {wait:?}", next.event);
+                tokio::time::sleep(wait).await;
+                wait = LONGEST_WAIT.min(wait * 2);
+            }
+        }
+    }
+}
+
+async fn connect(events_address: &str) -> Result<EventsClient, Error> {
+    let path = address::unix_path(events_address).ok_or_else(|| {
+        Error::invalid(format!("events address {events_address} is no unix socket"))
+    })?;
+    let stream = UnixStream::connect(path).await;
+    let stream =
+        stream.map_err(|cause| Error::io(format!("connect to {events_address}"), cause))?;
+    Ok(EventsClient::new(Client::new(Socket::from(stream))))
+}
+
+async fn forward(
+    client: &EventsClient,
+    namespace: &str,
+    stamped: &Stamped,
+) -> Result<(), TtrpcError> {
+    let at = stamped.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let timestamp = Timestamp {
+        seconds: at.as_secs() as i64,
+        nanos: at.subsec_nanos() as i32,
+        ..Timestamp::default()
+    };
+    let (topic, event) = encode(stamped.event.clone());
+    let envelope = Envelope {
+        timestamp: MessageField::some(timestamp),
+        namespace: namespace.to_owned(),
+        topic: topic.to_owned(),
+        event: MessageField::some(event),
+        ..Envelope::default()
+    };
+    let request =
+        ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
+    client.forward(context::with_duration(CALL), &request).await.map(drop)
+}
+
+/// An event's topic and its wire form.
+fn encode(event: Event) -> (&'static str, Any) {
+    fn any(name: &str, message: &impl Message) -> Any {
+        Any {
+            type_url: format!("containerd.events.{name}"),
+            // Encoding to memory fails only for messages of 2 GiB and more.
+            value: message.write_to_bytes().unwrap_or_default(),
+            ..Any::default()
+        }
+    }
+    match event {
+        Event::Created { container, bundle, rootfs, io, checkpoint, pid } => {
+            let io = TaskIO {
+                stdin: io.stdin,
+                stdout: io.stdout,
+                stderr: io.stderr,
+                terminal: io.terminal,
+                ..TaskIO::default()
+            };
+            let message = TaskCreate {
+                container_id: container.into(),
+                bundle: bundle.to_string_lossy().into_owned(),
+                rootfs: rootfs.into_iter().map(convert::wire_mount).collect(),
+                io: MessageField::some(io),
+                checkpoint,
+                pid: convert::pid(pid),
+                ..TaskCreate::default()
+            };
+            (topics::TASK_CREATE_EVENT_TOPIC, any("TaskCreate", &message))
+        }
+        Event::Started { container, pid } => {
+            let message = TaskStart {
+                container_id: container.into(),
+                pid: pid.get(),
+                ..TaskStart::default()
+            };
+            (topics::TASK_START_EVENT_TOPIC, any("TaskStart", &message))
+        }
+        Event::ExecAdded { container, exec } => {
+            let message = TaskExecAdded {
+                container_id: container.into(),
+                exec_id: exec.into(),
+                ..TaskExecAdded::default()
+            };
+            (topics::TASK_EXEC_ADDED_EVENT_TOPIC, any("TaskExecAdded", &message))
+        }
+        Event::ExecStarted { container, exec, pid } => {
+            let message = TaskExecStarted {
+                container_id: container.into(),
+                exec_id: exec.into(),
+                pid: pid.get(),
+                ..TaskExecStarted::default()
+            };
+            (topics::TASK_EXEC_STARTED_EVENT_TOPIC, any("TaskExecStarted", &message))
+        }
+        Event::Exited { container, exec, pid, exit } => {
+            let container_id = String::from(container);
+            let message = TaskExit {
+                // An init's process id is its container's.
+                id: exec.map_or_else(|| container_id.clone(), String::from),
+                container_id,
+                pid: convert::pid(pid),
+                exit_status: exit.status,
+                exited_at: convert::exited_at(&exit),
+                ..TaskExit::default()
+            };
+            (topics::TASK_EXIT_EVENT_TOPIC, any("TaskExit", &message))
+        }
+        Event::Deleted { container, pid, exit } => {
+            let message = TaskDelete {
+                container_id: container.into(),
+                pid: convert::pid(pid),
+                exit_status: exit.status,
+                exited_at: convert::exited_at(&exit),
+                ..TaskDelete::default()
+            };
+            (topics::TASK_DELETE_EVENT_TOPIC, any("TaskDelete", &message))
+        }
+        Event::OutOfMemory { container } => {
+            let message = TaskOOM { container_id: container.into(), ..TaskOOM::default() };
+            (topics::TASK_OOM_EVENT_TOPIC, any("TaskOOM", &message))
+        }
+        Event::Paused { container } => {
+            let message = TaskPaused { container_id: container.into(), ..TaskPaused::default() };
+            (topics::TASK_PAUSED_EVENT_TOPIC, any("TaskPaused", &message))
+        }
+        Event::Resumed { container } => {
+            let message = TaskResumed { container_id: container.into(), ..TaskResumed::default() };
+            (topics::TASK_RESUMED_EVENT_TOPIC, any("TaskResumed", &message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ContainerId, Exit};
+
+    #[test]
+    fn an_inits_exit_bears_its_containers_id_twice() {
+        let container = ContainerId::new("web").expect("valid");
+        let exit = Exit::now(3);
+        let (topic, any) = encode(Event::Exited { container, exec: None, pid: None, exit });
+        assert_eq!(topic, "/tasks/exit");
+        assert_eq!(any.type_url, "containerd.events.TaskExit");
+        let message = TaskExit::parse_from_bytes(&any.value).expect("just encoded");
+        assert_eq!((message.container_id.as_str(), message.id.as_str()), ("web", "web"));
+        assert_eq!(message.exit_status, 3);
+    }
+}

@@ -1,0 +1,245 @@
+//! The task service: translates, decides nothing. Versions 2 and 3 differ in name alone.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use oci_spec::runtime::Process as Spec;
+use protos::ttrpc::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+    StatsResponse, Status as WireStatus, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use protos::ttrpc::protobuf::well_known_types::any::Any;
+use protos::ttrpc::protobuf::{Message, MessageField};
+use protos::ttrpc::shim::oci::ProcessDetails;
+
+use super::method::{Handler, Jobs, act, look};
+use crate::event::Names;
+use crate::process::container::Deleted;
+use crate::process::core::{Core, Status};
+use crate::process::init::Order;
+use crate::wire::convert;
+use crate::{
+    Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Pid, Result, Runtime, Signal,
+};
+
+/// The service's methods by name; what the runtime lacks is not among them.
+pub(crate) fn methods<R: Runtime>(
+    jobs: &Jobs<R>,
+    capabilities: Capabilities,
+) -> HashMap<String, Handler> {
+    let mut methods: HashMap<&str, Handler> = HashMap::from([
+        ("State", look(jobs, state)),
+        ("Create", act(jobs, create)),
+        ("Start", act(jobs, start)),
+        ("Delete", act(jobs, delete)),
+        ("Pids", act(jobs, pids)),
+        ("Kill", act(jobs, kill)),
+        ("Exec", act(jobs, exec)),
+        ("ResizePty", look(jobs, resize_pty)),
+        ("CloseIO", look(jobs, close_io)),
+        ("Wait", act(jobs, wait)),
+        ("Connect", look(jobs, connect)),
+        ("Shutdown", look(jobs, shutdown)),
+    ]);
+    if capabilities.pause {
+        methods.insert("Pause", act(jobs, pause));
+        methods.insert("Resume", act(jobs, resume));
+    }
+    if capabilities.stats {
+        methods.insert("Stats", act(jobs, stats));
+    }
+    if capabilities.update {
+        methods.insert("Update", act(jobs, update));
+    }
+    if capabilities.checkpoint {
+        methods.insert("Checkpoint", act(jobs, checkpoint));
+    }
+    methods.into_iter().map(|(name, handler)| (name.to_owned(), handler)).collect()
+}
+
+/// The exec that a request means; empty means init.
+fn exec_id(id: &str) -> Option<&str> {
+    (!id.is_empty()).then_some(id)
+}
+
+fn state<R: Runtime>(core: &Core<R>, request: StateRequest) -> Result<StateResponse> {
+    let view = core.view(&request.id, exec_id(&request.exec_id))?;
+    let status = match view.status {
+        Status::Created => WireStatus::CREATED,
+        Status::Running => WireStatus::RUNNING,
+        Status::Pausing => WireStatus::PAUSING,
+        Status::Paused => WireStatus::PAUSED,
+        Status::Stopped => WireStatus::STOPPED,
+    };
+    Ok(StateResponse {
+        id: request.id,
+        bundle: view.bundle.to_string_lossy().into_owned(),
+        pid: convert::pid(view.pid),
+        status: status.into(),
+        stdin: view.names.stdin,
+        stdout: view.names.stdout,
+        stderr: view.names.stderr,
+        terminal: view.names.terminal,
+        exit_status: view.exit.map_or(0, |exit| exit.status),
+        exited_at: view.exit.as_ref().map_or_else(convert::never, convert::exited_at),
+        exec_id: request.exec_id,
+        ..StateResponse::default()
+    })
+}
+
+async fn create<R: Runtime>(
+    core: Rc<Core<R>>,
+    request: CreateTaskRequest,
+) -> Result<CreateTaskResponse> {
+    let names = Names {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    let order = Order {
+        id: ContainerId::new(request.id)?,
+        bundle: Bundle::new(request.bundle),
+        rootfs: request.rootfs.into_iter().map(convert::mount).collect(),
+        names,
+        checkpoint: request.checkpoint,
+        options: convert::optional_payload(request.options),
+    };
+    let pid = convert::pid(core.create(order).await?);
+    Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
+}
+
+async fn start<R: Runtime>(core: Rc<Core<R>>, request: StartRequest) -> Result<StartResponse> {
+    let pid = match exec_id(&request.exec_id) {
+        None => core.start_init(&request.id).await?,
+        Some(exec) => core.start_exec(&request.id, exec).await?,
+    };
+    Ok(StartResponse { pid: pid.get(), ..StartResponse::default() })
+}
+
+async fn delete<R: Runtime>(core: Rc<Core<R>>, request: DeleteRequest) -> Result<DeleteResponse> {
+    let Deleted { pid, exit } = match exec_id(&request.exec_id) {
+        None => core.delete_container(&request.id).await?,
+        Some(exec) => core.delete_exec(&request.id, exec).await?,
+    };
+    Ok(DeleteResponse {
+        pid: convert::pid(pid),
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: exit.as_ref().map_or_else(convert::never, convert::exited_at),
+        ..DeleteResponse::default()
+    })
+}
+
+async fn pids<R: Runtime>(core: Rc<Core<R>>, request: PidsRequest) -> Result<PidsResponse> {
+    let pids = core.pids(&request.id).await?;
+    let processes = pids.into_iter().map(|(pid, exec)| ProcessInfo {
+        pid: Pid::get(pid),
+        info: exec.map_or_else(MessageField::none, |exec| MessageField::some(details(exec))),
+        ..ProcessInfo::default()
+    });
+    Ok(PidsResponse { processes: processes.collect(), ..PidsResponse::default() })
+}
+
+/// Which exec a process is, as containerd's clients look for it.
+fn details(exec: ExecId) -> Any {
+    let details = ProcessDetails { exec_id: exec.into(), ..ProcessDetails::default() };
+    Any {
+        type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
+        // Encoding to memory fails only for messages of 2 GiB and more.
+        value: details.write_to_bytes().unwrap_or_default(),
+        ..Any::default()
+    }
+}
+
+async fn kill<R: Runtime>(core: Rc<Core<R>>, request: KillRequest) -> Result<Empty> {
+    let signal = Signal::from_number(request.signal)
+        .ok_or_else(|| Error::invalid(format!("no signal has the number {}", request.signal)))?;
+    core.kill(&request.id, exec_id(&request.exec_id), signal, request.all).await?;
+    Ok(Empty::default())
+}
+
+async fn exec<R: Runtime>(core: Rc<Core<R>>, request: ExecProcessRequest) -> Result<Empty> {
+    let exec = ExecId::new(request.exec_id)?;
+    let spec: Spec = serde_json::from_slice(&request.spec.value).map_err(|cause| {
+        Error::invalid(format!("parse the process of exec {exec}")).with_source(cause)
+    })?;
+    let names = Names {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    core.add_exec(&request.id, exec, spec, names).await?;
+    Ok(Empty::default())
+}
+
+fn resize_pty<R: Runtime>(core: &Core<R>, request: ResizePtyRequest) -> Result<Empty> {
+    let process = core.container(&request.id)?.process(exec_id(&request.exec_id))?;
+    let side = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
+    process.resize(side(request.width), side(request.height))?;
+    Ok(Empty::default())
+}
+
+fn close_io<R: Runtime>(core: &Core<R>, request: CloseIORequest) -> Result<Empty> {
+    let process = core.container(&request.id)?.process(exec_id(&request.exec_id))?;
+    if request.stdin {
+        process.close_input();
+    }
+    Ok(Empty::default())
+}
+
+async fn wait<R: Runtime>(core: Rc<Core<R>>, request: WaitRequest) -> Result<WaitResponse> {
+    let exit = core.wait(&request.id, exec_id(&request.exec_id)).await?;
+    Ok(WaitResponse {
+        exit_status: exit.status,
+        exited_at: convert::exited_at(&exit),
+        ..WaitResponse::default()
+    })
+}
+
+fn connect<R: Runtime>(core: &Core<R>, request: ConnectRequest) -> Result<ConnectResponse> {
+    Ok(ConnectResponse {
+        shim_pid: std::process::id(),
+        task_pid: convert::pid(core.init_pid(&request.id)),
+        ..ConnectResponse::default()
+    })
+}
+
+fn shutdown<R: Runtime>(core: &Core<R>, _: ShutdownRequest) -> Result<Empty> {
+    core.shutdown();
+    Ok(Empty::default())
+}
+
+async fn pause<R: Runtime>(core: Rc<Core<R>>, request: PauseRequest) -> Result<Empty> {
+    core.pause(&request.id).await.map(|()| Empty::default())
+}
+
+async fn resume<R: Runtime>(core: Rc<Core<R>>, request: ResumeRequest) -> Result<Empty> {
+    core.resume(&request.id).await.map(|()| Empty::default())
+}
+
+async fn stats<R: Runtime>(core: Rc<Core<R>>, request: StatsRequest) -> Result<StatsResponse> {
+    let stats = core.stats(&request.id).await?;
+    let stats = MessageField::some(convert::any(stats));
+    Ok(StatsResponse { stats, ..StatsResponse::default() })
+}
+
+async fn update<R: Runtime>(core: Rc<Core<R>>, request: UpdateTaskRequest) -> Result<Empty> {
+    let resources = convert::optional_payload(request.resources)
+        .ok_or_else(|| Error::invalid("no resources to update"))?;
+    core.update(&request.id, resources).await.map(|()| Empty::default())
+}
+
+async fn checkpoint<R: Runtime>(
+    core: Rc<Core<R>>,
+    request: CheckpointTaskRequest,
+) -> Result<Empty> {
+    let checkpoint = Checkpoint {
+        path: request.path.into(),
+        options: convert::optional_payload(request.options),
+    };
+    core.checkpoint(&request.id, checkpoint).await.map(|()| Empty::default())
+}
