@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod gc;
 mod image;
+mod install;
 mod lease;
 mod metadata;
 mod namespace;

@@ -9,6 +9,7 @@ pub(crate) mod content;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod images;
+pub(crate) mod install;
 pub(crate) mod introspection;
 pub(crate) mod leases;
 pub(crate) mod namespaces;
@@ -84,6 +85,10 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
     serve!(
         services::snapshots::v1::snapshots_server::SnapshotsServer<_>,
         snapshots::Snapshots::new(domain.snapshots.clone(), collector.clone())
+    );
+    serve!(
+        protos::grpc::supervisor::install::v1::install_server::InstallServer<_>,
+        install::Install::new(domain.installer.clone())
     );
     serve!(services::version::v1::version_server::VersionServer<_>, version::Version);
     serve!(protos::grpc::grpc::health::v1::health_server::HealthServer<_>, health::Health);

@@ -67,6 +67,7 @@ macro_rules! has_kind {
 has_kind!(
     crate::content::ContentError,
     crate::gc::CollectError,
+    crate::install::InstallError,
     crate::metadata::MetadataError,
     crate::metadata::RecordError,
     crate::snapshot::SnapshotError,

@@ -14,6 +14,7 @@ use crate::error::DaemonError;
 use crate::events::Bus;
 use crate::gc::Collector;
 use crate::image::Images;
+use crate::install::Installer;
 use crate::lease::Leases;
 use crate::metadata::{Database, MetadataError};
 use crate::namespace::Namespaces;
@@ -35,6 +36,7 @@ pub(crate) struct Domain {
     pub(crate) leases: Leases,
     pub(crate) collector: Collector,
     pub(crate) tasks: Tasks,
+    pub(crate) installer: Installer,
 }
 
 impl Domain {
@@ -55,11 +57,14 @@ impl Domain {
             .and_then(|snapshots| snapshots.sweep().map(|()| snapshots))
             .map_err(|error: SnapshotError| report(&error))
             .map_err(damaged("snapshots"))?;
+        let images = Images::new(database.clone(), events.clone());
+        let opt = installer::Opt::new(&config.opt);
         Ok(Self {
             config: config.clone(),
             uuid: uuid(root)?,
             namespaces: Namespaces::new(database.clone()),
-            images: Images::new(database.clone(), events.clone()),
+            installer: Installer::new(opt, images.clone(), content.clone()),
+            images,
             containers: Containers::new(database.clone(), events.clone()),
             leases: Leases::new(database.clone()),
             collector: Collector::new(database, content.clone(), snapshots.clone()),
