@@ -144,12 +144,8 @@ impl Container {
 
     /// Starts a further process.
     pub(crate) async fn exec(&self, request: shim_sdk::Exec, io: Io) -> Result<Pid, EngineError> {
-        let request = ExecProcess {
-            container: &self.id,
-            id: &request.id,
-            process: &request.process,
-            bundle: &self.bundle,
-        };
+        let request =
+            ExecProcess { container: &self.id, id: &request.id, process: &request.process };
         self.engine.exec(&request, io).await
     }
 

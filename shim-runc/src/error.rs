@@ -16,15 +16,6 @@ pub(crate) enum EngineError {
     #[error("{operation}: {message}")]
     Refused { operation: Operation, kind: Kind, message: String },
 
-    /// The runtime's program could not be run at all.
-    #[error("{operation}: run {}", .program.display())]
-    Spawn {
-        operation: Operation,
-        program: PathBuf,
-        #[source]
-        cause: io::Error,
-    },
-
     /// The process that works for the shim went away before it answered.
     #[error("{operation}: {who} ended without an answer ({how})")]
     Gone { operation: Operation, who: String, how: String },
@@ -75,8 +66,6 @@ impl EngineError {
         match self {
             Self::Refused { kind, .. } => *kind,
             Self::File { cause, .. } | Self::Call { cause, .. } => Kind::from_io(cause),
-            // "Not found" would tell containerd that the container is gone, not the program.
-            Self::Spawn { .. } => Kind::Unknown,
             Self::Gone { .. } => Kind::Unavailable,
             Self::Malformed { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,
@@ -100,7 +89,6 @@ pub(crate) enum Operation {
     Update,
     Checkpoint,
     Restore,
-    Features,
 }
 
 impl fmt::Display for Operation {
@@ -118,7 +106,6 @@ impl fmt::Display for Operation {
             Self::Update => "OCI runtime update failed",
             Self::Checkpoint => "OCI runtime checkpoint failed",
             Self::Restore => "OCI runtime restore failed",
-            Self::Features => "OCI runtime features failed",
         })
     }
 }

@@ -41,12 +41,19 @@ impl Shim {
             }
             Role::Start | Role::Serve | Role::Delete => None,
         };
-        Ok(Self {
+        let shim = Self {
             default,
             namespace: launch.namespace.clone(),
             features,
             libcontainers: RefCell::default(),
-        })
+        };
+        if launch.role == Role::Serve && shim.default == Choice::Libcontainer {
+            // The helper comes up while the daemon connects. Options that choose another engine
+            // are known only later; a helper that is not needed leaves by itself.
+            let options = Options::default();
+            shim.libcontainer(shim.default.root(&options, &shim.namespace)).prepare();
+        }
+        Ok(shim)
     }
 
     fn engine(&self, options: &Options, namespace: &str, bundle: &Path) -> AnyEngine {

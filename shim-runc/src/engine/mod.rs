@@ -82,8 +82,6 @@ pub(crate) struct ExecProcess<'a> {
     pub(crate) container: &'a ContainerId,
     pub(crate) id: &'a ExecId,
     pub(crate) process: &'a Process,
-    /// The bundle's directory, for pid files and the like.
-    pub(crate) bundle: &'a Path,
 }
 
 /// What [`Engine::checkpoint`] needs.

@@ -15,7 +15,7 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
 use libc::{c_char, c_int, c_void};
@@ -224,27 +224,6 @@ pub(crate) fn reap(child: &Child) -> Option<i32> {
     }
 }
 
-/// Finds a program as execvp(3) would: a name with a slash is taken as it is.
-pub(crate) fn find_program(name: &Path, search: Option<&OsStr>) -> io::Result<PathBuf> {
-    if name.as_os_str().as_bytes().contains(&b'/') {
-        return Ok(name.to_owned());
-    }
-    let search = search
-        .unwrap_or(OsStr::new("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"));
-    std::env::split_paths(search)
-        .map(|directory| directory.join(name))
-        .find(|candidate| {
-            candidate.is_file()
-                && nix::unistd::access(candidate, nix::unistd::AccessFlags::X_OK).is_ok()
-        })
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("executable file not found in {}", search.to_string_lossy()),
-            )
-        })
-}
-
 fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, lowest)?)
 }
@@ -327,13 +306,5 @@ mod tests {
     /// Children of this very thread, so that tests beside this one do not count.
     fn children() -> String {
         std::fs::read_to_string("/proc/thread-self/children").unwrap()
-    }
-
-    #[test]
-    fn a_name_without_a_slash_is_searched_for() {
-        let found = find_program(Path::new("sh"), Some(OsStr::new("/nowhere:/bin"))).unwrap();
-        assert_eq!(found, Path::new("/bin/sh"));
-        let missing = find_program(Path::new("no-such"), Some(OsStr::new("/bin"))).unwrap_err();
-        assert_eq!(missing.to_string(), "executable file not found in /bin");
     }
 }

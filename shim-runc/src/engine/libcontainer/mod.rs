@@ -114,7 +114,6 @@ impl Libcontainer {
     }
 
     /// Starts the helper ahead of its first use; a failure shows when it is used.
-    #[cfg_attr(not(test), expect(dead_code))] // the shim is to call it when it starts
     pub(crate) fn prepare(&self) {
         if let Ok(mut helper) = self.helper.try_lock()
             && helper.is_none()

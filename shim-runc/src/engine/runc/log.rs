@@ -85,7 +85,7 @@ pub(super) fn kind(operation: Operation, reason: &str) -> Kind {
         {
             Kind::AlreadyExists
         }
-        Operation::Create | Operation::Restore | Operation::Exec | Operation::Features
+        Operation::Create | Operation::Restore | Operation::Exec
             if !reason.contains("container does not exist") =>
         {
             Kind::Unknown

@@ -90,6 +90,7 @@ impl Runc {
                 true
             }
         };
+        // "Not found" would say that the container is gone, not the program.
         let running = shim_sdk::spawn(&mut child).map_err(|cause| EngineError::Refused {
             operation,
             kind: Kind::Unknown,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+
 use std::time::Duration;
 
 use oci_spec::runtime::Process;
@@ -33,7 +33,7 @@ impl Fixture {
         }
         fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
         std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
-        let id = format!("{name}-{}", std::process::id());
+        let id = format!("{name}-{}", process::id());
         let spec = serde_json::json!({
             "ociVersion": "1.0.2",
             "process": process(&["sh", "-c", script]),
@@ -63,16 +63,12 @@ impl Fixture {
 
     async fn exec(&self, name: &str, script: &str, io: Io) -> Result<Pid, EngineError> {
         let process: Process = serde_json::from_value(process(&["sh", "-c", script])).unwrap();
-        let request = ExecProcess {
-            container: &self.id,
-            id: &ExecId::new(name).unwrap(),
-            process: &process,
-            bundle: &self.runc.bundle,
-        };
+        let request =
+            ExecProcess { container: &self.id, id: &ExecId::new(name).unwrap(), process: &process };
         self.runc.exec(&request, io).await
     }
 
-    fn record(&self) -> std::path::PathBuf {
+    fn record(&self) -> PathBuf {
         self.runc.root.0.join(self.id.as_str())
     }
 }
@@ -158,7 +154,7 @@ fn crun_does_all_that_runc_does() {
     }
     // crun refuses hybrid cgroups, so it gets a mount namespace without the empty v2 tree.
     let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" engine::runc::tests";
-    let output = std::process::Command::new("unshare")
+    let output = process::Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
         .env(PROGRAM, "crun")
