@@ -106,7 +106,7 @@ pub(crate) fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let child = child?;
     if prepared.errno != 0 {
         let cause = io::Error::from_raw_os_error(prepared.errno);
-        // The child has called _exit; nobody else knows its pid, and only its reaping is left.
+        // The child is in _exit, though perhaps not yet through it; nobody else knows its pid.
         reap(&child);
         return Err(cause);
     }
@@ -192,10 +192,11 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     }
 }
 
-/// Collects an exited child's status: its exit code, or 128 plus the signal that killed it.
+/// Collects the status of a child that has exited or is just about to: its exit code, or 128 plus
+/// the signal that killed it.
 ///
-/// `None` when it has not exited, or when somebody else has collected the status.
-pub(crate) fn reap(child: &Child) -> Option<i32> {
+/// `None` when somebody else has collected it.
+fn reap(child: &Child) -> Option<i32> {
     // SAFETY: siginfo_t is plain data, for which zero is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
@@ -205,7 +206,7 @@ pub(crate) fn reap(child: &Child) -> Option<i32> {
                 libc::P_PIDFD,
                 child.pidfd.as_raw_fd().cast_unsigned(),
                 &raw mut info,
-                libc::WEXITED | libc::WNOHANG,
+                libc::WEXITED,
             )
         };
         if done == 0 {
@@ -215,13 +216,9 @@ pub(crate) fn reap(child: &Child) -> Option<i32> {
             return None;
         }
     }
-    // SAFETY: waitid filled in the fields of a child's exit, or left si_pid zero.
-    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    match (pid, info.si_code) {
-        (0, _) => None,
-        (_, libc::CLD_EXITED) => Some(status),
-        _ => Some(128 + status),
-    }
+    // SAFETY: waitid filled in the fields of a child's exit.
+    let status = unsafe { info.si_status() };
+    if info.si_code == libc::CLD_EXITED { Some(status) } else { Some(128 + status) }
 }
 
 fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
