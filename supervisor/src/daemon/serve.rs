@@ -101,6 +101,7 @@ async fn run(
             }
         } => {
             log::info!("{name}: stopping");
+            notify("STOPPING=1");
             stop.send_replace(true);
             domain.events.close();
             domain.tasks.stop();
@@ -118,9 +119,10 @@ async fn run(
     served.map(|()| lock)
 }
 
-/// Tells the client that started this daemon that its socket answers, and lets go of the pipe.
+/// Tells whoever started this daemon that its socket answers; lets go of a client's pipe.
 fn announce(mode: Mode) -> Result<(), DaemonError> {
     if mode != Mode::OnDemand {
+        notify("READY=1");
         return Ok(());
     }
     let told = || -> io::Result<()> {
@@ -132,4 +134,21 @@ fn announce(mode: Mode) -> Result<(), DaemonError> {
         Ok(())
     };
     told().map_err(|cause| DaemonError::System { what: "let go of standard output", cause })
+}
+
+/// Tells a service manager how far this daemon is, if there is one. See sd_notify(3).
+fn notify(state: &str) {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let told = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = told {
+        log::warn!("tell the service manager {state}: {error}");
+    }
 }

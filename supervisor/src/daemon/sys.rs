@@ -19,7 +19,12 @@ pub(super) fn inherited_listener() -> io::Result<Option<UnixListener>> {
     match number("LISTEN_FDS") {
         None | Some(0) => Ok(None),
         Some(1) => {
-            // SAFETY: the service manager passes this descriptor to this process, LISTEN_PID says
+            let is_socket = std::fs::read_link("/proc/self/fd/3")
+                .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+            if !is_socket {
+                return Err(io::Error::other("descriptor 3 of socket activation is no socket"));
+            }
+            // SAFETY: it is open, as was just seen; the service manager passes this descriptor to this process, LISTEN_PID says
             // so, and nothing else here takes it.
             let descriptor = unsafe { OwnedFd::from_raw_fd(LISTEN_FDS_START) };
             rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
