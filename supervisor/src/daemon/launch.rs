@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::lock::{self, Attempt};
+use super::sys;
 use crate::config::DaemonConfig;
 use crate::error::DaemonError;
 
@@ -102,6 +103,7 @@ fn start(config: &DaemonConfig) -> Result<(), DaemonError> {
         })
     }));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    sys::keep_descriptors_from_children();
     let mut child = command
         .spawn()
         .map_err(|cause| DaemonError::System { what: "start the supervisor", cause })?;

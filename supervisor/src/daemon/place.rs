@@ -101,6 +101,7 @@ pub(super) fn check_mount_namespace(config: &DaemonConfig) -> Result<(), DaemonE
 /// Makes the process its own: what a client that starts a daemon has set must not reach containers.
 pub(super) fn detach(mode: Mode) {
     umask(FileMode::from_bits_truncate(0o022));
+    sys::keep_descriptors_from_children();
     if mode == Mode::OnDemand {
         sys::reset_signals();
         if let Err(error) = nix::unistd::setsid() {

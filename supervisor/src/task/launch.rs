@@ -3,10 +3,12 @@
 //! Promise: neither blocks the runtime's thread, neither takes longer than its limit, and a shim
 //! gets none of this daemon's descriptors.
 
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use prost_types::Any;
@@ -19,6 +21,7 @@ use tokio::net::unix::pipe;
 use super::Deleted;
 use super::bootstrap::{Bootstrap, Dialect, Parameters};
 use super::error::TaskError;
+use super::sys::{Child, Command};
 
 /// How long `start` may take. A machine that starts many at once is slow, not broken.
 const START: Duration = Duration::from_secs(30);
@@ -27,8 +30,19 @@ const DELETE: Duration = Duration::from_secs(10);
 /// As much as is read of what a shim prints.
 const OUTPUT_BYTES: u64 = 1 << 20;
 
-/// Variables that speak to this process, not to its children.
-const PRIVATE: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// Variables that a shim does not get from this process: they are set anew, or speak to this
+/// process alone.
+const SET: [&str; 9] = [
+    "TTRPC_ADDRESS",
+    "GRPC_ADDRESS",
+    "NAMESPACE",
+    "MAX_SHIM_VERSION",
+    "GOMAXPROCS",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// A shim's binary as it is called for one task.
 #[derive(Debug, Clone)]
@@ -44,27 +58,35 @@ pub(super) struct Starting {
 }
 
 impl Shim {
-    fn command(&self, told: &Parameters<'_>) -> Command {
-        let mut command = Command::new(&self.path);
-        command.current_dir(&self.bundle);
-        command.args(["-namespace", told.namespace, "-address", told.grpc_address]);
-        command.args(["-publish-binary", told.binary, "-id", told.id]);
-        if told.debug {
-            command.arg("-debug");
-        }
-        for name in PRIVATE {
-            command.env_remove(name);
-        }
-        command.envs([
+    fn command(&self, told: &Parameters<'_>) -> Result<Command, TaskError> {
+        let inherited = std::env::vars_os()
+            .filter(|(name, _)| !name.to_str().is_some_and(|name| SET.contains(&name)));
+        let set = [
             ("TTRPC_ADDRESS", told.ttrpc_address),
             ("GRPC_ADDRESS", told.grpc_address),
             ("NAMESPACE", told.namespace),
             ("MAX_SHIM_VERSION", "3"),
             // What containerd allows a shim written in Go.
             ("GOMAXPROCS", "2"),
-        ]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        ];
+        let set = set.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let build = || {
+            let mut command = Command::new(&self.path, &self.bundle, inherited.chain(set))?;
+            let flags = [
+                ("-namespace", told.namespace),
+                ("-address", told.grpc_address),
+                ("-publish-binary", told.binary),
+                ("-id", told.id),
+            ];
+            for (name, value) in flags {
+                command.argument(name)?.argument(value)?;
+            }
+            if told.debug {
+                command.argument("-debug")?;
+            }
+            Ok(command)
+        };
+        build().map_err(self.failed())
     }
 
     fn failed(&self) -> impl Fn(io::Error) -> TaskError + use<> {
@@ -78,19 +100,9 @@ impl Shim {
         told: &Parameters<'_>,
         dialect: Dialect,
     ) -> Result<Starting, TaskError> {
-        let mut command = self.command(told);
-        command.arg("start").stdin(Stdio::piped());
-        let mut child = command.spawn().map_err(self.failed())?;
-        if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(&told.encode(dialect)) {
-                // A shim need not read what it has no use for.
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    end(&mut child);
-                    return Err(self.failed()(error));
-                }
-                _ => {}
-            }
-        }
+        let mut command = self.command(told)?;
+        command.argument("start").map_err(self.failed())?;
+        let child = run(&command, &told.encode(dialect)).map_err(self.failed())?;
         Ok(Starting { child })
     }
 
@@ -112,12 +124,12 @@ impl Shim {
 
     /// Has the shim's binary clean up behind a shim that is gone.
     pub(super) async fn delete(&self, told: &Parameters<'_>) -> Result<Deleted, TaskError> {
-        let mut command = self.command(told);
-        command.arg("-bundle").arg(&self.bundle).arg("delete").stdin(Stdio::null());
-        let spawned = tokio::task::spawn_blocking(move || command.spawn()).await;
-        let child = spawned
-            .map_err(|_| TaskError::Interrupted { what: "start of a shim" })?
-            .map_err(self.failed())?;
+        let mut command = self.command(told)?;
+        let arguments = [OsStr::new("-bundle"), self.bundle.as_os_str(), OsStr::new("delete")];
+        for argument in arguments {
+            command.argument(argument).map_err(self.failed())?;
+        }
+        let child = beside(move || run(&command, &[])).await.map_err(self.failed())?;
         let (status, stdout, stderr) = self.finish(child, "delete", DELETE).await?;
         let failed = |output: String| TaskError::ShimFailed { shim: self.path.clone(), output };
         if !status.success() {
@@ -137,23 +149,13 @@ impl Shim {
 
     /// Has the shim's binary describe itself: an encoded `RuntimeInfo`.
     pub(super) async fn info(path: PathBuf, options: Option<Any>) -> Result<Vec<u8>, TaskError> {
-        let shim = Self { path: path.clone(), bundle: "/".into() };
-        let mut command = Command::new(path);
-        command.arg("-info").current_dir("/").stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shim = Self { path, bundle: "/".into() };
+        let mut command =
+            Command::new(&shim.path, &shim.bundle, std::env::vars_os()).map_err(shim.failed())?;
+        command.argument("-info").map_err(shim.failed())?;
         let input = options.map(|options| prost::Message::encode_to_vec(&options));
-        let spawned = tokio::task::spawn_blocking(move || {
-            let mut child = command.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // A shim need not read what it has no use for.
-                let _ = stdin.write_all(&input.unwrap_or_default());
-            }
-            Ok(child)
-        });
-        let child = spawned
-            .await
-            .map_err(|_| TaskError::Interrupted { what: "start of a shim" })?
-            .map_err(shim.failed())?;
+        let child = beside(move || run(&command, &input.unwrap_or_default()));
+        let child = child.await.map_err(shim.failed())?;
         let (status, stdout, stderr) = shim.finish(child, "-info", DELETE).await?;
         if !status.success() {
             let output = String::from_utf8_lossy(&stderr).trim().to_owned();
@@ -171,23 +173,22 @@ impl Shim {
     ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), TaskError> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let collected = tokio::time::timeout(limit, async {
-            let (stdout, stderr) =
-                tokio::try_join!(read(stdout.map(Into::into)), read(stderr.map(Into::into)))?;
-            super::sys::exited(&child).await?;
+            let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+            child.exited().await?;
             Ok::<_, io::Error>((stdout, stderr))
         })
         .await;
         match collected {
             Ok(Ok((stdout, stderr))) => {
-                let status = child.wait().map_err(self.failed())?;
+                let status = child.reap().map_err(self.failed())?;
                 Ok((status, stdout, stderr))
             }
             Ok(Err(error)) => {
-                end(&mut child);
+                child.end();
                 Err(self.failed()(error))
             }
             Err(_) => {
-                end(&mut child);
+                child.end();
                 let seconds = limit.as_secs();
                 Err(TaskError::ShimSlow { shim: self.path.clone(), action, seconds })
             }
@@ -205,8 +206,23 @@ async fn read(pipe: Option<OwnedFd>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Kills and reaps; a child that is dead already only wants the latter.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+/// Starts a command and gives it its input. Blocks.
+fn run(command: &Command, input: &[u8]) -> io::Result<Child> {
+    let mut child = command.spawn()?;
+    let stdin = child.stdin.take().map(File::from);
+    match stdin.map(|mut stdin| stdin.write_all(input)) {
+        // A shim need not read what it has no use for.
+        Some(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            child.end();
+            Err(error)
+        }
+        _ => Ok(child),
+    }
+}
+
+/// Runs what blocks beside the runtime.
+async fn beside<T: Send + 'static>(
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
