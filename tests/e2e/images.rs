@@ -102,7 +102,7 @@ fn the_fixture_has_one_of_everything_it_is_to_test() {
     assert!(entry("kinds/owned").xattrs.contains_key("user.comment"));
     assert!(entry("kinds/capable").xattrs.contains_key("security.capability"));
     assert_eq!(entry("kinds/setuid").mtime, 1_234_567_890);
-    assert_eq!(entry("links/two").same_as.as_deref(), Some(Path::new("links/one")));
+    assert_eq!(entry("links/two").same_as.as_deref(), Some(Path::new("kinds/three")));
     assert_eq!(entry("data/b-again").same_as.as_deref(), Some(Path::new("data/b")));
 }
 
