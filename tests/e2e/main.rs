@@ -8,6 +8,7 @@ mod engine;
 mod images;
 mod install;
 mod licences;
+mod quickstart;
 mod refusals;
 mod run;
 mod stock;
