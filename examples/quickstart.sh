@@ -125,6 +125,11 @@ install_shim() {
   supervisor install "$scratch/shim.tar" | sed 's/^/   /'
 }
 
+import() {
+  supervisor import "$1" >"$scratch/names"
+  sed 's/^/   /' "$scratch/names"
+}
+
 status=0
 run() {
   set +e
@@ -180,7 +185,7 @@ step "supervisor install: the shim's image into $scratch/opt" install_shim
 app=${wanted:-$scratch/app.tar}
 if [ -e "$app" ]; then
   step "supervisor import: $app" import "$app"
-  app=$(cat "$scratch/name")
+  app=$(head -n 1 "$scratch/names")
 fi
 step "supervisor run --rm --runtime io.containerd.youki.v1 $app" run "$app"
 output=$(tail -n 20 "$scratch/output")
