@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::inotify::{CreateFlags, WatchFlags};
@@ -23,6 +24,10 @@ use tokio::task::JoinHandle;
 use crate::cgroup::Cgroup;
 use crate::error::EngineError;
 use crate::sys;
+
+/// How long the kernel may take on v1 from saying that memory has run out to counting the kill. An
+/// exit within that time is told after the last count all the same ([`Watch::finish`]).
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// A watch over one container; it ends when dropped.
 #[derive(Debug)]
@@ -102,14 +107,23 @@ impl Counted {
 async fn watch(source: AsyncFd<OwnedFd>, counted: Rc<Counted>) {
     // Ends with the descriptor, or the groups, gone.
     while let Ok(mut ready) = source.readable().await {
-        if ready.try_io(|source| drain(source.get_ref())).is_ok_and(|read| read.is_err()) {
-            return;
+        match ready.try_io(|source| drain(source.get_ref())) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            // It was read before; now the readiness is cleared.
+            Err(_would_block) => continue,
         }
-        match &counted.cgroup {
-            // Sent before the kill is counted, and once more when the group is removed.
-            Cgroup::V1(_) if counted.kills().is_some() => counted.report(),
-            Cgroup::V1(_) => return,
-            Cgroup::V2(_) => counted.catch_up(),
+        if let Cgroup::V1(groups) = &counted.cgroup {
+            // Sent when memory runs out, again by every process that waits for some, and once more
+            // when the group is removed; the kill is counted a little later.
+            tokio::time::sleep(SETTLE).await;
+            match groups.out_of_memory() {
+                None => return,
+                Some(true) => counted.report(),
+                Some(false) => counted.catch_up(),
+            }
+        } else {
+            counted.catch_up();
         }
     }
 }

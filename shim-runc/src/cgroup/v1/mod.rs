@@ -73,6 +73,15 @@ impl Groups {
             })
     }
 
+    /// Whether memory has run out in a way that no count tells: the container's processes wait
+    /// because the killer is off, or the kernel does not count (before 4.13). `None`: there is no
+    /// group any more.
+    pub(crate) fn out_of_memory(&self) -> Option<bool> {
+        let control = Keyed::read(&self.file("memory", "memory.oom_control")?)?;
+        let waiting = control.count("oom_kill_disable") == 1 && control.count("under_oom") == 1;
+        Some(waiting || control.get("oom_kill").is_none())
+    }
+
     /// How many processes the kernel has killed for want of memory.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         Keyed::read(&self.file("memory", "memory.oom_control")?)?.get("oom_kill")
