@@ -6,6 +6,7 @@
 
 pub(crate) mod containers;
 pub(crate) mod content;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod images;
@@ -15,7 +16,9 @@ pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod snapshots;
 pub(crate) mod status;
+pub(crate) mod streaming;
 pub(crate) mod tasks;
+pub(crate) mod transfer;
 pub(crate) mod translate;
 pub(crate) mod version;
 
@@ -86,9 +89,21 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
         services::snapshots::v1::snapshots_server::SnapshotsServer<_>,
         snapshots::Snapshots::new(domain.snapshots.clone(), collector.clone())
     );
+
     serve!(
         protos::grpc::supervisor::install::v1::install_server::InstallServer<_>,
         install::Install::new(domain.installer.clone())
+    );
+    serve!(services::diff::v1::diff_server::DiffServer<_>, diff::Diff::new(domain.content.clone()));
+    let streams = streaming::Streams::default();
+    serve!(
+        services::streaming::v1::streaming_server::StreamingServer<_>,
+        streaming::Streaming::new(streams.clone())
+    );
+    serve!(
+        services::transfer::v1::transfer_server::TransferServer<_>,
+        transfer::Transfer::new(domain.importer(), streams)
+
     );
     serve!(services::version::v1::version_server::VersionServer<_>, version::Version);
     serve!(protos::grpc::grpc::health::v1::health_server::HealthServer<_>, health::Health);

@@ -72,6 +72,8 @@ has_kind!(
     crate::metadata::RecordError,
     crate::snapshot::SnapshotError,
     crate::task::TaskError,
+    crate::transfer::LayerError,
+    crate::transfer::TransferError,
 );
 
 impl HasKind for crate::metadata::InvalidIdentifier {

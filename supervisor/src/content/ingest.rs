@@ -122,10 +122,17 @@ impl Store {
         let busy = self.occupy(namespace, &request.reference)?;
         let lease = request.lease.clone();
         let inside = namespace.clone();
+        let expected = request.expected.clone();
         let record = self
             .shared
             .database
             .write_blocking(move |transaction| begin(transaction, &inside, &request))?;
+        let record = match (record, expected) {
+            (Some(record), _) => record,
+            // Said outside of the transaction, so that the lease holds the blob all the same.
+            (None, Some(digest)) => return Err(ContentError::AlreadyExists(digest)),
+            (None, None) => return Err(ContentError::NoReference),
+        };
         let mut status = record.status();
         let body = match record.shared {
             Some(digest) => Body::Shared { digest },
@@ -387,22 +394,25 @@ fn reopen(path: &PathBuf) -> Result<(File, Hasher, u64), ContentError> {
     open().map_err(file("open ingest", path))
 }
 
+/// The ingest's record, or `None` when the namespace has the expected blob already.
 fn begin(
     transaction: &Transaction<'_>,
     namespace: &Namespace,
     request: &Request,
-) -> Result<Record, ContentError> {
+) -> Result<Option<Record>, ContentError> {
     namespace::ensure(transaction, namespace)?;
     let node = Node::ingest(&request.reference);
     if let Some(digest) = &request.expected
         && store::has(transaction, namespace, digest)?
     {
-        return Err(ContentError::AlreadyExists(digest.clone()));
+        let held = Node::content(digest);
+        lease::hold(transaction, namespace, request.lease.as_ref(), &held)?;
+        return Ok(None);
     }
     if let Some(record) = lookup(transaction, namespace, &request.reference)? {
         agree(&record, request)?;
         lease::hold(transaction, namespace, request.lease.as_ref(), &node)?;
-        return Ok(record);
+        return Ok(Some(record));
     }
     let mut total_bytes = request.total_bytes;
     let mut shared = None;
@@ -429,7 +439,7 @@ fn begin(
         ))?;
     let id = transaction.last_insert_rowid();
     lease::hold(transaction, namespace, request.lease.as_ref(), &node)?;
-    Ok(Record {
+    Ok(Some(Record {
         id,
         reference: request.reference.clone(),
         total_bytes,
@@ -437,7 +447,7 @@ fn begin(
         shared,
         started: from_nanos(now),
         updated: from_nanos(now),
-    })
+    }))
 }
 
 /// A writer that resumes must not want something else than the first.

@@ -5,7 +5,7 @@
 //! record. What a crash leaves without a record is swept by [`Store::sweep`].
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -149,22 +149,25 @@ impl Store {
                     }
                 }
             }
-            labels::validate(&info.labels)?;
-            info.updated = from_nanos(now_nanos());
-            transaction
-                .prepare_cached(
-                    "UPDATE blobs SET labels = ?3, updated = ?4 \
-                     WHERE namespace = ?1 AND digest = ?2",
-                )?
-                .execute((
-                    namespace.as_str(),
-                    digest.as_str(),
-                    labels::encode(&info.labels)?,
-                    to_nanos(info.updated),
-                ))?;
-            let node = Node::content(&digest);
-            reference::replace(transaction, &namespace, &node, &[], &info.labels)?;
+            change_labels(transaction, &namespace, &mut info)?;
             Ok(info)
+        })
+    }
+
+    /// Adds labels to blobs, all in one transaction. Labels of the same key are replaced.
+    pub(crate) fn annotate(
+        &self,
+        namespace: &Namespace,
+        labels: BTreeMap<Digest, Labels>,
+    ) -> Result<(), ContentError> {
+        let namespace = namespace.clone();
+        self.shared.database.write_blocking(move |transaction| {
+            for (digest, more) in labels {
+                let mut info = find(transaction, &namespace, &digest)?;
+                info.labels.extend(more);
+                change_labels(transaction, &namespace, &mut info)?;
+            }
+            Ok(())
         })
     }
 
@@ -282,6 +285,29 @@ impl Store {
             .and_then(|folder| folder.sync_all())
             .map_err(file("sync folder", &self.shared.blobs))
     }
+}
+
+/// Writes the labels of `info`, which were just changed.
+fn change_labels(
+    transaction: &Transaction<'_>,
+    namespace: &Namespace,
+    info: &mut Info,
+) -> Result<(), ContentError> {
+    labels::validate(&info.labels)?;
+    info.updated = from_nanos(now_nanos());
+    transaction
+        .prepare_cached(
+            "UPDATE blobs SET labels = ?3, updated = ?4 WHERE namespace = ?1 AND digest = ?2",
+        )?
+        .execute((
+            namespace.as_str(),
+            info.digest.as_str(),
+            labels::encode(&info.labels)?,
+            to_nanos(info.updated),
+        ))?;
+    let node = Node::content(&info.digest);
+    reference::replace(transaction, namespace, &node, &[], &info.labels)?;
+    Ok(())
 }
 
 /// Writes the record of a blob whose bytes are in place.

@@ -20,6 +20,7 @@ use crate::metadata::{Database, MetadataError};
 use crate::namespace::Namespaces;
 use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{Place, Tasks};
+use crate::transfer::Importer;
 
 /// The domain of one root; clones are handles to the same.
 #[derive(Clone)]
@@ -40,6 +41,17 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
+    /// What imports images into this domain.
+    pub(crate) fn importer(&self) -> Importer {
+        Importer {
+            content: self.content.clone(),
+            snapshots: self.snapshots.clone(),
+            images: self.images.clone(),
+            leases: self.leases.clone(),
+            collector: self.collector.clone(),
+        }
+    }
+
     /// Opens the root, whose lock the caller holds.
     pub(super) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());

@@ -13,7 +13,7 @@
 //! durable, outlives it, and is swept at the next start when it has none.
 
 mod error;
-mod mount;
+pub(crate) mod mount;
 mod overlay;
 mod record;
 mod snapshotter;

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use super::error::directory;
-use super::{Kind, Mount, SnapshotError};
+use super::{Kind, Mount, SnapshotError, mount};
 
 /// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
 /// overlay once could not be one of another (ESTALE).
@@ -78,8 +78,8 @@ impl Overlay {
     pub(crate) fn mounts(&self, id: i64, kind: Kind, parents: &[i64]) -> Vec<Mount> {
         let active = kind == Kind::Active;
         let mount = match parents {
-            [] => Mount::bind(self.root(id), if active { "rw" } else { "ro" }),
-            [parent] if !active => Mount::bind(self.root(*parent), "ro"),
+            [] => mount::bind(self.root(id), if active { "rw" } else { "ro" }),
+            [parent] if !active => mount::bind(self.root(*parent), "ro"),
             _ => self.overlay(id, active, parents),
         };
         vec![mount]

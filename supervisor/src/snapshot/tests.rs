@@ -52,23 +52,23 @@ impl Fixture {
 async fn one_directory_is_bound_and_more_are_overlaid_newest_first() {
     let fixture = fixture();
     let bound = fixture.prepare("base", "").await.unwrap();
-    assert_eq!(bound, [Mount::bind(PathBuf::from(fixture.path(1, "fs")), "rw")]);
+    assert_eq!(bound, [mount::bind(PathBuf::from(fixture.path(1, "fs")), "rw")]);
     fixture.commit("base", "base").await.unwrap();
     fixture.prepare("second", "base").await.unwrap();
     fixture.commit("second-done", "second").await.unwrap();
     let active = fixture.prepare("top", "second-done").await.unwrap();
     assert_eq!((active.len(), active[0].kind.as_str()), (1, "overlay"));
     let lower = format!("{}:{}", fixture.path(2, "fs"), fixture.path(1, "fs"));
-    assert_eq!(active[0].option("lowerdir"), Some(lower.as_str()));
-    assert_eq!(active[0].option("upperdir"), Some(fixture.path(3, "fs").as_str()));
-    assert_eq!(active[0].option("workdir"), Some(fixture.path(3, "work").as_str()));
+    assert_eq!(mount::option(&active[0], "lowerdir"), Some(lower.as_str()));
+    assert_eq!(mount::option(&active[0], "upperdir"), Some(fixture.path(3, "fs").as_str()));
+    assert_eq!(mount::option(&active[0], "workdir"), Some(fixture.path(3, "work").as_str()));
     assert_eq!(fixture.snapshots.mounts(&fixture.namespace, "top").await.unwrap(), active);
 
     let view = fixture.snapshots.view(&fixture.namespace, new("v1", "base")).await.unwrap();
-    assert_eq!(view, [Mount::bind(PathBuf::from(fixture.path(1, "fs")), "ro")]);
+    assert_eq!(view, [mount::bind(PathBuf::from(fixture.path(1, "fs")), "ro")]);
     let view = fixture.snapshots.view(&fixture.namespace, new("v2", "second-done")).await.unwrap();
-    assert_eq!(view[0].option("lowerdir"), Some(lower.as_str()));
-    assert_eq!(view[0].option("upperdir"), None);
+    assert_eq!(mount::option(&view[0], "lowerdir"), Some(lower.as_str()));
+    assert_eq!(mount::option(&view[0], "upperdir"), None);
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn directories_without_a_record_are_swept_and_numbers_never_come_back() {
     assert!(!PathBuf::from(fixture.path(77, "")).exists());
     assert!(PathBuf::from(fixture.path(1, "fs")).exists());
     let mounts = fixture.prepare("next", "base").await.unwrap();
-    assert_eq!(mounts[0].option("upperdir"), Some(fixture.path(3, "fs").as_str()));
+    assert_eq!(mount::option(&mounts[0], "upperdir"), Some(fixture.path(3, "fs").as_str()));
 }
 
 #[tokio::test]

@@ -1,0 +1,139 @@
+//! containerd.services.transfer.v1.Transfer: archives into the image store. Other pairs of source
+//! and destination are not offered yet.
+
+use prost_types::Any;
+use protos::any;
+use protos::grpc::containerd::services::transfer::v1 as wire;
+use protos::grpc::containerd::types;
+use protos::grpc::containerd::types::transfer::{self as kinds, ImageImportStream, ImageStore};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use super::status::refuse;
+use super::streaming::Streams;
+use super::translate::{labels, signed, wire_descriptor};
+use crate::metadata::Namespace;
+use crate::snapshot::Snapshotter;
+use crate::transfer::{Destination, Event, Importer, Platform, Prefix, Progress, TransferError};
+
+/// The service.
+pub(crate) struct Transfer {
+    importer: Importer,
+    streams: Streams,
+}
+
+impl Transfer {
+    pub(crate) fn new(importer: Importer, streams: Streams) -> Self {
+        Self { importer, streams }
+    }
+
+    /// Where news goes: the client's progress stream, if it has one.
+    fn progress(&self, namespace: &Namespace, id: &str) -> Result<Told, Status> {
+        if id.is_empty() {
+            return Ok(Told { progress: Progress::ignored(), forwarding: None });
+        }
+        let stream = self.streams.take(namespace, id)?;
+        let (sender, messages) = mpsc::unbounded_channel();
+        let forwarding = tokio::spawn(stream.forward(messages));
+        let progress = Progress::to(move |event| {
+            // A client that stopped listening still gets its transfer.
+            let _ = sender.send(any::pack(&to_wire(event)));
+        });
+        Ok(Told { progress, forwarding: Some(forwarding) })
+    }
+
+    async fn import(
+        &self,
+        namespace: Namespace,
+        source: ImageImportStream,
+        destination: ImageStore,
+        progress: &str,
+    ) -> Result<(), Status> {
+        let destination = from_wire(destination, self.importer.snapshots.name())?;
+        let archive = self.streams.take(&namespace, &source.stream)?.into_reader();
+        let Told { progress, forwarding } = self.progress(&namespace, progress)?;
+        let importer = self.importer.clone();
+        // A task of its own: a client that gives up midway must not stop it from cleaning up.
+        let outcome = tokio::spawn(async move {
+            importer.import(&namespace, archive, destination, progress).await
+        })
+        .await
+        .map_err(|_| refuse(TransferError::Lost))?;
+        if let Some(forwarding) = forwarding {
+            // All news is out, and the stream has ended, before the transfer is answered.
+            let _ = forwarding.await;
+        }
+        outcome.map(drop).map_err(refuse)
+    }
+}
+
+struct Told {
+    progress: Progress,
+    forwarding: Option<tokio::task::JoinHandle<()>>,
+}
+
+#[tonic::async_trait]
+impl wire::transfer_server::Transfer for Transfer {
+    async fn transfer(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Result<Response<()>, Status> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let source = request.source.unwrap_or_default();
+        let destination = request.destination.unwrap_or_default();
+        let options = request.options.unwrap_or_default();
+        if any::is::<ImageImportStream>(&source) && any::is::<ImageStore>(&destination) {
+            let (from, to) = (decode(&source)?, decode(&destination)?);
+            self.import(namespace, from, to, &options.progress_stream).await?;
+            return Ok(Response::new(()));
+        }
+        Err(Status::unimplemented(format!(
+            "transfer from {:?} to {:?} is not offered",
+            source.type_url, destination.type_url
+        )))
+    }
+}
+
+fn decode<M: prost::Name + Default>(any: &Any) -> Result<M, Status> {
+    match any::unpack(any) {
+        Some(Ok(message)) => Ok(message),
+        Some(Err(error)) => Err(Status::invalid_argument(format!("{}: {error}", any.type_url))),
+        None => Err(Status::invalid_argument(format!("unexpected {}", any.type_url))),
+    }
+}
+
+fn from_wire(store: ImageStore, snapshotter: &str) -> Result<Destination, Status> {
+    let mut unpacks = Vec::new();
+    for unpack in store.unpacks {
+        if !unpack.snapshotter.is_empty() && unpack.snapshotter != snapshotter {
+            return Err(refuse(TransferError::Snapshotter(unpack.snapshotter)));
+        }
+        unpacks.push(unpack.platform.map_or_else(Platform::host, platform));
+    }
+    let prefix = |reference: kinds::ImageReference| Prefix {
+        name: reference.name,
+        is_prefix: reference.is_prefix,
+    };
+    Ok(Destination {
+        name: store.name,
+        labels: labels(store.labels),
+        prefixes: store.extra_references.into_iter().map(prefix).collect(),
+        unpacks,
+    })
+}
+
+fn platform(wire: types::Platform) -> Platform {
+    Platform { os: wire.os, architecture: wire.architecture, variant: wire.variant }
+}
+
+fn to_wire(event: Event) -> kinds::Progress {
+    kinds::Progress {
+        event: event.event.to_owned(),
+        name: event.name,
+        parents: Vec::new(),
+        progress: signed(event.progress),
+        total: signed(event.total),
+        desc: event.target.map(wire_descriptor),
+    }
+}

@@ -1,0 +1,170 @@
+//! What an archive means: the images in it, by either form's rules.
+
+use super::archive::{Contents, Sink, Stored};
+use super::document::{self, Index, Link, Manifest, Saved, media};
+use super::{TransferError, reference};
+use crate::content::{ContentError, Descriptor, Digest, Request};
+use crate::metadata::Labels;
+
+/// Names an image in full.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+/// Names an image in full, or gives its tag alone.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Targets in one archive.
+const MAX_IMAGES: u64 = 10_000;
+
+/// An image that an archive holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its name or tag, if the archive gives one.
+    pub(super) name: Option<Given>,
+    /// What the name is to point to.
+    pub(super) target: Descriptor,
+}
+
+/// What an archive calls an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Given {
+    /// A name, in full form.
+    Name(String),
+    /// A tag without a name.
+    Tag(String),
+}
+
+/// The images in `contents`, in the archive's order.
+pub(super) fn images(contents: &Contents, sink: &Sink) -> Result<Vec<Found>, TransferError> {
+    let found = if let Some(index) = contents.document("index.json") {
+        check_version(contents)?;
+        layout(index)?
+    } else if let Some(saved) = contents.document("manifest.json") {
+        docker(saved, contents, sink)?
+    } else {
+        return Err(TransferError::NotAnImage);
+    };
+    if found.is_empty() {
+        return Err(document::malformed("the archive's index", "it names no image"));
+    }
+    if found.len() as u64 > MAX_IMAGES {
+        return Err(TransferError::Limit { what: "archive's images".into(), limit: MAX_IMAGES });
+    }
+    Ok(found)
+}
+
+fn check_version(contents: &Contents) -> Result<(), TransferError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Layout {
+        image_layout_version: String,
+    }
+    // Tools that leave the file out are tolerated, as containerd does.
+    let Some(bytes) = contents.document("oci-layout") else { return Ok(()) };
+    let layout: Layout = document::parse("oci-layout", bytes)?;
+    if layout.image_layout_version.starts_with("1.") {
+        return Ok(());
+    }
+    let reason = format!("version {:?} is not known", layout.image_layout_version);
+    Err(document::malformed("oci-layout", reason))
+}
+
+fn layout(index: &[u8]) -> Result<Vec<Found>, TransferError> {
+    let index: Index = document::parse("index.json", index)?;
+    index
+        .manifests
+        .iter()
+        .map(|link| {
+            let mut target = link.descriptor("index.json")?;
+            let name = match target.annotations.get(IMAGE_NAME) {
+                Some(name) => Some(Given::Name(name.clone())),
+                None => match target.annotations.get(REF_NAME) {
+                    Some(tag) if reference::is_tag(tag) => Some(Given::Tag(tag.clone())),
+                    Some(name) => Some(Given::Name(reference::normalize(name)?)),
+                    None => None,
+                },
+            };
+            if target.media_type.is_empty() {
+                target.media_type = media::OCI_MANIFEST.to_owned();
+            }
+            Ok(Found { name, target })
+        })
+        .collect()
+}
+
+/// Docker's form has no manifests: they are made here, and stored.
+fn docker(saved: &[u8], contents: &Contents, sink: &Sink) -> Result<Vec<Found>, TransferError> {
+    let saved: Vec<Saved> = document::parse("manifest.json", saved)?;
+    let mut found = Vec::new();
+    for image in saved {
+        let file = |what, name: &str| {
+            contents.file(name).ok_or_else(|| TransferError::Missing {
+                by: "manifest.json".to_owned(),
+                what,
+                name: name.to_owned(),
+            })
+        };
+        let config = link(media::DOCKER_CONFIG, file("config", &image.config)?);
+        let layers = image
+            .layers
+            .iter()
+            .map(|name| file("layer", name).map(|stored| link(layer_type(stored), stored)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let media_type = media::DOCKER_MANIFEST.to_owned();
+        let manifest = Manifest { schema_version: 2, media_type, config, layers };
+        let target = put(&manifest, sink)?;
+        let tags = image.repo_tags.unwrap_or_default();
+        if tags.is_empty() {
+            found.push(Found { name: None, target: target.clone() });
+        }
+        for tag in tags {
+            let name = Some(Given::Name(reference::normalize(&tag)?));
+            found.push(Found { name, target: target.clone() });
+        }
+    }
+    Ok(found)
+}
+
+fn link(media_type: &str, stored: &Stored) -> Link {
+    Link {
+        media_type: media_type.to_owned(),
+        digest: stored.digest.to_string(),
+        size: stored.size_bytes,
+        annotations: None,
+        platform: None,
+    }
+}
+
+fn layer_type(stored: &Stored) -> &'static str {
+    use installer::extract::Compression;
+    match Compression::detect(&stored.head) {
+        Compression::None => media::DOCKER_LAYER,
+        Compression::Gzip => media::DOCKER_LAYER_GZIP,
+        Compression::Zstd => media::DOCKER_LAYER_ZSTD,
+    }
+}
+
+fn put(manifest: &Manifest, sink: &Sink) -> Result<Descriptor, TransferError> {
+    let bytes = serde_json::to_vec(manifest)
+        .map_err(|cause| document::malformed("the manifest made for the archive", cause))?;
+    let digest = Digest::of(&bytes);
+    let target = Descriptor {
+        media_type: manifest.media_type.clone(),
+        digest: digest.clone(),
+        size_bytes: bytes.len() as u64,
+        annotations: Labels::new(),
+    };
+    let request = Request {
+        reference: format!("{}-{digest}", sink.lease),
+        total_bytes: target.size_bytes,
+        expected: Some(digest.clone()),
+        lease: Some(sink.lease.clone()),
+    };
+    let written = sink.store.ingest(&sink.namespace, request).and_then(|mut ingest| {
+        if ingest.status().offset == 0 {
+            ingest.write(&bytes)?;
+        }
+        ingest.commit(target.size_bytes, Some(&digest), Labels::new())
+    });
+    match written {
+        Ok(_) | Err(ContentError::AlreadyExists(_)) => Ok(target),
+        Err(other) => Err(other.into()),
+    }
+}

@@ -1,0 +1,160 @@
+//! Unpacks an image's layers into snapshots.
+//!
+//! Each layer becomes the committed snapshot of its chain id, which says what is in it: one that
+//! is there already is used as it is. The config's label then keeps the topmost from garbage
+//! collection, as the image's target keeps the config.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::layer::{self, Applied};
+use super::tree::Image;
+use super::{Event, Progress, TransferError};
+use crate::content::{Descriptor, Digest, Store};
+use crate::lease::{LeaseId, Leases, Resource};
+use crate::metadata::{Labels, Namespace};
+use crate::snapshot::{New, SnapshotError, Snapshotter};
+
+const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// What unpacking works with.
+pub(super) struct Unpacker<'a> {
+    pub(super) store: &'a Store,
+    pub(super) snapshots: &'a Snapshotter,
+    pub(super) leases: &'a Leases,
+    pub(super) namespace: &'a Namespace,
+    pub(super) lease: &'a LeaseId,
+    pub(super) progress: &'a Progress,
+}
+
+/// The chain id of each layer, from the uncompressed digests of all.
+pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let next = match chain.last() {
+            None => diff_id.clone(),
+            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
+impl Unpacker<'_> {
+    /// Makes the snapshots of `image`; the labels that keep them are the answer.
+    pub(super) async fn unpack(
+        &self,
+        image: &Image,
+    ) -> Result<BTreeMap<Digest, Labels>, TransferError> {
+        let mut labels = BTreeMap::new();
+        let chain = chain_ids(&image.diff_ids);
+        let mut parent = String::new();
+        for ((layer, diff_id), chain_id) in image.layers.iter().zip(&image.diff_ids).zip(&chain) {
+            if !self.held(chain_id).await? {
+                self.layer(layer, diff_id, chain_id, &parent).await?;
+            }
+            let uncompressed = (UNCOMPRESSED.to_owned(), diff_id.to_string());
+            labels.insert(layer.digest.clone(), Labels::from([uncompressed]));
+            parent = chain_id.to_string();
+        }
+        if !parent.is_empty() {
+            let key = format!("containerd.io/gc.ref.snapshot.{}", self.snapshots.name());
+            labels.insert(image.config.clone(), Labels::from([(key, parent)]));
+        }
+        Ok(labels)
+    }
+
+    /// Whether the snapshot is there; it is then held by our lease too. Held first, looked up
+    /// then: between the two it cannot be collected.
+    async fn held(&self, chain_id: &Digest) -> Result<bool, TransferError> {
+        let kind = format!("snapshots/{}", self.snapshots.name());
+        let resource = Resource { kind, id: chain_id.to_string() };
+        self.leases.add(self.namespace, self.lease, resource).await?;
+        match self.snapshots.stat(self.namespace, chain_id.as_str()).await {
+            Ok(_) => Ok(true),
+            Err(SnapshotError::NotFound { .. }) => Ok(false),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    async fn layer(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        chain_id: &Digest,
+        parent: &str,
+    ) -> Result<(), TransferError> {
+        self.tell("unpacking", layer);
+        let key =
+            format!("extract-{}-{} {chain_id}", self.lease, NEXT.fetch_add(1, Ordering::Relaxed));
+        let labels = Labels::from([(SNAPSHOT_REF.to_owned(), chain_id.to_string())]);
+        let new = New {
+            key: key.clone(),
+            parent: parent.to_owned(),
+            labels: labels.clone(),
+            lease: Some(self.lease.clone()),
+        };
+        let mounts = self.snapshots.prepare(self.namespace, new).await?;
+        let outcome = match self.apply(layer, diff_id, mounts).await {
+            Ok(()) => self
+                .snapshots
+                .commit(self.namespace, chain_id.as_str(), &key, labels, Some(self.lease.clone()))
+                .await
+                .map_err(TransferError::from),
+            Err(error) => Err(error),
+        };
+        let Err(error) = outcome else {
+            self.tell("unpacked", layer);
+            return Ok(());
+        };
+        let removed = self.snapshots.remove(self.namespace, &key, Some(self.lease.clone())).await;
+        if let Err(error) = removed {
+            // Its lease goes with this transfer, and it with the next collection.
+            log::debug!("remove snapshot {key:?}: {error}");
+        }
+        match error {
+            // Somebody unpacked the same layer meanwhile, and was faster.
+            TransferError::Snapshot(SnapshotError::AlreadyExists { .. }) => Ok(()),
+            other => Err(other),
+        }
+    }
+
+    async fn apply(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        mounts: Vec<crate::snapshot::Mount>,
+    ) -> Result<(), TransferError> {
+        let (store, namespace) = (self.store.clone(), self.namespace.clone());
+        let digest = layer.digest.clone();
+        let Applied { diff_id: got, .. } = blocking(move || {
+            let (_, blob) = store.open_blob(&namespace, &digest)?;
+            layer::apply(blob, &mounts, false)
+                .map_err(|cause| TransferError::Layer { layer: digest, cause })
+        })
+        .await?;
+        if got == *diff_id {
+            return Ok(());
+        }
+        Err(TransferError::WrongDiffId { layer: layer.digest.clone(), want: diff_id.clone(), got })
+    }
+
+    fn tell(&self, event: &'static str, layer: &Descriptor) {
+        self.progress.tell(Event {
+            event,
+            name: layer.digest.to_string(),
+            target: Some(layer.clone()),
+            progress: 0,
+            total: layer.size_bytes,
+        });
+    }
+}
+
+/// Runs a step that blocks on a blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    step: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    tokio::task::spawn_blocking(step).await.unwrap_or(Err(TransferError::Lost))
+}
