@@ -103,7 +103,6 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
     serve!(
         services::transfer::v1::transfer_server::TransferServer<_>,
         transfer::Transfer::new(domain.importer(), streams)
-
     );
     serve!(services::version::v1::version_server::VersionServer<_>, version::Version);
     serve!(protos::grpc::grpc::health::v1::health_server::HealthServer<_>, health::Health);

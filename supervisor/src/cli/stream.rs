@@ -70,7 +70,11 @@ impl Stream {
                 .read(&mut piece)
                 .map_err(|cause| CliError::io(format!("read {path}"), cause))?;
             if n == 0 {
-                return Ok(()); // dropping the sender closes our half
+                // Closes our half. The other half must outlive it: dropping that too would cancel
+                // the call, and with it what is still under way.
+                drop(self.outgoing);
+                while let Ok(Some(_)) = self.incoming.message().await {}
+                return Ok(());
             }
             piece.truncate(n);
             window -= n;
