@@ -15,7 +15,7 @@ mod serve;
 mod sys;
 
 pub(crate) use domain::Domain;
-pub(crate) use launch::{connect, ensure_running};
+pub(crate) use launch::connect;
 pub(crate) use serve::serve;
 
 /// Whether the daemon leaves by itself.

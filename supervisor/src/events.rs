@@ -163,10 +163,7 @@ impl Bus {
 
 impl Subscription {
     /// The next event; `None` when the subscriber was too slow or the bus has closed.
-    ///
-    /// # Cancel safety
-    ///
-    /// No event is lost when the future is dropped.
+    #[cfg(test)]
     pub(crate) async fn next(&mut self) -> Option<Arc<Event>> {
         self.queue.recv().await
     }

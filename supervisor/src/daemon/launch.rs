@@ -34,7 +34,7 @@ pub(crate) async fn connect(config: &DaemonConfig) -> Result<Channel, DaemonErro
 }
 
 /// A connection to the daemon, after starting it if need be. Blocks.
-pub(crate) fn ensure_running(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
+fn ensure_running(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
     if let Some(stream) = reach(&config.address)? {
         return Ok(stream);
     }
