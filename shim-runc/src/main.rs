@@ -14,10 +14,9 @@ mod sys;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    let argv0 = args.next().unwrap_or_default();
-    if args.next().is_some_and(|argument| argument == engine::libcontainer::HELPER_ARGUMENT) {
-        return engine::libcontainer::run_helper();
+    if let Some(code) = engine::libcontainer::run_internal() {
+        return code;
     }
+    let argv0 = std::env::args_os().next().unwrap_or_default();
     shim_sdk::run(|launch| shim::Shim::new(&argv0, launch))
 }

@@ -32,6 +32,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
@@ -49,7 +50,10 @@ use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
 
 /// The first argument that makes the shim's binary a helper.
-pub(crate) const HELPER_ARGUMENT: &str = "libcontainer-helper";
+const HELPER_ARGUMENT: &str = "libcontainer-helper";
+
+/// The first argument that makes it a hook's forerunner.
+const HOOK_ARGUMENT: &str = "libcontainer-hook";
 
 /// Where the helper finds its end of the socket.
 const HELPER_SOCKET: i32 = 3;
@@ -64,7 +68,17 @@ const ATTEMPTS: usize = 3;
 /// How often, a millisecond apart, it is looked whether killed processes have gone.
 const STRAY_LOOKS: usize = 2000;
 
-pub(crate) use self::helper::run as run_helper;
+/// Becomes what the first argument says, if this process was started by the engine itself.
+///
+/// To be called first of all in `main`: the helper must not have a second thread.
+pub(crate) fn run_internal() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(first) if first == HELPER_ARGUMENT => Some(helper::run()),
+        Some(first) if first == HOOK_ARGUMENT => Some(helper::run_hook(arguments)),
+        _ => None,
+    }
+}
 
 /// The engine: what the shim knows of its helper and of the containers that it made.
 #[derive(Debug)]
@@ -130,10 +144,12 @@ impl Libcontainer {
         no_pivot_root: bool,
         streams: &Streams<'_>,
     ) -> Result<i32, EngineError> {
+        let bundle = std::path::absolute(bundle)
+            .map_err(|cause| EngineError::file("find", bundle, cause))?;
         let request = Request::Create {
             root: self.root.clone(),
             id: id.to_owned(),
-            bundle: bundle.to_owned(),
+            bundle,
             no_pivot_root,
             streams: streams.named(),
         };

@@ -22,6 +22,14 @@ pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Closes what [`inherited`] took over, in a clone that will execute another program and whose copy
+/// of the owner is never dropped.
+pub(super) fn close_inherited(number: RawFd) {
+    // SAFETY: closing a number has no effect on memory; by this function's contract the owner in
+    // this process never uses it again.
+    unsafe { libc::close(number) };
+}
+
 /// close_range(2) from `first` on.
 pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: the caller is a process that has just started and owns nothing at these numbers;
@@ -68,6 +76,29 @@ pub(super) fn pin_user_lookup_to_files() {
         // SAFETY: both arguments are NUL-terminated literals; there is one thread.
         unsafe { __nss_configure_lookup(database.as_ptr(), c"files".as_ptr()) };
     }
+}
+
+/// seccomp(2) SECCOMP_SET_MODE_FILTER with a classic BPF program.
+pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<()> {
+    // Copied for its alignment; it has at most a few thousand instructions.
+    let mut filter: Vec<libc::sock_filter> = code
+        .chunks_exact(size_of::<libc::sock_filter>())
+        .map(|bytes| libc::sock_filter {
+            code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            jt: bytes[2],
+            jf: bytes[3],
+            k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        })
+        .collect();
+    let length = libc::c_ushort::try_from(filter.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the program is too long"))?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+    // SAFETY: the program points to `len` instructions, which the kernel copies and checks before
+    // the call returns; both outlive it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Puts a signal's disposition back to the default.

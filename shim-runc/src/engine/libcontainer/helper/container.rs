@@ -6,24 +6,25 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{Container, ContainerStatus, State};
 use libcontainer::error::LibcontainerError;
-use libcontainer::oci_spec::runtime::Hooks;
+use libcontainer::oci_spec::runtime::{Hooks, Spec};
 use libcontainer::syscall::syscall::SyscallType;
-use serde::Deserialize;
 
 use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
-use super::cgroup::{self, Cgroups};
+use super::cgroup::Cgroups;
 use super::executor::UserCommand;
+use super::tailored::{self, Tailored};
 
 /// The standard streams of a process, or the socket that wants its terminal.
 pub(super) struct Streams {
@@ -71,11 +72,11 @@ pub(super) fn create(
     no_pivot_root: bool,
     streams: Streams,
 ) -> Result<(i32, OwnedFd), Failure> {
-    let glance = Glance::read(bundle)?;
-    if glance.has_hooks() {
+    let spec = read_spec(bundle)?;
+    if spec.hooks().is_some() {
         session.retire();
     }
-    fs::create_dir_all(root).map_err(|error| {
+    DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(|error| {
         Failure::new(Reason::Other, format!("create {}: {error}", root.display()))
     })?;
     let directory = root.join(id);
@@ -83,19 +84,25 @@ pub(super) fn create(
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
+    let (tailored, identity) = Tailored::new(root, id, bundle, spec)?;
     let result = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(root)
         .and_then(ContainerBuilder::validate_id)
-        .map(|builder| builder.with_executor(UserCommand::init(report.writer())))
+        .map(|builder| builder.with_executor(UserCommand::new(report.writer(), identity)))
         .and_then(|builder| {
             streams
                 .attach(builder)
-                .as_init(bundle)
+                .as_init(tailored.path())
                 .with_systemd(false)
                 .with_detach(true)
                 .with_no_pivot(no_pivot_root)
                 .as_sibling(true)
                 .build()
+        })
+        .and_then(|mut container| {
+            container.state.bundle = bundle.to_owned();
+            container.save()?;
+            Ok(container)
         });
     let error = match result {
         Ok(container) => match container.pid() {
@@ -128,6 +135,7 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
 
 /// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
 pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
+    tailored::clean_up(root, id);
     let directory = root.join(id);
     if !directory.exists() {
         return Ok(());
@@ -209,66 +217,15 @@ pub(super) fn record(container: &mut Container, status: ContainerStatus) -> Resu
     container.set_status(status).save().map_err(|error| failure(Reason::Other, &error))
 }
 
-/// The little of a spec that decides whether and how libcontainer may have it.
-#[derive(Deserialize)]
-struct Glance {
-    hooks: Option<serde::de::IgnoredAny>,
-    linux: Option<GlanceLinux>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct GlanceLinux {
-    cgroups_path: Option<PathBuf>,
-    #[serde(default)]
-    namespaces: Option<Vec<GlanceNamespace>>,
-}
-
-#[derive(Deserialize)]
-struct GlanceNamespace {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-impl Glance {
-    fn read(bundle: &Path) -> Result<Self, Failure> {
-        let path = bundle.join("config.json");
-        let text = fs::read(&path).map_err(|error| {
-            Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
-        })?;
-        let glance: Self = serde_json::from_slice(&text).map_err(|error| {
-            Failure::new(Reason::InvalidRequest, format!("parse {}: {error}", path.display()))
-        })?;
-        glance.check()?;
-        Ok(glance)
-    }
-
-    fn has_hooks(&self) -> bool {
-        self.hooks.is_some()
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        let Some(linux) = &self.linux else {
-            return Err(Failure::new(Reason::InvalidRequest, "the spec has no linux section"));
-        };
-        let path = linux.cgroups_path.as_deref();
-        if path.is_some_and(|path| !cgroup::is_safe(path)) {
-            return Err(Failure::new(
-                Reason::InvalidRequest,
-                format!("cgroupsPath {:?} is not below the root", path.unwrap_or(Path::new(""))),
-            ));
-        }
-        let user_namespace =
-            linux.namespaces.iter().flatten().any(|namespace| namespace.kind == "user");
-        if user_namespace && !path.is_some_and(Path::is_absolute) {
-            // libcontainer would turn to systemd, which this build of it does not know.
-            return Err(Failure::new(
-                Reason::Unsupported,
-                "a user namespace wants an absolute cgroupsPath with this engine",
-            ));
-        }
-        Ok(())
-    }
+/// The spec in a bundle.
+pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Failure> {
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).map_err(|error| {
+        Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
+    })?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Failure::new(Reason::InvalidRequest, format!("parse {}: {error}", path.display()))
+    })
 }
 
 /// An error with its whole chain of causes on one line.

@@ -25,10 +25,9 @@ use libcontainer::workload::{
 };
 use nix::sys::signal::Signal;
 
-use super::super::report;
-use super::super::sys;
 use super::super::wire::{Failure, Reason};
-use super::exec::Identity;
+use super::super::{HELPER_SOCKET, report, sys};
+use super::identity::Identity;
 use super::lookup;
 
 /// The most of a container's `/etc/passwd` that is searched for a home directory.
@@ -38,28 +37,20 @@ const PASSWD_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct UserCommand {
     report: Rc<OwnedFd>,
-    /// What libcontainer does not do for a further process in a container.
-    identity: Option<Rc<Identity>>,
+    identity: Rc<Identity>,
     program: RefCell<PathBuf>,
 }
 
 impl UserCommand {
-    /// For a container's init: libcontainer has made it what the spec says.
-    pub(super) fn init(report: Rc<OwnedFd>) -> Self {
-        Self { report, identity: None, program: RefCell::default() }
-    }
-
-    /// For a further process: it becomes what its spec says here.
-    pub(super) fn exec(report: Rc<OwnedFd>, identity: Identity) -> Self {
-        Self { report, identity: Some(Rc::new(identity)), program: RefCell::default() }
+    pub(super) fn new(report: Rc<OwnedFd>, identity: Identity) -> Self {
+        Self { report, identity: Rc::new(identity), program: RefCell::default() }
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), Failure> {
         let process = process(spec)?;
-        match &self.identity {
-            Some(identity) => identity.assume()?,
-            None => drop_unlisted(process.capabilities().as_ref())?,
-        }
+        // Nothing in the container is to reach the shim through what it waits for.
+        sys::close_inherited(HELPER_SOCKET);
+        self.identity.assume()?;
         let [command, ..] = arguments(process)? else { return Err(no_command()) };
         let environment = environment(process, 0);
         let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH="));
@@ -70,7 +61,7 @@ impl UserCommand {
     fn execute(&self, spec: &Spec) -> Result<(), Failure> {
         let process = process(spec)?;
         let arguments = arguments(process)?;
-        let uid = self.identity.as_ref().map_or(process.user().uid(), |identity| identity.uid());
+        let uid = self.identity.uid();
         let strings = |list: &[String]| {
             list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()
         };
@@ -81,9 +72,7 @@ impl UserCommand {
             CString::new(self.program.borrow().as_os_str().as_bytes()).map_err(invalid)?;
         // Rust ignores it; a pipeline in the container relies on the default.
         let _ = sys::reset_signal(Signal::SIGPIPE);
-        if let Some(identity) = &self.identity {
-            identity.confine()?;
-        }
+        self.identity.confine()?;
         let Err(error) = nix::unistd::execve(&program, &argv, &envp);
         Err(lookup::failed(arguments.first().map_or("", String::as_str), error))
     }
@@ -163,17 +152,8 @@ fn home_of(uid: u32) -> String {
         .unwrap_or_else(|| "/".to_owned())
 }
 
-/// Empties each set of capabilities that the spec leaves out. libcontainer leaves those as they
-/// are, which would be the shim's own.
-fn drop_unlisted(listed: Option<&LinuxCapabilities>) -> Result<(), Failure> {
-    let complete = complete(listed);
-    if listed == Some(&complete) {
-        return Ok(());
-    }
-    set_capabilities(&complete)
-}
-
-/// The same capabilities with every absent set made an empty one.
+/// The same capabilities with every absent set made an empty one. libcontainer leaves an absent
+/// one as it is, which would be the shim's own.
 pub(super) fn complete(listed: Option<&LinuxCapabilities>) -> LinuxCapabilities {
     let set = |get: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
         Some(listed.and_then(|listed| get(listed).clone()).unwrap_or_default())

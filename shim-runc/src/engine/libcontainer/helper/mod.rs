@@ -13,7 +13,11 @@ mod cgroup;
 mod container;
 mod exec;
 mod executor;
+mod hook;
+mod identity;
 mod lookup;
+mod seccomp;
+mod tailored;
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -26,6 +30,8 @@ use rustix::process::DumpableBehavior;
 
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
 use super::{HELPER_SOCKET, report, sys};
+
+pub(crate) use hook::run as run_hook;
 
 /// A helper that is asked nothing for so long leaves; the next request starts another.
 const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };

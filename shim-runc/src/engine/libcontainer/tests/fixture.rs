@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde_json::{Value, json};
 
 use super::super::helper::{cgroup_directories, cgroup_remove};
-use super::super::{HELPER_ARGUMENT, Libcontainer, Streams, run_helper};
+use super::super::{Libcontainer, Streams};
 
 /// The helper runs the calling program's own binary, here the tests': this makes that binary a
 /// helper too. It runs before `main`, so before libtest has started any thread.
@@ -21,8 +21,7 @@ use super::super::{HELPER_ARGUMENT, Libcontainer, Streams, run_helper};
 #[unsafe(link_section = ".init_array")]
 static ENTRY: extern "C" fn() = {
     extern "C" fn entry() {
-        if std::env::args().nth(1).as_deref() == Some(HELPER_ARGUMENT) {
-            let _ = run_helper();
+        if super::super::run_internal().is_some() {
             std::process::exit(0);
         }
     }
