@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
 use serde::Deserialize;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
@@ -64,6 +65,7 @@ impl Container {
         io: Io,
     ) -> Result<(Self, Pid), EngineError> {
         options.write(bundle)?;
+        give_streams(&io, &options)?;
         let request = CreateContainer {
             id: &id,
             bundle,
@@ -93,6 +95,7 @@ impl Container {
             });
         }
         options.write(bundle)?;
+        give_streams(&io, &options)?;
         let stage = Stage::Checkpointed(Restore::new(bundle, checkpoint, &options), Some(io));
         Ok(Self::at(stage, id, bundle, options, engine, notifier))
     }
@@ -321,6 +324,26 @@ impl Made {
     }
 }
 
+/// Gives the streams' pipes to the user that the options name, so that a process that is not root
+/// can open them again (`/dev/stdout`).
+fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
+    let Io::Streams(streams) = io else { return Ok(()) };
+    let (uid, gid) = (options.io_uid, options.io_gid);
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    for stream in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
+        // A file that the client named keeps its owner.
+        let pipe = rustix::fs::fstat(stream)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        if pipe {
+            rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|cause| EngineError::call(format!("fchown(pipe, {uid}, {gid})"), cause))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a bundle asks for a new pid namespace: the kernel then ends all with init. A spec that
 /// cannot be read counts as no, so that nothing is left running.
 fn own_pid_namespace(bundle: &Path) -> bool {
@@ -358,6 +381,29 @@ fn number(signal: Signal) -> Option<Number> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pipes_are_given_to_the_user_that_the_options_name_and_files_are_not() {
+        use std::os::fd::OwnedFd;
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let owner = |fd: &OwnedFd| {
+            let stat = rustix::fs::fstat(fd).unwrap();
+            (stat.st_uid, stat.st_gid)
+        };
+        let file = OwnedFd::from(file);
+        let io = Io::Streams(shim_sdk::Streams {
+            stdin: None,
+            stdout: Some(write.into()),
+            stderr: Some(file.try_clone().unwrap().into()),
+        });
+        give_streams(&io, &Options::default()).unwrap();
+        assert_eq!(owner(&read), (0, 0));
+        let options = Options { io_uid: 1000, io_gid: 1001, ..Options::default() };
+        give_streams(&io, &options).unwrap();
+        assert_eq!(owner(&read), (1000, 1001));
+        assert_eq!(owner(&file), (0, 0));
+    }
 
     #[test]
     fn only_a_new_pid_namespace_ends_everything_with_init() {
