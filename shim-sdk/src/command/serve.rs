@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::stat::{Mode, umask};
 use tokio::io::Interest;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc};
@@ -33,6 +34,8 @@ pub(crate) fn serve<R: Runtime>(args: &Args, make: impl FnOnce() -> Result<R>) -
     let listener = sys::take_listener()
         .map_err(|cause| Error::io("take over the listener, descriptor 3", cause))?;
     sys::one_malloc_arena();
+    // Whoever started us may have had a narrower one; directories and sockets set their own modes.
+    umask(Mode::from_bits_truncate(0o022));
     let socket = std::env::var_os(SOCKET_ENV).map(PathBuf::from);
     log_fifo::install(Path::new("log"), args.debug);
     super::placement::adjust_oom_score();

@@ -95,7 +95,9 @@ fn claim(path: &Path) -> Result<Claim> {
     let beside = directory.join(format!(".{}", std::process::id()));
     let mut bound = bind(&beside);
     if bound.as_ref().is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound) {
+        let before = umask(Mode::from_bits_truncate(0o022));
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        umask(before);
         made.map_err(attempt("make the directory of"))?;
         bound = bind(&beside);
     }

@@ -86,6 +86,12 @@ impl<R: Runtime> Core<R> {
         }
         process.set_handle(handle);
         process.attach(Rc::new(attached));
+        if let Some(attached) = process.attached()
+            && let Err(error) = attached.begin_input()
+        {
+            // It runs already, and is better off without input than killed.
+            log::warn!("input of exec {exec}: {}", error.report());
+        }
         Ok((pid, watch))
     }
 

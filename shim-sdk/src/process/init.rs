@@ -165,6 +165,9 @@ impl<R: Runtime> Core<R> {
     }
 
     async fn run_init(&self, container: &Container<R::Container>) -> Result<(Pid, Option<Watch>)> {
+        if let Some(attached) = container.init.attached() {
+            attached.begin_input()?;
+        }
         let pid = self.runtime.start(&*container.record()?).await?;
         if container.init.pid() == Some(pid) {
             return Ok((pid, None));

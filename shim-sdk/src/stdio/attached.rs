@@ -10,9 +10,9 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
 use super::console::Console;
-use super::copy::{self, Sink};
+use super::copy::{self, Polled, Sink};
 use super::logger::Logger;
 use super::place::Place;
 use super::{Io, Stream, Streams, Terminal};
@@ -42,8 +42,13 @@ pub(crate) struct Owner<'a> {
 pub(crate) struct Attached {
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<JoinHandle<()>>>,
+    /// An input fifo that is to be opened when the process starts, and where it goes: a pipe, or
+    /// the terminal.
+    awaited_input: RefCell<Option<(PathBuf, Option<Polled>)>>,
     /// The copy to the process's input.
     input: RefCell<Option<JoinHandle<()>>>,
+    /// Whether the client has said that it will write no more.
+    input_closed: Cell<bool>,
     /// Keeps the input fifo from ending between two clients.
     input_writer: RefCell<Option<OwnedFd>>,
     logger: RefCell<Option<Logger>>,
@@ -77,26 +82,20 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
             }
             place => Some(output(place)?),
         };
-        let input = match &stdin {
-            Place::Fifo(path) => Some(attached.open_input(path)?),
-            _ => None,
-        };
-        console.accept(sink, input, Rc::clone(&attached.exited));
+        if let Place::Fifo(path) = &stdin {
+            is_fifo(path)?;
+            *attached.awaited_input.borrow_mut() = Some((path.clone(), None));
+        }
+        console.accept(sink, Rc::clone(&attached.exited));
         attached.console = Some(console);
         return Ok((io, attached));
     }
     let mut streams = Streams::default();
     if let Place::Fifo(path) = &stdin {
         if is_fifo(path)? {
-            let input = attached.open_input(path)?;
             let (read, write) = pipe()?;
             let write = register(write, Interest::WRITABLE)?;
-            let task = async move {
-                let input = input;
-                // The process may stop reading at any time; that is its affair.
-                let _ = copy::copy(&input, &Sink::Polled(write)).await;
-            };
-            *attached.input.borrow_mut() = Some(tokio::task::spawn_local(task));
+            *attached.awaited_input.borrow_mut() = Some((path.clone(), Some(write)));
             streams.stdin = Some(Stream::from(read));
         } else {
             let file = File::open(path);
@@ -143,8 +142,38 @@ impl Attached {
         }
     }
 
+    /// Opens the input fifo and starts copying from it. Called when the process is about to start
+    /// and not before: a client whose input ends at once tells so by CloseIO, and some (ctr among
+    /// them) can do so only after Create has been answered.
+    pub(crate) fn begin_input(&self) -> Result<()> {
+        let Some((path, pipe)) = self.awaited_input.borrow_mut().take() else { return Ok(()) };
+        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+        let mut options = OpenOptions::new();
+        options.custom_flags(libc::O_NONBLOCK);
+        let reader = options.clone().read(true).open(&path).map_err(attempt)?;
+        if !self.input_closed.get() {
+            let writer = options.write(true).open(&path).map_err(attempt)?;
+            *self.input_writer.borrow_mut() = Some(OwnedFd::from(writer));
+        }
+        let reader = register(OwnedFd::from(reader), Interest::READABLE)?;
+        match (pipe, &self.console) {
+            (Some(pipe), _) => {
+                let task = async move {
+                    let (reader, pipe) = (reader, Sink::Polled(pipe));
+                    // The process may stop reading at any time; that is its affair.
+                    let _ = copy::copy(&reader, &pipe).await;
+                };
+                *self.input.borrow_mut() = Some(tokio::task::spawn_local(task));
+            }
+            (None, Some(console)) => console.begin_input(reader),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
     /// The client will write no more; what it wrote is still read. May be called again.
     pub(crate) fn close_input(&self) {
+        self.input_closed.set(true);
         self.input_writer.borrow_mut().take();
     }
 
@@ -159,6 +188,7 @@ impl Attached {
     /// The process has exited.
     pub(crate) fn process_exited(&self) {
         self.exited.set(true);
+        self.awaited_input.borrow_mut().take();
         self.close_input();
         if let Some(input) = self.input.borrow_mut().take() {
             input.abort();
@@ -203,17 +233,6 @@ impl Attached {
         };
         self.outputs.borrow_mut().push(tokio::task::spawn_local(task));
         Ok(())
-    }
-
-    /// Opens the input fifo for reading, with a writer of our own.
-    fn open_input(&self, path: &Path) -> Result<Rc<tokio::io::unix::AsyncFd<OwnedFd>>> {
-        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
-        let mut options = OpenOptions::new();
-        options.custom_flags(libc::O_NONBLOCK);
-        let reader = options.clone().read(true).open(path).map_err(attempt)?;
-        let writer = options.write(true).open(path).map_err(attempt)?;
-        *self.input_writer.borrow_mut() = Some(OwnedFd::from(writer));
-        register(OwnedFd::from(reader), Interest::READABLE)
     }
 }
 
@@ -265,7 +284,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))
 }
 
-fn register(fd: OwnedFd, interest: Interest) -> Result<Rc<tokio::io::unix::AsyncFd<OwnedFd>>> {
-    debug_assert!(rustix::io::fcntl_getfd(fd.as_fd()).is_ok());
+fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
     copy::polled(fd, interest).map_err(|cause: io::Error| Error::io("poll a stream", cause))
 }

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::copy::{self, Sink};
+use super::copy::{self, Polled, Sink};
 use crate::sys;
 use crate::{Error, Kind, Result};
 
@@ -29,8 +29,6 @@ const HAND_OVER: Duration = Duration::from_secs(30);
 
 /// How soon to look again at a terminal that nobody has open while the process lives.
 const REOPENED: Duration = Duration::from_millis(50);
-
-type Polled = Rc<AsyncFd<OwnedFd>>;
 
 /// A terminal, perhaps one that is still to come.
 #[derive(Debug)]
@@ -97,8 +95,8 @@ impl Console {
         &self.0.socket.0
     }
 
-    /// Starts waiting for the terminal, to copy its output to a sink and an input to it.
-    pub(super) fn accept(&self, sink: Option<Sink>, input: Option<Polled>, exited: Rc<Cell<bool>>) {
+    /// Starts waiting for the terminal, to copy its output to a sink.
+    pub(super) fn accept(&self, sink: Option<Sink>, exited: Rc<Cell<bool>>) {
         let shared = Rc::clone(&self.0);
         let Some(listener) = shared.listener.borrow_mut().take() else { return };
         let task = tokio::task::spawn_local(async move {
@@ -110,7 +108,7 @@ impl Console {
                 Err(_) => Err(format!("no terminal within {HAND_OVER:?}")),
             };
             match arrived {
-                Ok(terminal) => shared.arrived(terminal, sink, input, exited),
+                Ok(terminal) => shared.arrived(terminal, sink, exited),
                 Err(reason) => *shared.state.borrow_mut() = State::Failed(reason),
             }
             shared.changed.notify_waiters();
@@ -132,6 +130,19 @@ impl Console {
             }
             changed.await;
         }
+    }
+
+    /// Copies an input to the terminal, now or on arrival.
+    pub(super) fn begin_input(&self, input: Polled) {
+        let shared = Rc::clone(&self.0);
+        let task = async move {
+            let Some(terminal) = shared.terminal().await else { return };
+            let copied = copy::copy(&input, &Sink::Polled(Rc::clone(&terminal))).await;
+            if copied.is_ok() {
+                end_of_input(&terminal).await;
+            }
+        };
+        self.0.tasks.borrow_mut().push(tokio::task::spawn_local(task));
     }
 
     /// Changes the size, now or on arrival.
@@ -170,13 +181,20 @@ impl Drop for Console {
 }
 
 impl Shared {
-    fn arrived(
-        self: &Rc<Self>,
-        terminal: OwnedFd,
-        sink: Option<Sink>,
-        input: Option<Polled>,
-        exited: Rc<Cell<bool>>,
-    ) {
+    /// The terminal, once it is here; `None` if it never will be.
+    async fn terminal(&self) -> Option<Polled> {
+        loop {
+            let changed = self.changed.notified();
+            match &*self.state.borrow() {
+                State::Awaited => {}
+                State::Here(terminal) => return Some(Rc::clone(terminal)),
+                State::Failed(_) | State::Closed => return None,
+            }
+            changed.await;
+        }
+    }
+
+    fn arrived(self: &Rc<Self>, terminal: OwnedFd, sink: Option<Sink>, exited: Rc<Cell<bool>>) {
         let polled = copy::polled(terminal, Interest::READABLE | Interest::WRITABLE);
         let terminal = match polled {
             Ok(terminal) => terminal,
@@ -195,15 +213,6 @@ impl Shared {
             copy_output(&source, sink, &exited).await;
         });
         *self.output.borrow_mut() = Some(output);
-        if let Some(input) = input {
-            let sink = Rc::clone(&terminal);
-            self.tasks.borrow_mut().push(tokio::task::spawn_local(async move {
-                let copied = copy::copy(&input, &Sink::Polled(Rc::clone(&sink))).await;
-                if copied.is_ok() {
-                    end_of_input(&sink).await;
-                }
-            }));
-        }
         *self.state.borrow_mut() = State::Here(terminal);
     }
 }

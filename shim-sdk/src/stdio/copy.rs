@@ -15,17 +15,20 @@ use crate::sys;
 /// What is read at once.
 const CHUNK_BYTES: usize = 32 << 10;
 
+/// A descriptor that is waited on, shared by those who read it and those who write it.
+pub(crate) type Polled = Rc<AsyncFd<OwnedFd>>;
+
 /// Where copied bytes go.
 #[derive(Debug)]
 pub(crate) enum Sink {
     /// A fifo, pipe or terminal.
-    Polled(Rc<AsyncFd<OwnedFd>>),
+    Polled(Polled),
     /// A regular file, which the kernel cannot poll: written by the blocking helper.
     File(Arc<File>),
 }
 
 /// A descriptor made non-blocking and registered with the poller.
-pub(crate) fn polled(fd: OwnedFd, interest: Interest) -> io::Result<Rc<AsyncFd<OwnedFd>>> {
+pub(crate) fn polled(fd: OwnedFd, interest: Interest) -> io::Result<Polled> {
     rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
     sys::async_fd(fd, interest).map(Rc::new)
 }
