@@ -392,3 +392,89 @@ fn read(row: &Row<'_>) -> Result<Container, MetadataError> {
 fn any(type_url: Option<String>, value: Option<Vec<u8>>) -> Option<Any> {
     Some(Any { type_url: type_url?, value: value.unwrap_or_default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shim_sdk::Kind;
+
+    fn open() -> (tempfile::TempDir, Containers, Namespace) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("meta.db")).unwrap();
+        (folder, Containers::new(database, Bus::new()), Namespace::new("a").unwrap())
+    }
+
+    fn container(id: &str) -> Container {
+        let any = |text: &str| Any { type_url: text.into(), value: text.as_bytes().to_vec() };
+        Container {
+            id: id.into(),
+            labels: Labels::from([("l".into(), "1".into())]),
+            image: "busy:1".into(),
+            runtime: "io.containerd.runc.v2".into(),
+            options: Some(any("options")),
+            spec: Some(any("spec")),
+            snapshotter: "overlayfs".into(),
+            snapshot_key: id.into(),
+            sandbox: String::new(),
+            extensions: BTreeMap::from([("e".into(), any("extension"))]),
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_created_is_found_whole() {
+        let (_folder, containers, namespace) = open();
+        let made = containers.create(&namespace, container("c1")).await.unwrap();
+        assert_eq!(containers.get(&namespace, "c1").await.unwrap(), made);
+        let taken = containers.create(&namespace, container("c1")).await.unwrap_err();
+        assert_eq!(taken.kind(), Kind::AlreadyExists);
+        for (filter, count) in [("id~=^c", 1), ("runtime.name==other", 0)] {
+            let found = containers.list(&namespace, &[filter.to_owned()]).await.unwrap();
+            assert_eq!(found.len(), count, "{filter}");
+        }
+        containers.delete(&namespace, "c1").await.unwrap();
+        let gone = containers.delete(&namespace, "c1").await.unwrap_err();
+        assert_eq!(gone.kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_a_container_cannot_be_without_is_asked_for() {
+        let (_folder, containers, namespace) = open();
+        let broken: [fn(&mut Container); 5] = [
+            |container| container.id = "../x".into(),
+            |container| container.runtime.clear(),
+            |container| container.spec = None,
+            |container| container.snapshotter.clear(),
+            |container| drop(container.extensions.insert(String::new(), Any::default())),
+        ];
+        for spoil in broken {
+            let mut container = container("c1");
+            spoil(&mut container);
+            let refused = containers.create(&namespace, container).await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::InvalidArgument, "{refused}");
+        }
+        assert!(containers.list(&namespace, &[]).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_update_without_a_mask_leaves_runtime_and_snapshotter_alone() {
+        let (_folder, containers, namespace) = open();
+        containers.create(&namespace, container("c1")).await.unwrap();
+        let mut change = container("c1");
+        change.image = "other".into();
+        change.extensions.clear();
+        let updated = containers.update(&namespace, change.clone(), Vec::new()).await.unwrap();
+        assert_eq!((updated.image.as_str(), updated.extensions.len()), ("other", 0));
+        change.runtime = "another".into();
+        let refused = containers.update(&namespace, change.clone(), Vec::new()).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::InvalidArgument);
+        let paths = vec!["labels.l".to_owned(), "snapshotkey".to_owned()];
+        change.labels.clear();
+        change.snapshot_key = "k2".into();
+        let updated = containers.update(&namespace, change, paths).await.unwrap();
+        assert!(updated.labels.is_empty());
+        assert_eq!(updated.snapshot_key, "k2");
+        assert_eq!(updated.runtime, "io.containerd.runc.v2");
+    }
+}

@@ -353,3 +353,94 @@ fn damaged(cause: rusqlite::types::FromSqlError) -> MetadataError {
 fn wire(labels: &Labels) -> std::collections::HashMap<String, String> {
     labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shim_sdk::Kind;
+
+    fn open() -> (tempfile::TempDir, Bus, Images, Namespace) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("meta.db")).unwrap();
+        let bus = Bus::new();
+        (folder, bus.clone(), Images::new(database, bus), Namespace::new("a").unwrap())
+    }
+
+    fn image(name: &str, content: &[u8]) -> Image {
+        let target = Descriptor {
+            media_type: "m".into(),
+            digest: Digest::of(content),
+            size_bytes: content.len() as u64,
+            annotations: Labels::from([("k".into(), "v".into())]),
+        };
+        Image::new(name, Labels::from([("l".into(), "1".into())]), target)
+    }
+
+    #[tokio::test]
+    async fn what_is_created_is_found_listed_and_told() {
+        let (_folder, bus, images, namespace) = open();
+        let mut events = bus.subscribe(Filters::default());
+        let made = images.create(&namespace, image("x:1", b"one")).await.unwrap();
+        let found = images.get(&namespace, "x:1").await.unwrap();
+        assert_eq!((&found.labels, &found.target), (&made.labels, &made.target));
+        let taken = images.create(&namespace, image("x:1", b"two")).await.unwrap_err();
+        assert_eq!(taken.kind(), Kind::AlreadyExists);
+        let by_digest = format!("target.digest~=^{}.*$", &made.target.digest.as_str()[..20]);
+        for (filter, count) in
+            [(by_digest, 1), ("labels.l==1".to_owned(), 1), ("name==y".to_owned(), 0)]
+        {
+            let found = images.list(&namespace, &[filter.clone()]).await.unwrap();
+            assert_eq!(found.len(), count, "{filter}");
+        }
+        let other = Namespace::new("b").unwrap();
+        assert_eq!(images.get(&other, "x:1").await.unwrap_err().kind(), Kind::NotFound);
+        images.delete(&namespace, "x:1", None).await.unwrap();
+        bus.close();
+        let mut topics = Vec::new();
+        while let Some(event) = events.next().await {
+            topics.push(event.topic.clone());
+        }
+        assert_eq!(topics, ["/images/create", "/images/delete"]);
+    }
+
+    #[tokio::test]
+    async fn an_update_touches_what_its_mask_names() {
+        let (_folder, _, images, namespace) = open();
+        images.create(&namespace, image("x:1", b"one")).await.unwrap();
+        let mut change = image("x:1", b"two");
+        change.labels = Labels::from([("new".into(), "2".into())]);
+        let updated =
+            images.update(&namespace, change.clone(), vec!["labels.new".into()]).await.unwrap();
+        assert_eq!(updated.labels.len(), 2);
+        assert_eq!(updated.target.digest, Digest::of(b"one"));
+        let updated =
+            images.update(&namespace, change.clone(), vec!["target".into()]).await.unwrap();
+        assert_eq!((updated.labels.len(), updated.target.digest), (2, Digest::of(b"two")));
+        let updated = images.update(&namespace, change.clone(), Vec::new()).await.unwrap();
+        assert_eq!(updated.labels, change.labels);
+        let refused = images.update(&namespace, change, vec!["name".into()]).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn a_deletion_that_names_a_target_spares_another() {
+        let (_folder, _, images, namespace) = open();
+        images.create(&namespace, image("x:1", b"one")).await.unwrap();
+        let other = images.delete(&namespace, "x:1", Some(Digest::of(b"two"))).await;
+        assert_eq!(other.unwrap_err().kind(), Kind::NotFound);
+        images.delete(&namespace, "x:1", Some(Digest::of(b"one"))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn several_are_put_together_or_not_at_all() {
+        let (_folder, _, images, namespace) = open();
+        let good = image("x:1", b"one");
+        images.put(&namespace, vec![good.clone(), image("", b"two")]).await.unwrap_err();
+        assert!(images.list(&namespace, &[]).await.unwrap().is_empty());
+        images.put(&namespace, vec![good.clone(), image("x:2", b"two")]).await.unwrap();
+        images.put(&namespace, vec![image("x:1", b"three")]).await.unwrap();
+        let found = images.list(&namespace, &[]).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].target.digest, Digest::of(b"three"));
+    }
+}

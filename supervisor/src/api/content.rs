@@ -8,7 +8,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::refuse;
 use super::translate::{
     blocking, digest, labels, lease, paths, signed, some_digest, unsigned, wire_labels, wire_time,
 };

@@ -13,7 +13,6 @@ use super::status::refuse;
 use super::streaming::Streams;
 use super::translate::{labels, signed, wire_descriptor};
 use crate::metadata::Namespace;
-use crate::snapshot::Snapshotter;
 use crate::transfer::{Destination, Event, Importer, Platform, Prefix, Progress, TransferError};
 
 /// The service.

@@ -123,7 +123,7 @@ async fn a_lease_keeps_what_it_holds_until_it_is_deleted_or_expires() {
     fixture.collector.collect().await.unwrap();
     assert!(fixture.has(&held).await && !fixture.has(&late).await);
     let left = fixture.leases.list(&fixture.namespace, &[]).await.unwrap();
-    assert_eq!(left.iter().map(|lease| lease.id.clone()).collect::<Vec<_>>(), [kept.clone()]);
+    assert!(left.len() == 1 && left[0].id == kept);
     fixture.leases.delete(&fixture.namespace, &kept).await.unwrap();
     fixture.collector.collect().await.unwrap();
     assert!(!fixture.has(&held).await);

@@ -222,7 +222,7 @@ mod tests {
     async fn a_reader_does_not_wait_for_the_writer() {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(folder.path().join("meta.db")).unwrap();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (release, released) = channel::<()>();
         let busy = database.clone();
         let writing = tokio::spawn(async move {
             busy.write(move |transaction| {

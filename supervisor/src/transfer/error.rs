@@ -64,7 +64,7 @@ pub(crate) enum TransferError {
     Layer {
         layer: Digest,
         #[source]
-        cause: LayerError,
+        cause: Box<LayerError>,
     },
     /// Content could not be stored.
     #[error(transparent)]

@@ -18,11 +18,13 @@ mod layout;
 mod platform;
 mod progress;
 pub(crate) mod reference;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unpack;
 
 pub(crate) use error::TransferError;
 pub(crate) use import::{Destination, Importer, Prefix};
-pub(crate) use layer::{Applied, LayerError, apply};
+pub(crate) use layer::{LayerError, apply};
 pub(crate) use platform::Platform;
 pub(crate) use progress::{Event, Progress};

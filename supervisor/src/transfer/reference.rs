@@ -44,7 +44,7 @@ pub(crate) fn normalize(text: &str) -> Result<String, InvalidReference> {
     if !path.split('/').all(is_component) {
         return Err(wrong("a name has lower-case letters, digits and single separators"));
     }
-    if !domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)) {
+    if !is_host(domain) {
         return Err(wrong("its domain is not valid"));
     }
     if domain.len() + path.len() + 1 > MAX_NAME_BYTES {
@@ -76,6 +76,27 @@ fn is_domain(first: &str) -> bool {
         || first.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
+/// A host name or an address, perhaps with a port.
+fn is_host(domain: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(rest) = domain.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        return address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+            && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    }
+    let (host, port) = match domain.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (domain, None),
+    };
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    host.split('.').all(is_label) && port.is_none_or(is_port)
+}
+
 /// Lower-case words joined by one `.`, one or two `_`, or any number of `-`.
 fn is_component(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -103,6 +124,7 @@ mod tests {
             ("index.docker.io/x/y:z", "docker.io/x/y:z".to_owned()),
             ("localhost/x", "localhost/x:latest".to_owned()),
             ("localhost:5000/x", "localhost:5000/x:latest".to_owned()),
+            ("[::1]:5000/x", "[::1]:5000/x:latest".to_owned()),
             ("quay.io/a/b-c/d__e:T_1", "quay.io/a/b-c/d__e:T_1".to_owned()),
             (&format!("a@{digest}"), format!("docker.io/library/a@{digest}")),
             (&format!("a:b@{digest}"), format!("docker.io/library/a:b@{digest}")),

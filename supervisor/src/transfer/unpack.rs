@@ -132,7 +132,7 @@ impl Unpacker<'_> {
         let Applied { diff_id: got, .. } = blocking(move || {
             let (_, blob) = store.open_blob(&namespace, &digest)?;
             layer::apply(blob, &mounts, false)
-                .map_err(|cause| TransferError::Layer { layer: digest, cause })
+                .map_err(|cause| TransferError::Layer { layer: digest, cause: Box::new(cause) })
         })
         .await?;
         if got == *diff_id {
