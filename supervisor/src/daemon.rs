@@ -10,12 +10,14 @@ mod domain;
 mod door;
 mod launch;
 mod lock;
+mod log;
 mod place;
 mod serve;
 mod sys;
 
 pub(crate) use domain::Domain;
 pub(crate) use launch::connect;
+pub(crate) use log::log_to_stderr;
 pub(crate) use serve::serve;
 
 /// Whether the daemon leaves by itself.

@@ -122,3 +122,58 @@ pub(crate) fn namespace<T>(request: &Request<T>) -> Result<Namespace, Status> {
     }
     Namespace::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::body::Body;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::config::{DaemonConfig, Flags};
+
+    /// The code and the message that a call with an empty request is answered with.
+    async fn call(path: &str, namespace: Option<&str>) -> (String, String) {
+        let place = tempfile::tempdir().unwrap();
+        let flags = Flags {
+            root: Some(place.path().join("root")),
+            state: Some(place.path().join("state")),
+            config: Some("/dev/null".into()),
+            ..Flags::default()
+        };
+        std::fs::create_dir(place.path().join("root")).unwrap();
+        let domain = Domain::open(&DaemonConfig::resolve(&flags).unwrap()).unwrap();
+        let mut request = tonic::codegen::http::Request::post(format!("http://x{path}"))
+            .header("content-type", "application/grpc");
+        if let Some(namespace) = namespace {
+            request = request.header(NAMESPACE, namespace);
+        }
+        // One message of no bytes, not compressed.
+        let request = request.body(Body::new("\0\0\0\0\0".to_owned())).unwrap();
+        let response = routes(&domain).oneshot(request).await.unwrap();
+        let header = |name| {
+            let value = response.headers().get(name);
+            value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        (header("grpc-status"), header("grpc-message"))
+    }
+
+    #[tokio::test]
+    async fn what_is_not_served_is_unimplemented() {
+        for path in [
+            "/containerd.services.sandbox.v1.Store/List",
+            "/containerd.services.tasks.v1.Tasks/NoSuchMethod",
+            "/no.such.Service/Method",
+        ] {
+            assert_eq!(call(path, Some("default")).await.0, "12", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_names_a_namespace_that_is_an_identifier() {
+        let list = "/containerd.services.tasks.v1.Tasks/List";
+        let (code, message) = call(list, None).await;
+        assert_eq!((code.as_str(), message.as_str()), ("9", "namespace%20is%20required"));
+        assert_eq!(call(list, Some("../etc")).await.0, "3");
+        assert_eq!(call(list, Some("k8s.io")).await.0, "", "the code is in the trailers");
+    }
+}

@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, config: DaemonConfig) -> Result<u8, CliError> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    daemon::log_to_stderr();
     let mode = if arguments.on_demand { Mode::OnDemand } else { Mode::Stay };
     daemon::serve(config, mode)?;
     Ok(0)

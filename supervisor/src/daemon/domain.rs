@@ -53,7 +53,7 @@ impl Domain {
     }
 
     /// Opens the root, whose lock the caller holds.
-    pub(super) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
+    pub(crate) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());
         let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
         let path = root.join("metadata.db");

@@ -19,6 +19,10 @@ use crate::config::DaemonConfig;
 use crate::error::DaemonError;
 use crate::task;
 
+/// How much of a stream a client may send ahead: an image comes in one, and every pause for an
+/// acknowledgement costs two switches of context.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
 /// How long calls in progress may take when the daemon is told to stop.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -82,12 +86,13 @@ async fn run(
     let (stop, stopped) = watch::channel(false);
     let accepting = tokio::spawn(door.accept(leave, incoming, stopped.clone()));
     let mut finished = stopped;
-    let server = Server::builder().add_routes(api::routes(&domain)).serve_with_incoming_shutdown(
-        ReceiverStream::new(clients),
-        async move {
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+        .add_routes(api::routes(&domain))
+        .serve_with_incoming_shutdown(ReceiverStream::new(clients), async move {
             let _ = finished.wait_for(|stop| *stop).await;
-        },
-    );
+        });
     announce(mode)?;
     log::info!("serving {} on {}", config.root.display(), config.address.display());
 

@@ -329,9 +329,9 @@ impl Client {
         self.call::<_, api::ConnectResponse>("Connect", &request, Some(CONNECT)).await.map(drop)
     }
 
-    /// Asks the shim to exit, if it has no other task.
-    pub(super) async fn shut_down(&self, now: bool) -> Result<(), CallError> {
-        let request = api::ShutdownRequest { id: self.id.clone(), now, ..Default::default() };
+    /// Asks the shim to exit, which it does if it has no other task.
+    pub(super) async fn shut_down(&self) -> Result<(), CallError> {
+        let request = api::ShutdownRequest { id: self.id.clone(), ..Default::default() };
         self.call::<_, empty::Empty>("Shutdown", &request, Some(SHUTDOWN)).await.map(drop)
     }
 }

@@ -138,7 +138,7 @@ impl Tasks {
             }
         }
         if let Some(client) = client
-            && let Err(error) = client.shut_down(true).await
+            && let Err(error) = client.shut_down().await
         {
             log::debug!("shut down the shim of {}: {error}", task.name());
         }

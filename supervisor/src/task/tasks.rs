@@ -143,7 +143,7 @@ impl Tasks {
             Ok(client) => {
                 // The shim may know the task or not; it is told to forget it in either case.
                 let _ = client.delete(None).await;
-                let asked = client.shut_down(true).await.is_ok();
+                let asked = client.shut_down().await.is_ok();
                 asked && tokio::time::timeout(GOING, client.closed()).await.is_ok()
             }
             Err(_) => false,
@@ -242,7 +242,7 @@ impl Tasks {
     /// Ends the shim of a deleted task and removes what remains.
     async fn finish(&self, task: &Arc<Task>, client: &Client) {
         task.phase.send_replace(Phase::Deleting);
-        let (shut, ()) = tokio::join!(client.shut_down(false), self.remove(task));
+        let (shut, ()) = tokio::join!(client.shut_down(), self.remove(task));
         if let Err(error) = shut
             && !error.closed()
         {
