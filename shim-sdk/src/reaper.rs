@@ -4,7 +4,8 @@
 //! which are orphans that the kernel gave to the shim as their subreaper. Everything happens on
 //! the shim's one thread, so spawning and watching without an await between them cannot miss.
 //!
-//! Promise: an exit that arrives before its watcher is kept, so fast containers are not lost; a
+//! Promise: an exit that arrives before its watcher is kept while one is expected, so fast
+//! containers are not lost; a
 //! kept exit is not taken for that of a later process with the same number.
 //! Not here: deciding what an exit means (`process::lifecycle`).
 //! See waitid(2), pidfd_open(2), prctl(2) PR_SET_CHILD_SUBREAPER.
@@ -22,7 +23,8 @@ use tokio::sync::oneshot;
 use crate::sys::{self, Waited};
 use crate::{Error, Exit, Pid, ProcessHandle, Result};
 
-/// How many exits that nobody has asked for are kept; the oldest go first.
+/// How many exits that nobody has asked for are kept while a process is being made; the oldest go
+/// first.
 const MAX_EARLY: usize = 4096;
 
 /// What is reported of a process whose status the kernel tells only to another parent.
@@ -32,8 +34,31 @@ thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
 }
 
+/// A process is being made whose pid is not known yet: until this is dropped, exits that nobody
+/// has asked for are kept.
+#[derive(Debug)]
+pub(crate) struct Expecting(());
+
+/// Keeps exits from now on.
+pub(crate) fn expect() -> Expecting {
+    TABLE.with_borrow_mut(|table| table.expecting += 1);
+    Expecting(())
+}
+
+impl Drop for Expecting {
+    fn drop(&mut self) {
+        TABLE.with_borrow_mut(|table| {
+            table.expecting -= 1;
+            if table.expecting == 0 {
+                table.early = VecDeque::new();
+            }
+        });
+    }
+}
+
 #[derive(Default)]
 struct Table {
+    expecting: usize,
     watched: HashMap<Pid, Vec<oneshot::Sender<Exit>>>,
     early: VecDeque<(Pid, Exit)>,
 }
@@ -49,6 +74,8 @@ impl Table {
                     let _ = watcher.send(exit);
                 }
             }
+            // An orphan that no runtime is about to ask for.
+            None if self.expecting == 0 => {}
             None => {
                 if self.early.len() == MAX_EARLY {
                     self.early.pop_front();
@@ -200,6 +227,7 @@ mod tests {
     #[test]
     fn an_exit_that_arrives_before_its_watcher_is_kept() {
         table_test(async || {
+            let _expecting = expect();
             let pid = spawned("exit 7");
             // Reaped as an orphan would be, by nobody's request.
             let exit = loop {
@@ -216,6 +244,7 @@ mod tests {
     #[test]
     fn a_kept_exit_is_not_that_of_a_later_process_with_the_same_number() {
         table_test(async || {
+            let _expecting = expect();
             let pid = spawned("sleep 0.05; exit 3");
             let stale = Waited { pid: pid.get(), status: 99 };
             TABLE.with_borrow_mut(|table| table.deliver(stale));

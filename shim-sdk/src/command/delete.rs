@@ -15,6 +15,7 @@ use tokio::task::LocalSet;
 use super::args::Args;
 use super::serve::ADDRESS_FILE;
 use super::start::is_served;
+use crate::journal::Stage;
 use crate::wire::convert;
 use crate::{
     Bundle, ContainerId, Error, Exit, Journal, Kind, Pid, ProcessHandle, Result, Runtime, Signal,
@@ -52,7 +53,12 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
     }
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let event_loop = event_loop.map_err(|cause| Error::io("start the event loop", cause))?;
+    // Deleted in good order before the shim went: there is nothing to ask the runtime for.
+    let deleted = journal.as_ref().is_some_and(|journal| journal.stage == Stage::Deleted);
     let cleaned = LocalSet::new().block_on(&event_loop, async {
+        if deleted {
+            return Ok(());
+        }
         crate::reaper::start()?;
         let cleaned = tokio::time::timeout(CLEAN_UP, runtime.clean_up(id, bundle)).await;
         cleaned.unwrap_or_else(|_| {

@@ -6,7 +6,7 @@
 //!
 //! Not here: which request is valid when (`lifecycle`); the wire's types.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use crate::event::{Event, Names, Queue};
 use crate::journal::Record;
 use crate::notifier::Note;
 use crate::{
-    Capabilities, Checkpoint, ContainerId, ExecId, Exit, Payload, Pid, ProcessHandle, Result,
-    Runtime, Signal,
+    Capabilities, Checkpoint, ContainerId, Error, ExecId, Exit, Kind, Payload, Pid, ProcessHandle,
+    Result, Runtime, Signal,
 };
 
 /// How many deleted containers are remembered for repeated calls.
@@ -43,6 +43,7 @@ pub(crate) struct Core<R: Runtime> {
     containers: RefCell<BTreeMap<ContainerId, Rc<Container<R::Container>>>>,
     deleted: RefCell<VecDeque<(ContainerId, Deleted)>>,
     stop: Rc<Notify>,
+    stopping: Cell<bool>,
 }
 
 /// What State answers.
@@ -86,6 +87,7 @@ impl<R: Runtime> Core<R> {
             containers: RefCell::default(),
             deleted: RefCell::default(),
             stop,
+            stopping: Cell::new(false),
         }
     }
 
@@ -96,10 +98,13 @@ impl<R: Runtime> Core<R> {
 
     /// Takes a container's id, if it is free.
     pub(crate) fn reserve(&self, container: Rc<Container<R::Container>>) -> Result<()> {
+        if self.stopping.get() {
+            return Err(Error::new(Kind::Unavailable, "the shim is shutting down"));
+        }
         let mut containers = self.containers.borrow_mut();
         if containers.contains_key(&container.id) {
             let text = format!("container {} already exists", container.id);
-            return Err(crate::Error::new(crate::Kind::AlreadyExists, text));
+            return Err(Error::new(Kind::AlreadyExists, text));
         }
         self.deleted.borrow_mut().retain(|(deleted, _)| *deleted != container.id);
         containers.insert(container.id.clone(), container);
@@ -274,6 +279,8 @@ impl<R: Runtime> Core<R> {
     pub(crate) fn shutdown(&self) -> bool {
         let leaving = self.containers.borrow().is_empty();
         if leaving {
+            // A Create from now on would be for a shim that is gone.
+            self.stopping.set(true);
             // A permit is kept when nobody waits yet.
             self.stop.notify_one();
         }

@@ -75,6 +75,7 @@ impl<R: Runtime> Core<R> {
         let owner = Owner { namespace: &self.namespace, id: exec.as_str() };
         let (io, attached) = stdio::open(&process.names, owner).await?;
         let request = Exec { id: exec.clone(), process: *spec };
+        let _expecting = reaper::expect();
         let pid = self.runtime.exec(&record, request, io).await?;
         let handle = self.hold(pid)?;
         // Before the next await: an exit from now on is not missed.

@@ -79,9 +79,11 @@ impl<R: Runtime> Core<R> {
             checkpoint: (!order.checkpoint.is_empty()).then(|| order.checkpoint.clone().into()),
             notifier,
         };
+        let expecting = reaper::expect();
         let Created { container: record, pid } = self.runtime.create(request, io).await?;
         container.set_record(record);
         let taken = self.take_over(container, attached, pid).await;
+        drop(expecting);
         let watched = match taken {
             Ok(watched) => watched,
             Err(error) => {
@@ -168,6 +170,7 @@ impl<R: Runtime> Core<R> {
         if let Some(attached) = container.init.attached() {
             attached.begin_input()?;
         }
+        let _expecting = reaper::expect();
         let pid = self.runtime.start(&*container.record()?).await?;
         if container.init.pid() == Some(pid) {
             return Ok((pid, None));

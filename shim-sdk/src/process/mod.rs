@@ -16,4 +16,7 @@ pub(crate) mod lifecycle;
 #[cfg(unix)]
 pub(crate) mod start_time;
 
+#[cfg(all(test, feature = "serve", unix))]
+mod tests;
+
 pub use handle::ProcessHandle;

@@ -36,7 +36,9 @@ pub(super) struct Console(Rc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    socket: SocketFile,
+    /// Removed as soon as it has served.
+    socket: RefCell<Option<SocketFile>>,
+    socket_path: PathBuf,
     listener: RefCell<Option<UnixListener>>,
     state: RefCell<State>,
     changed: Notify,
@@ -81,7 +83,8 @@ impl Console {
         let socket = SocketFile(directory.join("s"));
         let listener = UnixListener::bind(&socket.0).map_err(attempt)?;
         Ok(Self(Rc::new(Shared {
-            socket,
+            socket_path: socket.0.clone(),
+            socket: RefCell::new(Some(socket)),
             listener: RefCell::new(Some(listener)),
             state: RefCell::new(State::Awaited),
             changed: Notify::new(),
@@ -92,7 +95,7 @@ impl Console {
     }
 
     pub(super) fn socket_path(&self) -> &Path {
-        &self.0.socket.0
+        &self.0.socket_path
     }
 
     /// Starts waiting for the terminal, to copy its output to a sink.
@@ -102,6 +105,7 @@ impl Console {
         let task = tokio::task::spawn_local(async move {
             let arrived = tokio::time::timeout(HAND_OVER, receive(&listener)).await;
             drop(listener);
+            shared.socket.borrow_mut().take();
             let arrived = match arrived {
                 Ok(Ok(terminal)) => Ok(terminal),
                 Ok(Err(cause)) => Err(format!("receive the terminal: {cause}")),

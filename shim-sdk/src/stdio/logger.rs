@@ -1,20 +1,22 @@
 //! A program that takes a process's output: `binary://` and `binary-v2://`.
 //!
 //! It gets the output as descriptor 3, the errors as 4, and tells on 5 that it is ready. When the
-//! output has ended it is given time to finish, then asked to, then killed. It lives as long as
-//! its process's output and no longer.
+//! output has ended it is given time to finish, then asked to, then killed. Should it end before
+//! the output does, the rest is read and discarded: the process is not to die of its logger.
 
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
+use tokio::task::JoinHandle;
 
 use super::attached::Owner;
 use super::copy;
 use super::place::LoggerPlace;
-use crate::reaper::{self, Watch};
+use crate::reaper;
 use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal, sys};
 
 /// How long a logger may take to be ready.
@@ -25,8 +27,9 @@ const END: Duration = Duration::from_secs(12);
 /// A logger that runs.
 #[derive(Debug)]
 pub(super) struct Logger {
-    process: ProcessHandle,
-    watch: Watch,
+    process: Rc<ProcessHandle>,
+    /// Ends when the logger has.
+    ended: JoinHandle<()>,
 }
 
 impl Logger {
@@ -44,6 +47,12 @@ impl Logger {
         command.args(&place.arguments);
         command.env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Kept beside the logger's own, so that its death does not kill who writes.
+        let mut spare = Vec::new();
+        for pipe in stdout.iter().chain(&stderr) {
+            let again = pipe.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
+            spare.push(again);
+        }
         let mut passed = vec![(told, 5)];
         passed.extend(stdout.map(|stdout| (stdout, 3)));
         passed.extend(stderr.map(|stderr| (stderr, 4)));
@@ -55,9 +64,15 @@ impl Logger {
         drop(command);
         let pid = Pid::new(child.id())
             .ok_or_else(|| Error::new(Kind::Internal, "a logger without a pid"))?;
-        let process = ProcessHandle::open(pid)?;
+        let process = Rc::new(ProcessHandle::open(pid)?);
         let watch = reaper::watch(&process);
-        let logger = Self { process, watch };
+        let program = place.program.clone();
+        let ended = tokio::task::spawn_local(async move {
+            let exit = watch.await;
+            log::info!("logger {} ended with status {}", program.display(), exit.status);
+            discard_all(spare);
+        });
+        let logger = Self { process, ended };
         let readiness = copy::polled(ready, Interest::READABLE)
             .map_err(|cause| Error::io("poll a logger's readiness", cause))?;
         let byte = async {
@@ -84,17 +99,29 @@ impl Logger {
 
     /// The output has ended: lets the logger finish, for a while here, and for longer behind.
     pub(super) async fn finish(self, limit: Duration) {
-        let Self { process, mut watch } = self;
-        if tokio::time::timeout(limit, &mut watch).await.is_ok() {
+        let Self { process, mut ended } = self;
+        if tokio::time::timeout(limit, &mut ended).await.is_ok() {
             return;
         }
         tokio::task::spawn_local(async move {
             for signal in [Signal::TERM, Signal::KILL] {
                 // It may end between the look and the signal.
                 let _ = process.signal(signal);
-                if tokio::time::timeout(END, &mut watch).await.is_ok() {
+                if tokio::time::timeout(END, &mut ended).await.is_ok() {
                     return;
                 }
+            }
+        });
+    }
+}
+
+/// Reads what a dead logger has left, until nobody writes any more.
+fn discard_all(pipes: Vec<OwnedFd>) {
+    for pipe in pipes {
+        tokio::task::spawn_local(async move {
+            if let Ok(pipe) = copy::polled(pipe, Interest::READABLE) {
+                // There is nobody left to tell.
+                let _ = copy::discard(&pipe).await;
             }
         });
     }

@@ -64,15 +64,49 @@ where
     O: Message,
     F: Future<Output = Result<O>> + 'static,
 {
+    spawned(jobs, act, |job, reply| async move {
+        // A handler that is gone needs no answer.
+        let _ = reply.send(job.await);
+    })
+}
+
+/// A call that waits and changes nothing: given up with the handler, so that clients who come,
+/// wait and go leave nothing behind.
+pub(crate) fn watch<R, I, O, F>(
+    jobs: &Jobs<R>,
+    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+) -> Handler
+where
+    R: Runtime,
+    I: Message,
+    O: Message,
+    F: Future<Output = Result<O>> + 'static,
+{
+    spawned(jobs, act, |job, mut reply| async move {
+        tokio::select! {
+            answer = job => drop(reply.send(answer)),
+            () = reply.closed() => {}
+        }
+    })
+}
+
+fn spawned<R, I, O, F, D>(
+    jobs: &Jobs<R>,
+    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+    drive: impl Fn(F, oneshot::Sender<Result<O>>) -> D + Copy + Send + Sync + 'static,
+) -> Handler
+where
+    R: Runtime,
+    I: Message,
+    O: Message,
+    F: Future<Output = Result<O>> + 'static,
+    D: Future<Output = ()> + 'static,
+{
     let jobs = jobs.clone();
     Method::boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |core| {
-            let job = act(Rc::clone(core), request);
-            tokio::task::spawn_local(async move {
-                // A handler that is gone needs no answer.
-                let _ = reply.send(job.await);
-            });
+            tokio::task::spawn_local(drive(act(Rc::clone(core), request), reply));
         }));
         async move {
             sent.map_err(|_| leaving())?;

@@ -31,6 +31,8 @@ const CALL: Duration = Duration::from_secs(5);
 /// The first wait after a failure; each further one is twice as long, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How often a daemon that answers may refuse an event before it is given up.
+const MAX_REFUSALS: u32 = 5;
 
 /// Publishes events as long as it is polled.
 ///
@@ -40,6 +42,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub(crate) async fn publish(queue: Queue, namespace: String, events_address: String) {
     let mut client: Option<EventsClient> = None;
     let mut wait = FIRST_WAIT;
+    let mut refusals = 0;
     loop {
         let next = queue.first().await;
         if events_address.is_empty() {
@@ -58,6 +61,7 @@ pub(crate) async fn publish(queue: Queue, namespace: String, events_address: Str
                 if matches!(told, Ok(()) | Err(TtrpcError::RpcStatus(_))) {
                     client = Some(connected);
                 }
+                refusals += u32::from(matches!(told, Err(TtrpcError::RpcStatus(_))));
                 told.map_err(|error| error.to_string())
             }
             Err(error) => Err(error.report()),
@@ -65,7 +69,13 @@ pub(crate) async fn publish(queue: Queue, namespace: String, events_address: Str
         match told {
             Ok(()) => {
                 queue.pop(&next);
-                wait = FIRST_WAIT;
+                (wait, refusals) = (FIRST_WAIT, 0);
+            }
+            Err(error) if refusals == MAX_REFUSALS => {
+                // Those behind it are not to wait for ever.
+                log::warn!("the daemon does not take {:?}: {error}", next.event);
+                queue.pop(&next);
+                (wait, refusals) = (FIRST_WAIT, 0);
             }
             Err(error) => {
                 log::debug!("publish {:?}: {error}; again in {wait:?}", next.event);

@@ -15,7 +15,7 @@ use protos::ttrpc::protobuf::well_known_types::any::Any;
 use protos::ttrpc::protobuf::{Message, MessageField};
 use protos::ttrpc::shim::oci::ProcessDetails;
 
-use super::method::{Handler, Jobs, act, look};
+use super::method::{Handler, Jobs, act, look, watch};
 use crate::event::Names;
 use crate::process::container::Deleted;
 use crate::process::core::{Core, Status};
@@ -40,7 +40,7 @@ pub(crate) fn methods<R: Runtime>(
         ("Exec", act(jobs, exec)),
         ("ResizePty", look(jobs, resize_pty)),
         ("CloseIO", look(jobs, close_io)),
-        ("Wait", act(jobs, wait)),
+        ("Wait", watch(jobs, wait)),
         ("Connect", look(jobs, connect)),
         ("Shutdown", look(jobs, shutdown)),
     ]);

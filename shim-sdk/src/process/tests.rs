@@ -1,0 +1,443 @@
+//! The core against a runtime of plain processes that does as it is told.
+
+use std::cell::{Cell, RefCell};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::core::Core;
+use super::init::Order;
+use crate::event::{Event, Names, Queue};
+use crate::journal::Stage;
+use crate::{
+    Bundle, Capabilities, ContainerId, Create, Created, Description, Error, Exec, ExecId, Io,
+    Journal, Kind, Pid, Result, Runtime, Signal, spawn_process,
+};
+
+/// Runs shell scripts; the script of the init is the spec's first argument.
+#[derive(Default)]
+struct Shell {
+    init: RefCell<String>,
+    exec: RefCell<String>,
+    /// How often deleting fails before it works.
+    failing_deletes: Cell<u32>,
+    deletes: Cell<u32>,
+    slow_create: Cell<Duration>,
+    /// Makes the process in create, where a shell waits to be started.
+    early: Cell<bool>,
+}
+
+impl Runtime for Shell {
+    type Container = Option<Pid>;
+
+    fn describe(&self) -> Description {
+        let capabilities = Capabilities { pause: true, ..Capabilities::default() };
+        Description { name: "shell", version: "", revision: "", capabilities, features: None }
+    }
+
+    async fn create(&self, _: Create, io: Io) -> Result<Created<Option<Pid>>> {
+        tokio::time::sleep(self.slow_create.get()).await;
+        if !self.early.get() {
+            return Ok(Created { container: None, pid: None });
+        }
+        let pid = run(&self.init.borrow(), io)?;
+        Ok(Created { container: Some(pid), pid: Some(pid) })
+    }
+
+    async fn start(&self, container: &Option<Pid>) -> Result<Pid> {
+        match container {
+            Some(pid) => {
+                // Long enough for a short-lived init to be gone before the start is answered.
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                Ok(*pid)
+            }
+            None => run(&self.init.borrow(), Io::null()),
+        }
+    }
+
+    async fn exec(&self, _: &Option<Pid>, _: Exec, io: Io) -> Result<Pid> {
+        run(&self.exec.borrow(), io)
+    }
+
+    async fn delete(&self, _: &Option<Pid>) -> Result<()> {
+        self.deletes.set(self.deletes.get() + 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if self.failing_deletes.get() == 0 {
+            return Ok(());
+        }
+        self.failing_deletes.set(self.failing_deletes.get() - 1);
+        Err(Error::new(Kind::Unknown, "busy"))
+    }
+
+    async fn clean_up(&self, _: &ContainerId, _: &Bundle) -> Result<()> {
+        Ok(())
+    }
+
+    async fn pause(&self, _: &Option<Pid>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _: &Option<Pid>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn run(script: &str, io: Io) -> Result<Pid> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    if let Io::Streams(streams) = io {
+        streams.apply(&mut command);
+    }
+    spawn_process(&mut command)
+}
+
+struct Shim {
+    core: Rc<Core<Shell>>,
+    events: Queue,
+    bundle: tempfile::TempDir,
+}
+
+impl Shim {
+    fn new(init: &str) -> Self {
+        let events = Queue::default();
+        let (notes, _) = mpsc::unbounded_channel();
+        let shell = Shell { init: RefCell::new(init.to_owned()), ..Shell::default() };
+        let stop = Rc::new(Notify::new());
+        let core = Core::new(shell, "default".to_owned(), events.clone(), notes, stop);
+        let bundle = tempfile::tempdir().expect("temporary folder");
+        Self { core: Rc::new(core), events, bundle }
+    }
+
+    async fn create(&self) -> Result<Option<Pid>> {
+        self.create_with(Names::default()).await
+    }
+
+    async fn create_with(&self, names: Names) -> Result<Option<Pid>> {
+        let order = Order {
+            id: ContainerId::new("c").expect("valid"),
+            bundle: Bundle::new(self.bundle.path()),
+            rootfs: Vec::new(),
+            names,
+            checkpoint: String::new(),
+            options: None,
+        };
+        Rc::clone(&self.core).create(order).await
+    }
+
+    async fn start(&self) -> Result<Pid> {
+        Rc::clone(&self.core).start_init("c").await
+    }
+
+    async fn exec(&self, id: &str) -> Result<Pid> {
+        let exec = ExecId::new(id).expect("valid");
+        self.core.add_exec("c", exec, Default::default(), Names::default()).await?;
+        Rc::clone(&self.core).start_exec("c", id).await
+    }
+
+    async fn delete(&self) -> Result<super::container::Deleted> {
+        Rc::clone(&self.core).delete_container("c").await
+    }
+
+    /// Every event so far, by its name and whom it concerns.
+    async fn told(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        while self.events.len() > 0 {
+            let next = self.events.first().await;
+            self.events.pop(&next);
+            told.push(match next.event {
+                Event::Created { .. } => "create".to_owned(),
+                Event::Started { .. } => "start".to_owned(),
+                Event::ExecAdded { exec, .. } => format!("exec-added {exec}"),
+                Event::ExecStarted { exec, .. } => format!("exec-started {exec}"),
+                Event::Exited { exec: None, exit, .. } => format!("exit {}", exit.status),
+                Event::Exited { exec: Some(exec), exit, .. } => {
+                    format!("exec-exit {exec} {}", exit.status)
+                }
+                Event::Deleted { .. } => "delete".to_owned(),
+                Event::OutOfMemory { .. } => "oom".to_owned(),
+                Event::Paused { .. } => "paused".to_owned(),
+                Event::Resumed { .. } => "resumed".to_owned(),
+            });
+        }
+        told
+    }
+}
+
+fn test(init: &str, test: impl AsyncFnOnce(Shim)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let limited = async {
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, test(Shim::new(init))).await.expect("in time");
+    };
+    tokio::task::LocalSet::new().block_on(&runtime, limited);
+}
+
+#[test]
+fn the_life_of_a_container_is_told_in_order() {
+    test("exit 42", async |shim| {
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 42);
+        assert_eq!(shim.delete().await.expect("delete").exit.expect("it ran").status, 42);
+        assert_eq!(shim.told().await, ["create", "start", "exit 42", "delete"]);
+        assert_eq!(shim.core.view("c", None).expect_err("gone").kind(), Kind::NotFound);
+    });
+}
+
+#[test]
+fn an_init_that_ends_before_its_start_is_answered_is_told_after_the_start() {
+    test("exit 3", async |shim| {
+        shim.core.runtime.early.set(true);
+        shim.create().await.expect("create");
+        // Starting is entered before the exit can be seen.
+        shim.start().await.expect("start");
+        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 3);
+        assert_eq!(shim.told().await, ["create", "start", "exit 3"]);
+    });
+}
+
+#[test]
+fn an_inits_exit_is_told_after_those_of_its_execs() {
+    test("sleep 0.2; exit 1", async |shim| {
+        shim.core.runtime.exec.replace("exec sleep 100".to_owned());
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.exec("e").await.expect("exec");
+        shim.core.wait("c", None).await.expect("wait");
+        let told = shim.told().await;
+        let last = ["exec-started e", "exec-exit e 137", "exit 1"];
+        assert_eq!(told[told.len() - 3..], last, "{told:?}");
+        let late = shim.exec("late").await.expect_err("init has ended");
+        assert_eq!(late.message(), "cannot exec in a stopped state");
+    });
+}
+
+#[test]
+fn an_execs_exit_is_told_after_its_start_however_short_it_is() {
+    test("exec sleep 100", async |shim| {
+        shim.core.runtime.exec.replace("exit 5".to_owned());
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        for round in 0..20 {
+            let id = format!("e{round}");
+            shim.exec(&id).await.expect("exec");
+            assert_eq!(shim.core.wait("c", Some(&id)).await.expect("wait").status, 5);
+            Rc::clone(&shim.core).delete_exec("c", &id).await.expect("delete");
+            let again = Rc::clone(&shim.core).delete_exec("c", &id).await.expect("from memory");
+            assert_eq!(again.exit.expect("it ran").status, 5);
+        }
+        shim.core.kill("c", None, Signal::KILL, false).await.expect("kill");
+        shim.core.wait("c", None).await.expect("wait");
+        let told = shim.told().await;
+        for round in 0..20 {
+            let at = |what: &str| {
+                told.iter().position(|told| {
+                    *told
+                        == format!("{what} e{round}{}", if what == "exec-exit" { " 5" } else { "" })
+                })
+            };
+            assert!(at("exec-added") < at("exec-started") && at("exec-started") < at("exec-exit"));
+        }
+    });
+}
+
+#[test]
+fn a_running_container_is_not_deleted_and_runs_on() {
+    test("exec sleep 100", async |shim| {
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        let refused = shim.delete().await.expect_err("it runs");
+        assert_eq!(refused.message(), "cannot delete a running process");
+        shim.core.kill("c", None, Signal::TERM, false).await.expect("it runs on");
+        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 143);
+        let finished = shim.core.kill("c", None, Signal::TERM, false).await.expect_err("it ended");
+        assert_eq!(finished.kind(), Kind::NotFound);
+    });
+}
+
+#[test]
+fn a_delete_whose_answer_was_lost_is_answered_again() {
+    test("exit 9", async |shim| {
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        let (first, second) = tokio::join!(shim.delete(), shim.delete());
+        let third = shim.delete().await.expect("from memory");
+        assert_eq!(first.expect("deleted"), third);
+        assert_eq!(second.expect("the same deletion"), third);
+        assert_eq!(shim.core.runtime.deletes.get(), 1);
+    });
+}
+
+#[test]
+fn a_delete_that_fails_can_be_repeated() {
+    test("exit 0", async |shim| {
+        shim.core.runtime.failing_deletes.set(1);
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        assert_eq!(shim.delete().await.expect_err("busy").message(), "busy");
+        shim.delete().await.expect("no longer busy");
+        assert_eq!(shim.told().await.iter().filter(|told| *told == "delete").count(), 1);
+    });
+}
+
+#[test]
+fn a_container_that_was_never_started_is_killed_by_its_delete() {
+    test("exec sleep 100", async |shim| {
+        shim.core.runtime.early.set(true);
+        shim.create().await.expect("create");
+        assert_eq!(shim.delete().await.expect("delete").exit.expect("killed").status, 137);
+        assert_eq!(shim.told().await, ["create", "exit 137", "delete"]);
+    });
+}
+
+#[test]
+fn an_identifier_is_taken_from_the_moment_its_making_begins() {
+    test("exit 0", async |shim| {
+        shim.core.runtime.slow_create.set(Duration::from_millis(50));
+        let (first, second) = tokio::join!(shim.create(), shim.create());
+        first.expect("the first");
+        assert_eq!(second.expect_err("the second").kind(), Kind::AlreadyExists);
+    });
+}
+
+#[test]
+fn a_duplicate_exec_is_refused_and_the_first_keeps_its_place() {
+    test("exec sleep 100", async |shim| {
+        shim.core.runtime.exec.replace("exec sleep 100".to_owned());
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.exec("e").await.expect("exec");
+        assert_eq!(shim.exec("e").await.expect_err("taken").kind(), Kind::AlreadyExists);
+        shim.core.kill("c", Some("e"), Signal::KILL, false).await.expect("the first runs");
+        shim.core.kill("c", None, Signal::KILL, false).await.expect("init runs");
+        shim.core.wait("c", None).await.expect("wait");
+    });
+}
+
+#[test]
+fn an_exit_is_in_the_journal_before_anybody_is_told() {
+    test("exit 17", async |shim| {
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        let journal = Journal::read(&Bundle::new(shim.bundle.path())).expect("readable");
+        let journal = journal.expect("written");
+        assert_eq!(journal.stage, Stage::Stopped);
+        assert_eq!(journal.init.exit.expect("known").status, 17);
+        assert!(journal.init.pid.is_some() && journal.shim.start_time.is_some());
+    });
+}
+
+#[test]
+fn a_paused_container_says_so_and_takes_no_execs() {
+    test("exec sleep 100", async |shim| {
+        shim.create().await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.pause("c").await.expect("pause");
+        let refused = shim.exec("e").await.expect_err("paused");
+        assert_eq!(refused.message(), "cannot exec in a paused state");
+        assert_eq!(shim.core.pause("c").await.expect_err("paused").kind(), Kind::Unknown);
+        shim.core.resume("c").await.expect("resume");
+        shim.core.kill("c", None, Signal::KILL, false).await.expect("kill");
+        shim.core.wait("c", None).await.expect("wait");
+        assert_eq!(shim.told().await, ["create", "start", "paused", "resumed", "exit 137"]);
+    });
+}
+
+#[test]
+fn a_shim_leaves_only_when_it_is_empty_and_then_takes_nothing_new() {
+    test("exit 0", async |shim| {
+        shim.create().await.expect("create");
+        assert!(!shim.core.shutdown());
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        shim.delete().await.expect("delete");
+        assert!(shim.core.shutdown());
+        assert_eq!(shim.create().await.expect_err("leaving").kind(), Kind::Unavailable);
+    });
+}
+
+#[test]
+fn output_written_to_a_file_is_there_when_delete_answers() {
+    test("", async |shim| {
+        let file = shim.bundle.path().join("logs/deep/out");
+        shim.core.runtime.early.set(true);
+        shim.core.runtime.init.replace("head -c 1000000 /dev/zero; echo e >&2".to_owned());
+        let stdout = format!("file://{}", file.display());
+        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        shim.delete().await.expect("delete");
+        let written = std::fs::metadata(&file).expect("written").len();
+        assert_eq!(written, 1_000_002, "output and errors, both whole");
+    });
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
+    test("exec sleep 100", async |shim| {
+        let fifo = shim.bundle.path().join("out");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let stdout = fifo.display().to_string();
+        let create = shim.create_with(Names { stdout, ..Names::default() });
+        tokio::time::timeout(Duration::from_secs(2), create).await.expect("at once").expect("ok");
+    });
+}
+
+#[test]
+fn a_missing_fifo_is_named_and_leaves_the_identifier_free() {
+    test("exit 0", async |shim| {
+        let stdout = "/no/such/fifo".to_owned();
+        let names = Names { stdout, ..Names::default() };
+        let error = shim.create_with(names).await.expect_err("missing");
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.report().contains("/no/such/fifo"), "{error:?}");
+        shim.create().await.expect("the id is free");
+    });
+}
+
+#[test]
+fn a_logger_gets_the_output_and_is_waited_for() {
+    test("", async |shim| {
+        use std::os::unix::fs::PermissionsExt;
+        let program = shim.bundle.path().join("logger");
+        let taken = shim.bundle.path().join("taken");
+        let script = "#!/bin/sh\necho -n r >&5; exec 5>&-\n\
+            { echo $CONTAINER_ID $CONTAINER_NAMESPACE $1 $2; cat <&3; cat <&4; } > $2.new\n\
+            sleep 0.1; mv $2.new $2\n";
+        std::fs::write(&program, script).expect("write");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
+        shim.core.runtime.early.set(true);
+        shim.core.runtime.init.replace("echo out; echo err >&2".to_owned());
+        let stdout = format!("binary-v2://{}?to={}", program.display(), taken.display());
+        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        shim.start().await.expect("start");
+        shim.core.wait("c", None).await.expect("wait");
+        shim.delete().await.expect("delete");
+        let taken_text = std::fs::read_to_string(&taken).expect("the logger has ended");
+        assert_eq!(taken_text, format!("c default to {}\nout\nerr\n", taken.display()));
+    });
+}
+
+#[test]
+fn a_logger_that_dies_does_not_take_its_container_along() {
+    test("", async |shim| {
+        use std::os::unix::fs::PermissionsExt;
+        let program = shim.bundle.path().join("logger");
+        std::fs::write(&program, "#!/bin/sh\necho -n r >&5; exit 1\n").expect("write");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
+        shim.core.runtime.early.set(true);
+        let script = "sleep 0.2; head -c 1000000 /dev/zero; exit 4";
+        shim.core.runtime.init.replace(script.to_owned());
+        let stdout = format!("binary://{}", program.display());
+        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        shim.start().await.expect("start");
+        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 4);
+        shim.delete().await.expect("delete");
+    });
+}
