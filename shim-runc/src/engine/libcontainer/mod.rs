@@ -129,7 +129,8 @@ impl Libcontainer {
 
     /// Starts the helper ahead of its first use; a failure shows when it is used.
     pub(crate) fn prepare(&self) {
-        if let Ok(mut helper) = self.helper.try_lock()
+        if tokio::runtime::Handle::try_current().is_ok()
+            && let Ok(mut helper) = self.helper.try_lock()
             && helper.is_none()
         {
             *helper = Connection::spawn().inspect_err(|error| log::debug!("prepare: {error}")).ok();
