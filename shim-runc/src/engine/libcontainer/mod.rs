@@ -28,7 +28,7 @@ mod wire;
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -65,6 +65,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// A helper that leaves just as it is asked is replaced this often before giving up.
 const ATTEMPTS: usize = 3;
 
+/// How many processes are remembered before those that have gone are forgotten.
+const KNOWN: usize = 256;
+
 /// How often, a millisecond apart, it is looked whether killed processes have gone.
 const STRAY_LOOKS: usize = 2000;
 
@@ -85,15 +88,11 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
 pub(crate) struct Libcontainer {
     root: PathBuf,
     helper: Mutex<Option<Connection>>,
-    waiting: RefCell<HashMap<String, Waiting>>,
-}
-
-/// A container whose init waits for its start.
-#[derive(Debug)]
-struct Waiting {
-    init: i32,
-    /// Ends when the user's command is executed.
-    report: OwnedFd,
+    /// The reports of containers whose init waits for its start; each ends when the user's
+    /// command is executed.
+    waiting: RefCell<HashMap<String, OwnedFd>>,
+    /// The processes that were handed over, and so are not a dead helper's strays.
+    known: RefCell<HashSet<i32>>,
 }
 
 /// A process's streams as the helper gets them.
@@ -124,7 +123,12 @@ impl<'a> Streams<'a> {
 impl Libcontainer {
     /// An engine that keeps its records below `root`. Starts nothing yet.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, helper: Mutex::new(None), waiting: RefCell::default() }
+        Self {
+            root,
+            helper: Mutex::new(None),
+            waiting: RefCell::default(),
+            known: RefCell::default(),
+        }
     }
 
     /// Starts the helper ahead of its first use; a failure shows when it is used.
@@ -163,7 +167,8 @@ impl Libcontainer {
         };
         match (answer.reply, answer.fds.pop()) {
             (Reply::Created { pid }, Some(report)) => {
-                self.waiting.borrow_mut().insert(id.to_owned(), Waiting { init: pid, report });
+                self.waiting.borrow_mut().insert(id.to_owned(), report);
+                self.hand_over(pid);
                 Ok(pid)
             }
             (Reply::Failed(failure), _) => Err(refused(Operation::Create, failure)),
@@ -175,7 +180,7 @@ impl Libcontainer {
     async fn start_container(&self, id: &str) -> Result<(), EngineError> {
         let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
         self.done(Operation::Start, &request).await?;
-        let Some(Waiting { report, .. }) = self.waiting.borrow_mut().remove(id) else {
+        let Some(report) = self.waiting.borrow_mut().remove(id) else {
             return Ok(());
         };
         let findings = read_to_end(report)
@@ -201,7 +206,10 @@ impl Libcontainer {
         let mut fds = streams.fds();
         fds.push(file.as_fd());
         match self.ask(&request, &fds).await {
-            Ok(Answer { reply: Reply::Executed { pid }, .. }) => Ok(pid),
+            Ok(Answer { reply: Reply::Executed { pid }, .. }) => {
+                self.hand_over(pid);
+                Ok(pid)
+            }
             Ok(Answer { reply: Reply::Failed(failure), .. }) => {
                 Err(refused(Operation::Exec, failure))
             }
@@ -311,26 +319,46 @@ impl Libcontainer {
         log::warn!("processes of a dead libcontainer helper do not go away");
     }
 
-    /// Live children of this process that still bear libcontainer's name and are not a container
-    /// waiting for its start.
+    /// Live children of this process that no answer has told of: what still bears libcontainer's
+    /// name, and what is in other cgroups than this process and so in a container.
     fn strays(&self) -> Vec<rustix::process::Pid> {
-        let thread = rustix::thread::gettid().as_raw_nonzero();
-        let children = fs::read_to_string(format!("/proc/self/task/{thread}/children"));
-        let waiting = self.waiting.borrow();
-        children
-            .unwrap_or_default()
-            .split_ascii_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|pid| waiting.values().all(|waiting| waiting.init != *pid))
+        let known = self.known.borrow();
+        let own_groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        children()
+            .into_iter()
+            .filter(|pid| !known.contains(pid))
             .filter(|pid| {
                 // "PID (NAME) STATE ...", where the name may hold anything.
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let Some((start, rest)) = stat.rsplit_once(") ") else { return false };
-                start.contains("(youki:[") && !rest.starts_with(['Z', 'X'])
+                if rest.starts_with(['Z', 'X']) {
+                    return false;
+                }
+                let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+                start.contains("(youki:[") || groups.is_ok_and(|groups| groups != own_groups)
             })
             .filter_map(rustix::process::Pid::from_raw)
             .collect()
     }
+
+    fn hand_over(&self, pid: i32) {
+        let mut known = self.known.borrow_mut();
+        if known.len() >= KNOWN {
+            let children = children();
+            known.retain(|pid| children.contains(pid));
+        }
+        known.insert(pid);
+    }
+}
+
+/// The children of the calling thread, which is the shim's only one to have any.
+fn children() -> Vec<i32> {
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    fs::read_to_string(format!("/proc/self/task/{thread}/children"))
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 impl Engine for Libcontainer {
@@ -432,9 +460,13 @@ fn refused(operation: Operation, failure: Failure) -> EngineError {
 }
 
 fn gone(operation: Operation, error: &AskError) -> EngineError {
-    let how = match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+    let message = match (error, std::error::Error::source(error)) {
+        (AskError::Died { how }, _) => {
+            let who = "the libcontainer helper".to_owned();
+            return EngineError::Gone { operation, who, how: how.clone() };
+        }
+        (_, Some(cause)) => format!("{error}: {cause}"),
+        (_, None) => error.to_string(),
     };
-    EngineError::Gone { operation, who: "the libcontainer helper".to_owned(), how }
+    EngineError::Refused { operation, kind: Kind::Unavailable, message }
 }

@@ -165,3 +165,9 @@ pub(super) fn cgroup_directories(path: &std::path::Path) -> Vec<std::path::PathB
 pub(super) fn cgroup_remove(path: &std::path::Path) {
     let _ = cgroup::Cgroups::find(path).and_then(|cgroups| cgroups.remove());
 }
+
+/// What runs in a container, for checks that nothing else does.
+#[cfg(test)]
+pub(super) fn cgroup_pids(path: &std::path::Path) -> Vec<i32> {
+    cgroup::Cgroups::find(path).map(|cgroups| cgroups.pids()).unwrap_or_default()
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde_json::{Value, json};
 
-use super::super::helper::{cgroup_directories, cgroup_remove};
+use super::super::helper::{cgroup_directories, cgroup_pids, cgroup_remove};
 use super::super::{Libcontainer, Streams};
 
 /// The helper runs the calling program's own binary, here the tests': this makes that binary a
@@ -131,6 +131,16 @@ impl Fixture {
     pub(super) async fn delete(&self, force: bool) {
         self.engine.delete_container(&self.id, force).await.unwrap();
         self.assert_nothing_left();
+    }
+
+    /// Every process in the container that is not a zombie.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        let mut pids = cgroup_pids(Path::new(&format!("/shim-test/{}", self.id)));
+        pids.retain(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+        });
+        pids
     }
 
     pub(super) fn assert_nothing_left(&self) {

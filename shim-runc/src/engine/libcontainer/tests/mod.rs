@@ -375,3 +375,30 @@ fn a_broken_pipe_ends_a_command_as_it_would_outside() {
         assert!(output.trim().ends_with("000"), "{output}");
     });
 }
+
+#[test]
+fn a_helper_that_died_in_an_exec_leaves_no_process() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        for delay in 0..20 {
+            container.engine.prepare();
+            let helper = container.engine.helper_pid().await;
+            let killer = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(delay * 2));
+                let _ = rustix::process::kill_process(helper, rustix::process::Signal::KILL);
+            });
+            match container.exec(process(&["sleep", "59"])).await {
+                Ok((pid, _)) => {
+                    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                    wait(pid.as_raw_nonzero().get());
+                }
+                Err(_) => assert_eq!(container.pids(), [init], "killed after {} ms", delay * 2),
+            }
+            killer.join().unwrap();
+        }
+        container.delete(true).await;
+    });
+}
