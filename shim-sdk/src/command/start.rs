@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::Pid;
 
 use super::args::Args;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
@@ -41,9 +43,11 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     let name = group.as_deref().unwrap_or(&args.id);
     let path = address::socket_path(Path::new(socket_dir), &args.address, &args.namespace, name)?;
     let at = address::unix(&path);
+    let mut spawned = None;
     match claim(&path)? {
         Claim::Bound(listener) => {
             let server = spawn_server(args, request, listener, &path)?;
+            spawned = i32::try_from(server).ok().map(Pid::from_raw);
             if let Some(cgroup) = request.shim_cgroup() {
                 super::placement::enter_cgroup(&cgroup, server)?;
             }
@@ -58,7 +62,14 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     let answer = bootstrap::answer(request.structured, &at)?;
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
-    printed.map_err(|cause| Error::io("print the address", cause))
+    printed.map_err(|cause| {
+        // The daemon has died, and no other will ever know of the server: it would stay for good.
+        if let Some(server) = spawned {
+            // It is our child and not reaped, so the number is its own; it may be gone already.
+            let _ = kill(server, Signal::SIGTERM);
+        }
+        Error::io("print the address", cause)
+    })
 }
 
 /// Reads what the daemon says on stdin.
