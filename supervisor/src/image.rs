@@ -389,7 +389,7 @@ mod tests {
         for (filter, count) in
             [(by_digest, 1), ("labels.l==1".to_owned(), 1), ("name==y".to_owned(), 0)]
         {
-            let found = images.list(&namespace, &[filter.clone()]).await.unwrap();
+            let found = images.list(&namespace, std::slice::from_ref(&filter)).await.unwrap();
             assert_eq!(found.len(), count, "{filter}");
         }
         let other = Namespace::new("b").unwrap();

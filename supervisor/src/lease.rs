@@ -154,6 +154,41 @@ impl Leases {
         Self { database }
     }
 
+    /// Ends the leases with the label `key`, in all namespaces, and forgets ingests that bear the
+    /// name of one: for the daemon's start, when whoever held them is gone. Blocks.
+    pub(crate) fn end_labelled(&self, key: &'static str) -> Result<(), RecordError> {
+        self.database.write_blocking(move |transaction| {
+            let leases = {
+                let mut statement =
+                    transaction.prepare("SELECT namespace, id, labels FROM leases")?;
+                let mut rows = statement.query([])?;
+                let mut leases = Vec::new();
+                while let Some(row) = rows.next()? {
+                    if labels::decode(&row.get::<_, String>(2)?)?.contains_key(key) {
+                        leases.push((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+                    }
+                }
+                leases
+            };
+            for (namespace, id) in leases {
+                let lease = (namespace.as_str(), id.as_str());
+                transaction
+                    .execute("DELETE FROM leases WHERE namespace = ?1 AND id = ?2", lease)?;
+                let node = Node::lease(&id);
+                transaction.execute(
+                    "DELETE FROM edges WHERE namespace = ?1 AND source = ?2",
+                    (&namespace, node.as_str()),
+                )?;
+                transaction.execute(
+                    "DELETE FROM ingests \
+                     WHERE namespace = ?1 AND substr(ref, 1, length(?2) + 1) = ?2 || '-'",
+                    lease,
+                )?;
+            }
+            Ok(())
+        })
+    }
+
     /// Creates a lease.
     pub(crate) async fn create(
         &self,

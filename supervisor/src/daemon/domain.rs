@@ -16,11 +16,11 @@ use crate::gc::Collector;
 use crate::image::Images;
 use crate::install::Installer;
 use crate::lease::Leases;
-use crate::metadata::{Database, MetadataError};
+use crate::metadata::{Database, MetadataError, RecordError};
 use crate::namespace::Namespaces;
 use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{Place, Tasks};
-use crate::transfer::Importer;
+use crate::transfer::{self, Importer};
 
 /// The domain of one root; clones are handles to the same.
 #[derive(Clone)]
@@ -61,6 +61,10 @@ impl Domain {
         let database = Database::open(path)
             .map_err(|error: MetadataError| report(&error))
             .map_err(damaged("metadata"))?;
+        let leases = Leases::new(database.clone());
+        transfer::end_orphans(&leases)
+            .map_err(|error: RecordError| report(&error))
+            .map_err(damaged("leases"))?;
         let content = Store::open(root, database.clone())
             .and_then(|store| store.sweep().map(|()| store))
             .map_err(|error: ContentError| report(&error))
@@ -70,6 +74,9 @@ impl Domain {
             .map_err(|error: SnapshotError| report(&error))
             .map_err(damaged("snapshots"))?;
         let images = Images::new(database.clone(), events.clone());
+        let collector = Collector::new(database.clone(), content.clone(), snapshots.clone());
+        // Whatever an earlier daemon had no time for.
+        collector.schedule();
         let opt = installer::Opt::new(&config.opt);
         Ok(Self {
             config: config.clone(),
@@ -78,8 +85,8 @@ impl Domain {
             installer: Installer::new(opt, images.clone(), content.clone()),
             images,
             containers: Containers::new(database.clone(), events.clone()),
-            leases: Leases::new(database.clone()),
-            collector: Collector::new(database, content.clone(), snapshots.clone()),
+            leases,
+            collector,
             content,
             snapshots,
             tasks: Tasks::new(Place::new(config), events.clone()),

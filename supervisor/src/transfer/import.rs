@@ -16,12 +16,14 @@ use crate::content::{Digest, Store};
 use crate::gc::Collector;
 use crate::image::{Image, Images};
 use crate::lease::{LeaseId, Leases};
-use crate::metadata::{Labels, Namespace};
+use crate::metadata::{Labels, Namespace, RecordError};
 use crate::snapshot::Snapshotter;
 
-/// A lease that a crash leaves behind ends by itself after this.
+/// A lease that a crash leaves behind ends by itself after this, should nobody end it before.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 const EXPIRE: &str = "containerd.io/gc.expire";
+/// Marks the lease of an import, which no daemon but the one that made it can still need.
+const OWN: &str = "supervisor/import";
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// What becomes of the images in an archive.
@@ -54,6 +56,12 @@ pub(crate) struct Importer {
     pub(crate) images: Images,
     pub(crate) leases: Leases,
     pub(crate) collector: Collector,
+}
+
+/// Ends what imports of an earlier daemon left when it was killed. For the daemon's start, before
+/// the stores are swept. Blocks.
+pub(crate) fn end_orphans(leases: &Leases) -> Result<(), RecordError> {
+    leases.end_labelled(OWN)
 }
 
 impl Importer {
@@ -163,7 +171,7 @@ impl Importer {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = LeaseId::new(format!("import-{nanos}-{number}"));
         let expires = Timestamp::from(now + LEASE).to_string();
-        let labels = Labels::from([(EXPIRE.to_owned(), expires)]);
+        let labels = Labels::from([(EXPIRE.to_owned(), expires), (OWN.to_owned(), String::new())]);
         Ok(self.leases.create(namespace, id, labels).await?.id)
     }
 }

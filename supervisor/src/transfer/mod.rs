@@ -24,7 +24,7 @@ mod tree;
 mod unpack;
 
 pub(crate) use error::TransferError;
-pub(crate) use import::{Destination, Importer, Prefix};
+pub(crate) use import::{Destination, Importer, Prefix, end_orphans};
 pub(crate) use layer::{LayerError, apply};
 pub(crate) use platform::Platform;
 pub(crate) use progress::{Event, Progress};

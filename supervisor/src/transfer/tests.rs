@@ -400,6 +400,42 @@ async fn two_imports_of_one_image_at_once_both_succeed() {
 }
 
 #[tokio::test]
+async fn what_a_killed_daemon_was_importing_is_gone_after_the_next_start() {
+    let fixture = fixture();
+    let archive = good().pack();
+    // Blocks for good at its middle, as if the daemon were killed there.
+    let (_keep, stalled) = std::sync::mpsc::channel::<()>();
+    struct Stalling(Cursor<Vec<u8>>, std::sync::mpsc::Receiver<()>);
+    impl std::io::Read for Stalling {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.read(into)? {
+                0 => Err(std::io::Error::other(self.1.recv().unwrap_err())),
+                count => Ok(count),
+            }
+        }
+    }
+    let half = Stalling(Cursor::new(archive[..archive.len() / 2].to_vec()), stalled);
+    let (importer, namespace) = (fixture.importer.clone(), fixture.namespace.clone());
+    let import = tokio::spawn(async move {
+        importer.import(&namespace, half, unpacking(), Progress::ignored()).await
+    });
+    let store = fixture.importer.content.clone();
+    let namespace = fixture.namespace.clone();
+    while fixture.importer.leases.list(&namespace, &[]).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    import.abort();
+    let leases = fixture.importer.leases.clone();
+    tokio::task::spawn_blocking(move || {
+        end_orphans(&leases).unwrap();
+        assert!(store.statuses(&namespace, &[]).unwrap().is_empty());
+    })
+    .await
+    .unwrap();
+    assert!(fixture.importer.leases.list(&fixture.namespace, &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn news_is_told_as_it_happens() {
     let fixture = fixture();
     let told = Arc::new(Mutex::new(Vec::new()));
