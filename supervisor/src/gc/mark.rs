@@ -7,7 +7,8 @@ use crate::metadata::now_nanos;
 /// How long an ingest without a lease is kept, as in containerd.
 const INGEST_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
 /// How long an active snapshot or a view that nothing refers to is kept: a client without a lease
-/// prepares the snapshot first and the container that refers to it next.
+/// prepares the snapshot first and the container that refers to it next. Not those of layers being
+/// unpacked, which are labelled with what they are to become: their unpackers hold leases.
 const ACTIVE_NANOS: i64 = 10 * 60 * 1_000_000_000;
 /// As `snapshot::Kind::Committed` is stored.
 const COMMITTED: i64 = 3;
@@ -38,6 +39,7 @@ pub(super) fn mark(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
              UNION SELECT namespace, 'ingest/' || ref FROM ingests WHERE started > ?1 \
              UNION SELECT namespace, 'snapshot/' || snapshotter || '/' || key FROM snapshots \
                  WHERE kind <> ?3 AND created > ?2 \
+                 AND instr(labels, '\"containerd.io/snapshot.ref\"') = 0 \
              UNION SELECT edges.namespace, edges.target FROM found JOIN edges \
                  ON edges.namespace = found.namespace AND edges.source = found.node \
          ) SELECT DISTINCT namespace, ltrim(node, '=') FROM found",

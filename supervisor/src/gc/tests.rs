@@ -143,6 +143,15 @@ async fn a_flat_lease_does_not_keep_what_its_resources_refer_to() {
 }
 
 #[tokio::test]
+async fn a_layer_whose_unpacker_has_gone_is_not_taken_for_fresh_work() {
+    let fixture = fixture();
+    let labels = labels(&[("containerd.io/snapshot.ref", "sha256:chain")]);
+    let new = New { key: "extract-1 sha256:chain".into(), labels, ..New::default() };
+    fixture.snapshots.prepare(&fixture.namespace, new).await.unwrap();
+    assert_eq!(fixture.collector.collect().await.unwrap().snapshots, 1);
+}
+
+#[tokio::test]
 async fn roots_back_references_and_fresh_work_are_kept() {
     let fixture = fixture();
     let root = fixture.blob(b"root", labels(&[("containerd.io/gc.root", "now")]), None).await;
