@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::console::Console;
@@ -37,9 +38,16 @@ pub(crate) struct Owner<'a> {
     pub(crate) id: &'a str,
 }
 
+/// How long output is held back while a process is being made. It is bounded, so that a runtime
+/// that says more than a pipe holds is not stuck for ever.
+const HOLD: Duration = Duration::from_secs(5);
+
 /// The SDK's ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Attached {
+    /// Closed, and so passable, once the process is made. What comes before is the runtime's own
+    /// words (runc repeats its error there), which the client gets as an error or not at all.
+    made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<JoinHandle<()>>>,
     /// An input fifo that is to be opened when the process starts, and where it goes: a pipe, or
@@ -55,6 +63,22 @@ pub(crate) struct Attached {
     console: Option<Console>,
     /// Whether the process has exited, so that a terminal nobody has open is at its end.
     exited: Rc<Cell<bool>>,
+}
+
+impl Default for Attached {
+    fn default() -> Self {
+        Self {
+            made: Rc::new(Semaphore::new(0)),
+            outputs: RefCell::default(),
+            awaited_input: RefCell::default(),
+            input: RefCell::default(),
+            input_closed: Cell::default(),
+            input_writer: RefCell::default(),
+            logger: RefCell::default(),
+            console: None,
+            exited: Rc::default(),
+        }
+    }
 }
 
 /// Opens what the client named.
@@ -134,8 +158,10 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
 }
 
 impl Attached {
-    /// Waits for what the runtime has to hand over by now: a terminal.
+    /// The process is made: waits for what the runtime has to hand over by now, a terminal, and
+    /// lets output through.
     pub(crate) async fn ready(&self) -> Result<()> {
+        self.made.close();
         match &self.console {
             Some(console) => console.ready().await,
             None => Ok(()),
@@ -222,7 +248,10 @@ impl Attached {
 
     fn copy_output(&self, read: OwnedFd, sink: Sink) -> Result<()> {
         let read = register(read, Interest::READABLE)?;
+        let made = Rc::clone(&self.made);
         let task = async move {
+            // Passes by the semaphore's closing or by the time, both of which are errors.
+            let _ = tokio::time::timeout(HOLD, made.acquire()).await;
             // Both are closed when this ends, and that is how the client sees the end.
             let (read, sink) = (read, sink);
             if let Err(cause) = copy::copy(&read, &sink).await {
@@ -286,4 +315,39 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
     copy::polled(fd, interest).map_err(|cause: io::Error| Error::io("poll a stream", cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Opens streams to a file, writes to them, makes the process or not, and tells what arrived.
+    fn arrived(made: bool) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let names = Names { stdout: file.path().display().to_string(), ..Names::default() };
+        tokio::task::LocalSet::new().block_on(runtime.as_ref().expect("a runtime"), async {
+            let owner = Owner { namespace: "n", id: "i" };
+            let (io, attached) = open(&names, owner).await.expect("open");
+            let Io::Streams(streams) = io else { panic!("no terminal was asked for") };
+            let mut stdout = File::from(OwnedFd::from(streams.stdout.expect("asked for")));
+            stdout.write_all(b"words").expect("write");
+            drop(stdout);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(fs::read_to_string(file.path()).expect("read"), "");
+            if made {
+                attached.ready().await.expect("no terminal to wait for");
+                attached.drain(Duration::from_secs(5)).await;
+            }
+        });
+        fs::read_to_string(file.path()).expect("read")
+    }
+
+    #[test]
+    fn what_a_runtime_says_while_it_fails_is_not_the_containers_output() {
+        assert_eq!(arrived(false), "");
+        assert_eq!(arrived(true), "words");
+    }
 }
