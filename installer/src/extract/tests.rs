@@ -231,8 +231,6 @@ fn a_link_of_the_same_layer_is_not_written_through() {
     refusal(Tar::default().symlink("l", "/etc").directory("l/d"));
     refusal(Tar::default().symlink("l", "/etc").symlink("l/s", "x"));
     refusal(Tar::default().symlink("l", "/etc").file("l/a/b/c", "x"));
-    refusal(Tar::default().symlink("l", "/etc").file(".wh.l", "").file("l/.wh.passwd", ""));
-    refusal(Tar::default().symlink("l", "/etc").file("l/.wh..wh..opq", ""));
     refusal(Tar::default().symlink("l", "/etc").hard_link("m", "l").file("m/x", "x"));
     refusal(Tar::default().symlink("l", "/etc").hard_link("m", "l/passwd"));
     refusal(Tar::default().directory("d").symlink("d/l", "..").file("d/l/x", "x"));
@@ -341,6 +339,30 @@ fn a_directory_made_over_a_whiteout_is_opaque() {
     assert!(is_opaque(&into.join("d")));
     let into = layers.apply(Tar::default().file(".wh.d", "").file("d/x", "")).unwrap();
     assert!(is_opaque(&into.join("d")) && into.join("d/x").is_file());
+}
+
+#[test]
+fn a_whiteout_below_what_its_layer_removed_or_replaced_hides_nothing() {
+    let mut layers = Layers::new();
+    let base = Tar::default()
+        .directory("file")
+        .file("file/inside", "")
+        .directory("link")
+        .file("link/inside", "")
+        .directory("gone")
+        .file("gone/inside", "");
+    layers.apply(base).unwrap();
+    let upper = Tar::default()
+        .file("file", "now a file")
+        .file("file/.wh.inside", "")
+        .symlink("link", "elsewhere")
+        .file("link/.wh.inside", "")
+        .file(".wh.gone", "")
+        .file("gone/.wh.inside", "")
+        .file("gone/.wh..wh..opq", "");
+    let into = layers.apply(upper).unwrap();
+    assert!(into.join("file").is_file() && into.join("link").is_symlink());
+    assert!(is_whiteout(&into.join("gone")));
 }
 
 #[test]

@@ -102,7 +102,9 @@ impl Tree {
             };
         };
         if name == OPAQUE_WHITEOUT {
-            let directory = self.directory(entry, parent)?;
+            let Some(directory) = self.directory_with_something_below(entry, parent)? else {
+                return Ok(());
+            };
             return self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed));
         }
         if name.starts_with(AUFS) {
@@ -112,7 +114,9 @@ impl Tree {
             if matches!(hidden, b"" | b"." | b"..") {
                 return Err(refused(entry, Refusal::BadName));
             }
-            let directory = self.directory(entry, parent)?;
+            let Some(directory) = self.directory_with_something_below(entry, parent)? else {
+                return Ok(());
+            };
             return self.hide(&directory, hidden).map_err(|failed| system(&entry.path, failed));
         }
         let directory = self.directory(entry, parent)?;
@@ -205,6 +209,34 @@ impl Tree {
             self.aliases.insert(name.to_vec(), directory.path.clone());
         }
         Ok(directory)
+    }
+
+    /// The directory a whiteout stands in; `None` where this layer has removed or replaced it, so
+    /// that the whiteout has nothing left to hide. Layers that turn a directory into a file list
+    /// whiteouts for what it held.
+    fn directory_with_something_below(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+    ) -> Result<Option<Rc<Directory>>, ExtractError> {
+        let ends = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([name.len()]).filter(|end| *end > 0) {
+            let ancestor = &name[..end];
+            let Some((parent, last)) = split(ancestor) else { continue };
+            let Ok(directory) = self.reopen(parent) else { break };
+            match fs::statat(&directory.fd, last, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => {}
+                    FileType::Symlink if !self.made.contains(ancestor) => break,
+                    _ => return Ok(None),
+                },
+                Err(_) => break,
+            }
+        }
+        match self.directory(entry, name) {
+            Err(ExtractError::Refused { why: Refusal::ParentNotDirectory(_), .. }) => Ok(None),
+            outcome => outcome.map(Some),
+        }
     }
 
     fn walk(&mut self, entry: &Entry, name: &[u8]) -> Result<Rc<Directory>, ExtractError> {
