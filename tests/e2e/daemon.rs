@@ -189,7 +189,7 @@ fn a_daemon_killed_while_containers_start_leaves_none_half_made() {
         // Whatever became of each, it can be removed, and nothing else is there.
         for id in &ids {
             let done = supervisor.run(&["rm", "-f", id]);
-            assert!(done.code() == 0 || done.err().contains("not found"), "{done:?}");
+            assert!(done.code() == 0 || done.err().contains("no container"), "{done:?}");
         }
         nothing_is_kept(&supervisor);
     }
@@ -222,6 +222,8 @@ fn stock_ctr_imports_and_runs_against_our_daemon() {
     let archive = archive.to_str().expect("a plain path");
     let _ = ctr(&["images", "import", archive]).success();
     assert!(ctr(&["images", "ls", "-q"]).success().out().contains(APP));
+    // ctr's own spec has a cgroup per namespace, which nobody removes.
+    root.tolerate_namespace_cgroup();
     let fifos = root.dir("fifo");
     let fifos = fifos.to_str().expect("a plain path");
     for runtime in ["io.containerd.youki.v1", "io.containerd.runc.v2"] {

@@ -185,7 +185,7 @@ fn an_id_in_use_is_refused_and_its_container_untouched() {
     let id = root.id("taken");
     let _ = supervisor.run(&["run", "-d", "--id", &id, APP, "/bin/sleep", "600"]).success();
     let done = supervisor.run(&["run", "--id", &id, APP, "/bin/true"]).ended_with(125);
-    done.complains_of(&[&id, "exists"]);
+    done.complains_of(&[&id, "in use"]);
     let _ = supervisor.run(&["exec", &id, "/bin/true"]).success();
     let _ = supervisor.run(&["rm", "-f", &id]).success();
     crate::run::nothing_is_kept(&supervisor);

@@ -29,7 +29,7 @@ impl<'r> Containerd<'r> {
     /// When it does not come up.
     #[must_use]
     pub fn start(root: &'r Root, shims: Option<&Path>) -> Self {
-        root.hosts_stock_containerd();
+        root.tolerate_namespace_cgroup();
         let directory = root.dir("containerd");
         let config = format!(
             r#"version = 2

@@ -271,8 +271,11 @@ fn in_image(path: &Path) -> bool {
     path.contains("/snapshot") || path.contains("snapshotter") || path.contains("/unpacked")
 }
 
+/// Empty but for dotted names, which caches have (compiled seccomp profiles).
 fn is_empty_dir(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    fs::read_dir(path).is_ok_and(|entries| {
+        entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
+    })
 }
 
 fn below(directory: &Path, depth: usize, see: &mut impl FnMut(&Path, fs::FileType)) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::leak::{self, Scope};
 use crate::programs;
@@ -20,7 +20,7 @@ pub struct Root {
     token: String,
     serial: AtomicUsize,
     sockets: Mutex<Vec<PathBuf>>,
-    stock: std::sync::atomic::AtomicBool,
+    namespace_cgroup_may_stay: AtomicBool,
 }
 
 impl Root {
@@ -46,7 +46,7 @@ impl Root {
             token,
             serial: AtomicUsize::new(0),
             sockets: Mutex::default(),
-            stock: false.into(),
+            namespace_cgroup_may_stay: false.into(),
         }
     }
 
@@ -100,9 +100,10 @@ impl Root {
         self.sockets.lock().expect("no holder panics").push(path);
     }
 
-    /// A stock containerd lives here; runc leaves the cgroup of its namespace behind by design.
-    pub(crate) fn hosts_stock_containerd(&self) {
-        self.stock.store(true, Ordering::Relaxed);
+    /// Lets an empty cgroup named after the namespace stay: specs of stock clients have one, and
+    /// runtimes remove the container's alone.
+    pub fn tolerate_namespace_cgroup(&self) {
+        self.namespace_cgroup_may_stay.store(true, Ordering::Relaxed);
     }
 
     fn scope(&self) -> Scope {
@@ -110,7 +111,7 @@ impl Root {
             token: self.token.clone(),
             directory: self.directory.clone(),
             sockets: self.sockets.lock().map(|held| held.clone()).unwrap_or_default(),
-            namespace_cgroup_may_stay: self.stock.load(Ordering::Relaxed),
+            namespace_cgroup_may_stay: self.namespace_cgroup_may_stay.load(Ordering::Relaxed),
         }
     }
 

@@ -77,6 +77,10 @@ impl Domain {
         let collector = Collector::new(database.clone(), content.clone(), snapshots.clone());
         // Whatever an earlier daemon had no time for.
         collector.schedule();
+        // Other clients (`ctr install`) write below it themselves and expect it to be there.
+        if let Err(why) = std::fs::create_dir_all(&config.opt) {
+            log::warn!("mkdir({}): {why}; nothing can be installed", config.opt.display());
+        }
         let opt = installer::Opt::new(&config.opt);
         Ok(Self {
             config: config.clone(),

@@ -133,7 +133,9 @@ pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
     linux
         .set_namespaces(Some(namespaces(unified, host_network)))
         .set_resources(Some(resources))
-        .set_cgroups_path(Some(PathBuf::from("/").join(wanted.namespace).join(wanted.id)))
+        // One level: runtimes remove a container's own cgroup alone, so that a parent for the
+        // namespace would stay for ever. No identifier has two dashes in a row.
+        .set_cgroups_path(Some(PathBuf::from(format!("/{}--{}", wanted.namespace, wanted.id))))
         .set_masked_paths(Some(MASKED.map(str::to_owned).into()))
         .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).into()))
         .set_seccomp(Some(seccomp::default_profile(&capabilities)));
@@ -216,7 +218,7 @@ mod tests {
     fn containers_are_placed_by_namespace_and_id_and_confined() {
         let spec = build(wanted());
         let linux = spec.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroups_path().as_ref().unwrap(), &PathBuf::from("/ns/c1"));
+        assert_eq!(linux.cgroups_path().as_ref().unwrap(), &PathBuf::from("/ns--c1"));
         assert!(linux.seccomp().is_some());
         let devices = linux.resources().as_ref().unwrap().devices().as_ref().unwrap();
         assert!(!devices[0].allow() && devices[1..].iter().all(LinuxDeviceCgroup::allow));
