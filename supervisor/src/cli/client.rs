@@ -4,6 +4,7 @@ use protos::grpc::containerd::services;
 use protos::grpc::supervisor::install::v1::install_client::InstallClient;
 use services::containers::v1::containers_client::ContainersClient;
 use services::content::v1::content_client::ContentClient;
+use services::diff::v1::diff_client::DiffClient;
 use services::images::v1::images_client::ImagesClient;
 use services::snapshots::v1::snapshots_client::SnapshotsClient;
 use services::streaming::v1::streaming_client::StreamingClient;
@@ -70,6 +71,7 @@ macro_rules! services {
 services! {
     containers: ContainersClient,
     content: ContentClient,
+    diff: DiffClient,
     images: ImagesClient,
     install: InstallClient,
     snapshots: SnapshotsClient,

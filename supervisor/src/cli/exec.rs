@@ -19,7 +19,7 @@ use super::signals::Signals;
 use super::spec::{self, Accounts, Environment, SpecError};
 use super::stdio::{Fifos, Streams};
 use super::terminal::RawTerminal;
-use super::{Context, container, random_hex, say};
+use super::{Context, container, random_hex, say, terminal};
 
 const MAX_ACCOUNT_BYTES: u64 = 16 << 20;
 
@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, CliError> {
+    if arguments.tty {
+        terminal::require()?;
+    }
     let client = context.client().await?;
     let record = container::get(&client, &arguments.id).await?;
     let spec: Spec = record

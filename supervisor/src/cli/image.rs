@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use protos::grpc::containerd::services::content::v1::ReadContentRequest;
 use protos::grpc::containerd::services::images::v1::{GetImageRequest, Image};
+use protos::grpc::containerd::types;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
@@ -20,9 +21,17 @@ const MAX_JSON_BYTES: usize = 8 << 20;
 /// An image ready to be run.
 pub(crate) struct RunImage {
     pub(crate) name: String,
-    /// The snapshot that has all its layers.
-    pub(crate) chain_id: String,
+    /// Its layers, the base first.
+    pub(crate) layers: Vec<Layer>,
     pub(crate) config: Config,
+}
+
+/// A layer, packed and unpacked.
+pub(crate) struct Layer {
+    /// The archive as it is stored.
+    pub(crate) blob: types::Descriptor,
+    /// The snapshot that has this layer and all below it.
+    pub(crate) chain_id: String,
 }
 
 /// The part of the configuration that containers are made from.
@@ -70,12 +79,19 @@ struct RootFs {
 struct Manifest {
     config: Option<Descriptor>,
     #[serde(default, deserialize_with = "null_is_empty")]
+    layers: Vec<Descriptor>,
+    #[serde(default, deserialize_with = "null_is_empty")]
     manifests: Vec<Descriptor>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Descriptor {
+    #[serde(default)]
+    media_type: String,
     digest: String,
+    #[serde(default)]
+    size: i64,
     platform: Option<Platform>,
 }
 
@@ -123,9 +139,13 @@ pub(crate) async fn resolve(client: &Client, name: &str) -> Result<RunImage, Cli
         let manifest: Manifest = read_json(client, name, "manifest", &digest).await?;
         if let Some(config) = manifest.config {
             let config: ImageConfig = read_json(client, name, "config", &config.digest).await?;
-            let chain_id =
-                chain_id(&config.rootfs.diff_ids).ok_or_else(|| bad("it has no layers".into()))?;
-            return Ok(RunImage { name: image.name, chain_id, config: config.config });
+            let chain_ids = chain_ids(&config.rootfs.diff_ids);
+            if chain_ids.is_empty() || chain_ids.len() != manifest.layers.len() {
+                let (diff_ids, layers) = (chain_ids.len(), manifest.layers.len());
+                return Err(bad(format!("it has {layers} layers, its config {diff_ids}")));
+            }
+            let layers = manifest.layers.into_iter().zip(chain_ids).map(Layer::from).collect();
+            return Ok(RunImage { name: image.name, layers, config: config.config });
         }
         digest = choose(&manifest.manifests)
             .ok_or_else(|| bad(format!("it has no manifest for {}", std::env::consts::ARCH)))?;
@@ -163,18 +183,37 @@ async fn read_json<T: serde::de::DeserializeOwned>(
     serde_json::from_slice(&json).map_err(|error| bad(format!("its {what} {digest}: {error}")))
 }
 
-/// The name of the snapshot that holds a list of layers, the base first.
-pub(crate) fn chain_id(diff_ids: &[String]) -> Option<String> {
-    let (first, rest) = diff_ids.split_first()?;
-    Some(rest.iter().fold(first.clone(), |chain, diff_id| {
-        let digest = Sha256::digest(format!("{chain} {diff_id}"));
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256:{hex}")
-    }))
+impl From<(Descriptor, String)> for Layer {
+    fn from((blob, chain_id): (Descriptor, String)) -> Self {
+        let blob = types::Descriptor {
+            media_type: blob.media_type,
+            digest: blob.digest,
+            size: blob.size,
+            ..types::Descriptor::default()
+        };
+        Self { blob, chain_id }
+    }
+}
+
+/// For each of a list of layers, the base first, the name of the snapshot that holds it and all
+/// below it.
+fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain_ids: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        chain_ids.push(match chain_ids.last() {
+            None => diff_id.clone(),
+            Some(below) => {
+                let digest = Sha256::digest(format!("{below} {diff_id}"));
+                let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("sha256:{hex}")
+            }
+        });
+    }
+    chain_ids
 }
 
 /// What a name typed for short may stand for, likeliest first.
-fn candidates(name: &str) -> Vec<String> {
+pub(crate) fn candidates(name: &str) -> Vec<String> {
     let mut candidates = vec![name.to_owned()];
     let last = name.rsplit('/').next().unwrap_or(name);
     let tagged = if last.contains(':') || last.contains('@') {
@@ -199,12 +238,12 @@ mod tests {
 
     #[test]
     fn chains_of_one_layer_are_its_diff_id() {
-        assert_eq!(chain_id(&[]), None);
-        assert_eq!(chain_id(&["sha256:aa".into()]).unwrap(), "sha256:aa");
-        let two = chain_id(&["sha256:aa".into(), "sha256:bb".into()]).unwrap();
+        assert!(chain_ids(&[]).is_empty());
+        let two = chain_ids(&["sha256:aa".into(), "sha256:bb".into()]);
+        assert_eq!(two[0], "sha256:aa");
         let digest = Sha256::digest(b"sha256:aa sha256:bb");
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(two, format!("sha256:{hex}"));
+        assert_eq!(two[1], format!("sha256:{hex}"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use protos::grpc::supervisor::install::v1::{
     InstallRequest, ListRequest, Receipt, RollbackRequest, UninstallRequest,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::client::Client;
 use super::error::CliError;
@@ -74,15 +74,22 @@ pub(crate) async fn uninstall(
     context: Context,
 ) -> Result<u8, CliError> {
     let client = context.client().await?;
-    let image = &arguments.image;
-    let request = UninstallRequest { image: image.clone() };
-    match client.install().uninstall(request).await {
-        Ok(_) => Ok(0),
-        Err(status) if status.code() == Code::NotFound => {
-            Err(CliError::call(format!("uninstall {image}"), status))
+    let mut refusal = None;
+    // The image itself may be gone by now, so its name is tried as it would have been found.
+    for image in image::candidates(&arguments.image) {
+        match client.install().uninstall(UninstallRequest { image }).await {
+            Ok(_) => return Ok(0),
+            Err(status) if status.code() == Code::NotFound => {
+                refusal.get_or_insert(status);
+            }
+            Err(status) => {
+                refusal = Some(status);
+                break;
+            }
         }
-        Err(status) => Err(CliError::call(format!("uninstall {image}"), status)),
     }
+    let status = refusal.unwrap_or_else(|| Status::not_found("it has no name"));
+    Err(CliError::call("uninstall", status))
 }
 
 pub(crate) async fn rollback(context: Context) -> Result<u8, CliError> {

@@ -27,7 +27,7 @@ use super::signals::Signals;
 use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
 use super::stdio::{Fifos, Streams};
 use super::terminal::RawTerminal;
-use super::{Context, import, random_hex, say};
+use super::{Context, import, random_hex, say, terminal, unpack};
 
 const RUNTIME: &str = "io.containerd.youki.v1";
 const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
@@ -97,6 +97,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, CliError> {
+    if arguments.tty {
+        terminal::require()?;
+    }
     let id = match &arguments.name {
         Some(name) => name.clone(),
         None => random_hex(8)?,
@@ -243,21 +246,24 @@ async fn prepare(
     id: &str,
     image: &RunImage,
 ) -> Result<Vec<types::Mount>, CliError> {
+    let parent = image.layers.last().map(|layer| layer.chain_id.clone()).unwrap_or_default();
     let request = PrepareSnapshotRequest {
         snapshotter: SNAPSHOTTER.to_owned(),
         key: id.to_owned(),
-        parent: image.chain_id.clone(),
+        parent,
         labels: HashMap::new(),
     };
-    match client.snapshots().prepare(request).await {
+    let mut answer = client.snapshots().prepare(request.clone()).await;
+    if answer.as_ref().is_err_and(|status| status.code() == Code::NotFound) {
+        // Imported by a client that left unpacking to others.
+        unpack::unpack(client, image).await?;
+        answer = client.snapshots().prepare(request).await;
+    }
+    match answer {
         Ok(answer) => Ok(answer.into_inner().mounts),
         Err(status) if status.code() == Code::AlreadyExists => {
             Err(CliError::IdInUse { id: id.to_owned() })
         }
-        Err(status) if status.code() == Code::NotFound => Err(CliError::BadImage {
-            name: image.name.clone(),
-            why: format!("it is not unpacked ({}): import it again", status.message()),
-        }),
         Err(status) => Err(CliError::call(format!("prepare snapshot {id}"), status)),
     }
 }

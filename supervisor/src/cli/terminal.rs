@@ -13,13 +13,18 @@ pub(crate) struct RawTerminal {
     before: Termios,
 }
 
+/// Refuses a terminal for the container where this process has none.
+pub(crate) fn require() -> Result<(), CliError> {
+    if io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(CliError::Usage("-t needs a terminal, and standard input is none".into()))
+}
+
 impl RawTerminal {
     /// Switches standard input's terminal to raw mode.
     pub(crate) fn enter() -> Result<Self, CliError> {
         let stdin = io::stdin();
-        if !stdin.is_terminal() {
-            return Err(CliError::Usage("-t needs a terminal, and standard input is none".into()));
-        }
         let failed = |errno: nix::Error| CliError::io("switch the terminal to raw mode", errno);
         let before = tcgetattr(&stdin).map_err(failed)?;
         let mut raw = before.clone();

@@ -1,0 +1,163 @@
+//! What a layer takes away: whiteouts, opaque directories, and names that an entry replaces.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
+use rustix::io::Errno;
+
+use super::{Directory, Tree};
+use crate::extract::Whiteouts;
+use crate::extract::metadata::{Call as _, Failed, Outcome};
+use crate::merged::{self, Found, OPAQUE, below, join, split, within};
+
+impl Tree {
+    pub(super) fn is_whiteout(&self, stat: &Stat) -> bool {
+        self.whiteouts == Whiteouts::Overlay && merged::is_whiteout(stat)
+    }
+
+    /// `.wh..wh..opq`: nothing of the layers below shows through.
+    pub(super) fn make_opaque(&mut self, directory: &Rc<Directory>) -> Outcome {
+        match self.whiteouts {
+            Whiteouts::Remove => self.remove_unmade(directory),
+            Whiteouts::Overlay if !self.has_parents => Ok(()),
+            Whiteouts::Overlay => {
+                let flags = fs::XattrFlags::empty();
+                fs::fsetxattr(&directory.fd, OPAQUE, b"y", flags)
+                    .call("fsetxattr", &directory.path)?;
+                self.parents.hide(&directory.path);
+                Ok(())
+            }
+        }
+    }
+
+    /// `.wh.NAME`: what the layers below have of that name is gone, what this one has stays.
+    pub(super) fn hide(&mut self, directory: &Rc<Directory>, name: &[u8]) -> Outcome {
+        let path = join(&directory.path, name);
+        let present = match fs::statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno).call("fstatat", name),
+        };
+        match (self.whiteouts, present) {
+            (Whiteouts::Remove, None) => Ok(()),
+            (Whiteouts::Remove, Some(kind)) if self.made.contains(&path) => match kind {
+                FileType::Directory => {
+                    let directory = self.reopen(&path).call("openat2", &path)?;
+                    self.remove_unmade(&directory)
+                }
+                _ => Ok(()),
+            },
+            (Whiteouts::Remove, Some(_)) => self.remove(directory, name),
+            (Whiteouts::Overlay, Some(FileType::Directory)) => {
+                let directory = self.reopen(&path).call("openat2", &path)?;
+                self.make_opaque(&directory)
+            }
+            (Whiteouts::Overlay, Some(_)) => Ok(()),
+            (Whiteouts::Overlay, None) => match self
+                .parents
+                .look_up(&directory.path, name)
+                .call("fstatat", &path)?
+            {
+                // Overlayfs lists a whiteout that hides nothing, so there must not be one.
+                Found::Nothing => Ok(()),
+                Found::At { .. } => {
+                    fs::mknodat(&directory.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
+                        .call("mknodat", &path)
+                }
+            },
+        }
+    }
+
+    /// Removes what was in a directory before this layer.
+    fn remove_unmade(&mut self, directory: &Rc<Directory>) -> Outcome {
+        let mut waiting = vec![directory.clone()];
+        while let Some(directory) = waiting.pop() {
+            let listing = fs::Dir::read_from(&directory.fd).call("getdents", &directory.path)?;
+            let mut names = Vec::new();
+            for item in listing {
+                let item = item.call("getdents", &directory.path)?;
+                if !matches!(item.file_name().to_bytes(), b"." | b"..") {
+                    names.push(item.file_name().to_bytes().to_vec());
+                }
+            }
+            for name in names {
+                let path = join(&directory.path, &name);
+                if !self.made.contains(&path) {
+                    self.remove(&directory, &name)?;
+                } else if let Ok(inner) = self.reopen(&path) {
+                    waiting.push(inner);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a name with all that is below it, and forgets what was known of it.
+    pub(super) fn remove(&mut self, directory: &Rc<Directory>, name: &[u8]) -> Outcome {
+        let path = join(&directory.path, name);
+        match fs::unlinkat(&directory.fd, name, AtFlags::empty()) {
+            Ok(()) => {
+                self.made.remove(&path);
+                self.aliases.clear();
+                return Ok(());
+            }
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(errno).call("unlinkat", &path),
+        }
+        // The standard library's removal works on descriptors and follows no link.
+        let shown = PathBuf::from(std::ffi::OsString::from_vec(below(directory.fd.as_fd(), name)));
+        std::fs::remove_dir_all(shown).map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            Failed(format!("remove_dir_all({:?})", String::from_utf8_lossy(&path)), errno)
+        })?;
+        self.aliases.clear();
+        self.parents.forget(&path);
+        self.open.retain(|known, _| !within(known, &path));
+        forget(&mut self.made, &path);
+        let gone: Vec<_> = self
+            .times
+            .range(path.clone()..)
+            .map(|(known, _)| known)
+            .take_while(|known| known.starts_with(&path))
+            .filter(|known| within(known, &path))
+            .cloned()
+            .collect();
+        for known in gone {
+            self.times.remove(&known);
+        }
+        Ok(())
+    }
+
+    /// Remembers what this layer made.
+    pub(super) fn note(&mut self, path: &[u8], links_may_change: bool) {
+        if self.whiteouts == Whiteouts::Remove {
+            // With its parents: an opaque whiteout above must leave the way to it.
+            let mut path = path;
+            while self.made.insert(path.to_vec()) {
+                match split(path) {
+                    Some((parent, _)) if !parent.is_empty() => path = parent,
+                    _ => break,
+                }
+            }
+        }
+        if links_may_change {
+            self.aliases.clear();
+        }
+    }
+}
+
+fn forget(set: &mut BTreeSet<Vec<u8>>, path: &[u8]) {
+    let gone: Vec<_> = set
+        .range(path.to_vec()..)
+        .take_while(|known| known.starts_with(path))
+        .filter(|known| within(known, path))
+        .cloned()
+        .collect();
+    for known in gone {
+        set.remove(&known);
+    }
+}
