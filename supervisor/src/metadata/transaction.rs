@@ -73,8 +73,10 @@ impl Database {
         T: Send + 'static,
         E: From<MetadataError> + Send + 'static,
     {
-        let answer = self.submit(change)?;
-        answer.await.map_err(|_| MetadataError::Closed)?
+        let (answer, answered) = oneshot::channel();
+        // The asker may have gone; its change stands.
+        self.submit(change, move |outcome| drop(answer.send(outcome)))?;
+        answered.await.map_err(|_| MetadataError::Closed)?
     }
 
     /// [`Database::write`] for blocking threads.
@@ -86,26 +88,22 @@ impl Database {
         T: Send + 'static,
         E: From<MetadataError> + Send + 'static,
     {
-        let answer = self.submit(change)?;
-        answer.blocking_recv().map_err(|_| MetadataError::Closed)?
+        // Not tokio's channel, whose blocking end may not be used while the runtime is starting.
+        let (answer, answered) = channel();
+        self.submit(change, move |outcome| drop(answer.send(outcome)))?;
+        answered.recv().map_err(|_| MetadataError::Closed)?
     }
 
     fn submit<T, E>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
-    ) -> Result<oneshot::Receiver<Result<T, E>>, MetadataError>
+        answer: impl FnOnce(Result<T, E>) + Send + 'static,
+    ) -> Result<(), MetadataError>
     where
-        T: Send + 'static,
-        E: From<MetadataError> + Send + 'static,
+        E: From<MetadataError>,
     {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let outcome = transact(connection, change);
-            // The asker may have gone; its change stands.
-            let _ = answer.send(outcome);
-        });
-        self.shared.writer.send(job).map_err(|_| MetadataError::Closed)?;
-        Ok(answered)
+        let job: Job = Box::new(move |connection| answer(transact(connection, change)));
+        self.shared.writer.send(job).map_err(|_| MetadataError::Closed)
     }
 
     /// Runs `look` on a consistent view of the file.
@@ -216,6 +214,14 @@ mod tests {
         drop(database);
         let database = Database::open(&path).unwrap();
         assert_eq!(database.read(count).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_blocking_forms_work_while_a_runtime_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("meta.db")).unwrap();
+        database.write_blocking(|transaction| insert(transaction, "a")).unwrap();
+        assert_eq!(database.read_blocking(count).unwrap(), 1);
     }
 
     #[tokio::test]
