@@ -157,7 +157,7 @@ impl Queue {
         self.lock().len()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 

@@ -143,7 +143,7 @@ impl Shim {
     /// Every event so far, by its name and whom it concerns.
     async fn told(&self) -> Vec<String> {
         let mut told = Vec::new();
-        while self.events.len() > 0 {
+        while !self.events.is_empty() {
             let next = self.events.first().await;
             self.events.pop(&next);
             told.push(match next.event {
