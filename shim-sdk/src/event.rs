@@ -99,6 +99,8 @@ struct Shared {
     arrived: Notify,
     /// Wakes whoever waits for the queue to be empty.
     emptied: Notify,
+    /// Wakes a publisher that waits before it tries again.
+    hurried: Notify,
 }
 
 impl Queue {
@@ -141,6 +143,7 @@ impl Queue {
 
     /// Waits until everything is delivered.
     pub(crate) async fn drained(&self) {
+        self.0.hurried.notify_one();
         loop {
             let emptied = self.0.emptied.notified();
             tokio::pin!(emptied);
@@ -151,6 +154,11 @@ impl Queue {
             }
             emptied.await;
         }
+    }
+
+    /// Waits until somebody cannot wait for the events to be delivered.
+    pub(crate) async fn hurried(&self) {
+        self.0.hurried.notified().await;
     }
 
     pub(crate) fn len(&self) -> usize {

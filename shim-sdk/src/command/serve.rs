@@ -31,6 +31,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Serves until there is nothing left to do.
 pub(crate) fn serve<R: Runtime>(args: &Args, make: impl FnOnce() -> Result<R>) -> Result<()> {
     // Before anything else opens a descriptor.
+    sys::close_inherited();
     let listener = sys::take_listener()
         .map_err(|cause| Error::io("take over the listener, descriptor 3", cause))?;
     sys::one_malloc_arena();
@@ -90,6 +91,8 @@ async fn run<R: Runtime>(
             }
         }
     });
+    let tidied = Rc::clone(&core);
+    tokio::task::spawn_local(async move { tidied.tidy().await });
     let events_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     tokio::task::spawn_local(publish::publish(events.clone(), namespace, events_address));
     on_signals(&[libc::SIGUSR1], {

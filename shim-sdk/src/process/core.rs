@@ -26,6 +26,9 @@ use crate::{
 /// How many deleted containers are remembered for repeated calls.
 const MAX_DELETED: usize = 64;
 
+/// How long nothing must have ended before memory is given back.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// How long a runtime may take over a question that State-like calls depend on.
 const GLANCE: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub(crate) struct Core<R: Runtime> {
     pub(crate) shim: Record,
     containers: RefCell<BTreeMap<ContainerId, Rc<Container<R::Container>>>>,
     deleted: RefCell<VecDeque<(ContainerId, Deleted)>>,
+    /// Something is over, and what it needed is free.
+    over: Notify,
     stop: Rc<Notify>,
     stopping: Cell<bool>,
 }
@@ -86,6 +91,7 @@ impl<R: Runtime> Core<R> {
             shim: Record { pid: Some(pid), start_time, exit: None },
             containers: RefCell::default(),
             deleted: RefCell::default(),
+            over: Notify::new(),
             stop,
             stopping: Cell::new(false),
         }
@@ -124,6 +130,21 @@ impl<R: Runtime> Core<R> {
             remembered.pop_front();
         }
         remembered.push_back((id.clone(), deleted));
+    }
+
+    /// Something is over whose memory can be given back, in a quiet moment.
+    pub(crate) fn over(&self) {
+        self.over.notify_one();
+    }
+
+    /// Gives memory back when a burst is over: the heap of a shim that once had fifty execs at the
+    /// same time would otherwise stay as large for as long as its container lives.
+    pub(crate) async fn tidy(&self) {
+        loop {
+            self.over.notified().await;
+            while tokio::time::timeout(QUIET, self.over.notified()).await.is_ok() {}
+            crate::sys::trim_heap();
+        }
     }
 
     /// What a Delete of this container answered before.

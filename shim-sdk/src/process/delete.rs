@@ -67,6 +67,7 @@ impl<R: Runtime> Core<R> {
         let deleted = Deleted { pid: container.init.pid(), exit: container.init.exit() };
         container.journal(Stage::Deleted);
         self.forget(&container.id, deleted);
+        self.over();
         let exit = deleted.exit.unwrap_or_else(|| Exit::now(0));
         let id = container.id.clone();
         self.events.push(Event::Deleted { container: id, pid: deleted.pid, exit });
@@ -97,6 +98,7 @@ impl<R: Runtime> Core<R> {
                         container.journal_exec_deleted(&exec);
                     }
                     container.forget(&exec, deleted);
+                    self.over();
                     // Whoever waits looks again, and finds the answer in memory.
                     process.enter(Phase::Deleting);
                     return Ok(deleted);

@@ -154,6 +154,7 @@ impl<R: Runtime> Core<R> {
                 self.events.push(Event::Started { container: container.id.clone(), pid });
                 // After the event: an exit that is known already waits for this phase.
                 container.init.settle(Phase::Starting, Phase::Running);
+                self.over();
                 if let Some(watch) = watched {
                     self.follow_init(&container, watch);
                 }

@@ -1,21 +1,20 @@
 //! The SDK's ends of a process's streams.
 //!
-//! Promise: opening never blocks, whoever is or is not at the other end of a fifo. The SDK holds
-//! both ends of output fifos, so a client may go and come back, and a writer of the input fifo
-//! until the client closes the input. Output ends when everybody who could write has gone, or some
+//! Promise: opening never blocks, whoever is or is not at the other end of a fifo. The SDK holds a
+//! writer of the input fifo until the client closes the input. Output ends when everybody who could write has gone, or some
 //! time after the process has.
-//! Not here: the logger's life (`logger`), the terminal's hand-over (`console`).
+//! Not here: when output is done (`output`), the logger's life (`logger`), the terminal's hand-over
+//! (`console`).
 //! See fifo(7), pipe(7).
 
 use std::cell::{Cell, RefCell};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
@@ -25,6 +24,7 @@ use tokio::task::JoinHandle;
 use super::console::Console;
 use super::copy::{self, Polled, Sink};
 use super::logger::Logger;
+use super::output::{Output, Progress, Target, is_fifo};
 use super::place::Place;
 use super::{Io, Stream, Streams, Terminal};
 use crate::event::Names;
@@ -49,7 +49,7 @@ pub(crate) struct Attached {
     /// words (runc repeats its error there), which the client gets as an error or not at all.
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
-    outputs: RefCell<Vec<JoinHandle<()>>>,
+    outputs: RefCell<Vec<Output>>,
     /// An input fifo that is to be opened when the process starts, and where it goes: a pipe, or
     /// the terminal.
     awaited_input: RefCell<Option<(PathBuf, Option<Polled>)>>,
@@ -96,21 +96,21 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
     if names.terminal {
         let console = Console::listen()?;
         let io = Io::Terminal(Terminal::new(console.socket_path().to_owned()));
-        let sink = match &stdout {
+        let target = match &stdout {
             Place::Null => None,
             Place::Logger(place) => {
                 let (read, write) = pipe()?;
                 let logger = Logger::start(place, owner, Some(read), None).await?;
                 *attached.logger.borrow_mut() = Some(logger);
-                Some(Sink::Polled(register(write, Interest::WRITABLE)?))
+                Some(Target::Sink(Sink::Polled(register(write, Interest::WRITABLE)?)))
             }
-            place => Some(output(place)?),
+            place => Some(Target::new(place)?),
         };
         if let Place::Fifo(path) = &stdin {
             is_fifo(path)?;
             *attached.awaited_input.borrow_mut() = Some((path.clone(), None));
         }
-        console.accept(sink, Rc::clone(&attached.exited));
+        console.accept(target, Rc::clone(&attached.exited));
         attached.console = Some(console);
         return Ok((io, attached));
     }
@@ -141,17 +141,17 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
     let shared = stdout != Place::Null && stdout.path() == stderr.path();
     if stdout != Place::Null {
         let (read, write) = pipe()?;
-        let sink = output(&stdout)?;
+        let target = Target::new(&stdout)?;
         if shared {
             let again = write.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
             streams.stderr = Some(Stream::from(again));
         }
-        attached.copy_output(read, sink)?;
+        attached.copy_output(read, target)?;
         streams.stdout = Some(Stream::from(write));
     }
     if stderr != Place::Null && !shared {
         let (read, write) = pipe()?;
-        attached.copy_output(read, output(&stderr)?)?;
+        attached.copy_output(read, Target::new(&stderr)?)?;
         streams.stderr = Some(Stream::from(write));
     }
     Ok((Io::Streams(streams), attached))
@@ -228,16 +228,13 @@ impl Attached {
         let mut outputs = std::mem::take(&mut *self.outputs.borrow_mut());
         outputs.extend(self.console.as_ref().and_then(Console::take_output));
         let logger = self.logger.borrow_mut().take();
-        let all = async {
-            for output in &mut outputs {
-                // An aborted copy has nothing more to say.
-                let _ = output.await;
+        // One after the other is as good as all at once: each has the same end in time.
+        let deadline = Instant::now() + limit;
+        for output in outputs {
+            if !output.finish(deadline.saturating_duration_since(Instant::now())).await {
+                log::info!("output did not end in time after the process's exit; closed");
             }
-        };
-        if tokio::time::timeout(limit, all).await.is_err() {
-            log::info!("output did not end within {limit:?} of the process's exit; closing it");
         }
-        outputs.iter().for_each(JoinHandle::abort);
         if let Some(console) = &self.console {
             console.close();
         }
@@ -246,67 +243,41 @@ impl Attached {
         }
     }
 
-    fn copy_output(&self, read: OwnedFd, sink: Sink) -> Result<()> {
+    fn copy_output(&self, read: OwnedFd, target: Target) -> Result<()> {
         let read = register(read, Interest::READABLE)?;
         let made = Rc::clone(&self.made);
+        let progress = Progress::new();
+        let told = progress.clone();
         let task = async move {
             // Passes by the semaphore's closing or by the time, both of which are errors.
             let _ = tokio::time::timeout(HOLD, made.acquire()).await;
-            // Both are closed when this ends, and that is how the client sees the end.
-            let (read, sink) = (read, sink);
-            if let Err(cause) = copy::copy(&read, &sink).await {
-                log::warn!("copy output: {cause}");
+            let copied = match target.open(&told).await {
+                Ok(open) => {
+                    let copied = copy::copy(&read, &open.sink).await;
+                    // Closing is how the client sees the end.
+                    open.close(&told).await;
+                    copied.map_err(|cause| Error::io("copy output", cause))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = copied {
+                log::warn!("{}", error.report());
                 // The process is not to be stopped by a full disk: what it writes is discarded.
                 let _ = copy::discard(&read).await;
             }
         };
-        self.outputs.borrow_mut().push(tokio::task::spawn_local(task));
+        let task = tokio::task::spawn_local(task);
+        self.outputs.borrow_mut().push(Output { task, progress });
         Ok(())
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.outputs.borrow().iter().for_each(JoinHandle::abort);
         if let Some(input) = self.input.borrow_mut().take() {
             input.abort();
         }
     }
-}
-
-/// Opens the place that output is copied to.
-fn output(place: &Place) -> Result<Sink> {
-    match place {
-        Place::Fifo(path) if is_fifo(path)? => {
-            // Open for reading as well, it never waits for a reader, and it outlives one.
-            let fifo =
-                OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
-            let fifo =
-                fifo.map_err(|cause| Error::io(format!("open {}", path.display()), cause))?;
-            Ok(Sink::Polled(register(OwnedFd::from(fifo), Interest::WRITABLE)?))
-        }
-        Place::Fifo(path) => append(path, false),
-        Place::File(path) => append(path, true),
-        Place::Null | Place::Logger(_) => {
-            Err(Error::new(crate::Kind::Internal, "output is neither a fifo nor a file"))
-        }
-    }
-}
-
-fn append(path: &Path, create: bool) -> Result<Sink> {
-    let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
-    if create && let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(attempt)?;
-    }
-    let file = OpenOptions::new().append(true).create(create).mode(0o644).open(path);
-    Ok(Sink::File(Arc::new(file.map_err(attempt)?)))
-}
-
-fn is_fifo(path: &Path) -> Result<bool> {
-    let metadata = fs::metadata(path);
-    let metadata =
-        metadata.map_err(|cause| Error::io(format!("stat {}", path.display()), cause))?;
-    Ok(metadata.file_type().is_fifo())
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -319,6 +290,7 @@ fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use super::*;

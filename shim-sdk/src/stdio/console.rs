@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::copy::{self, Polled, Sink};
+use super::output::{Output, Progress, Target};
 use crate::sys;
 use crate::{Error, Kind, Result};
 
@@ -45,7 +46,7 @@ struct Shared {
     /// A size that was asked for before there was a terminal.
     wanted: Cell<Option<(u16, u16)>>,
     tasks: RefCell<Vec<JoinHandle<()>>>,
-    output: RefCell<Option<JoinHandle<()>>>,
+    output: RefCell<Option<Output>>,
 }
 
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl Console {
     }
 
     /// Starts waiting for the terminal, to copy its output to a sink.
-    pub(super) fn accept(&self, sink: Option<Sink>, exited: Rc<Cell<bool>>) {
+    pub(super) fn accept(&self, target: Option<Target>, exited: Rc<Cell<bool>>) {
         let shared = Rc::clone(&self.0);
         let Some(listener) = shared.listener.borrow_mut().take() else { return };
         let task = tokio::task::spawn_local(async move {
@@ -112,7 +113,7 @@ impl Console {
                 Err(_) => Err(format!("no terminal within {HAND_OVER:?}")),
             };
             match arrived {
-                Ok(terminal) => shared.arrived(terminal, sink, exited),
+                Ok(terminal) => shared.arrived(terminal, target, exited),
                 Err(reason) => *shared.state.borrow_mut() = State::Failed(reason),
             }
             shared.changed.notify_waiters();
@@ -163,16 +164,14 @@ impl Console {
     }
 
     /// The copy of the output, to wait for.
-    pub(super) fn take_output(&self) -> Option<JoinHandle<()>> {
+    pub(super) fn take_output(&self) -> Option<Output> {
         self.0.output.borrow_mut().take()
     }
 
     /// Closes the controlling side, which hangs the terminal up.
     pub(super) fn close(&self) {
         self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
-        if let Some(output) = self.0.output.borrow_mut().take() {
-            output.abort();
-        }
+        self.0.output.borrow_mut().take();
         *self.0.state.borrow_mut() = State::Closed;
         self.0.changed.notify_waiters();
     }
@@ -198,7 +197,7 @@ impl Shared {
         }
     }
 
-    fn arrived(self: &Rc<Self>, terminal: OwnedFd, sink: Option<Sink>, exited: Rc<Cell<bool>>) {
+    fn arrived(self: &Rc<Self>, terminal: OwnedFd, target: Option<Target>, exited: Rc<Cell<bool>>) {
         let polled = copy::polled(terminal, Interest::READABLE | Interest::WRITABLE);
         let terminal = match polled {
             Ok(terminal) => terminal,
@@ -213,18 +212,31 @@ impl Shared {
             log::warn!("{}", error.report());
         }
         let source = Rc::clone(&terminal);
-        let output = tokio::task::spawn_local(async move {
-            copy_output(&source, sink, &exited).await;
+        let progress = Progress::new();
+        let told = progress.clone();
+        let task = tokio::task::spawn_local(async move {
+            let open = match target {
+                Some(target) => target.open(&told).await.map(Some),
+                None => Ok(None),
+            };
+            let open = open.unwrap_or_else(|error| {
+                log::warn!("{}", error.report());
+                None
+            });
+            copy_output(&source, open.as_ref().map(|open| &open.sink), &exited).await;
+            if let Some(open) = open {
+                open.close(&told).await;
+            }
         });
-        *self.output.borrow_mut() = Some(output);
+        *self.output.borrow_mut() = Some(Output { task, progress });
         *self.state.borrow_mut() = State::Here(terminal);
     }
 }
 
 /// Copies what the terminal shows until the process has exited and nobody has it open.
-async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<Sink>, exited: &Cell<bool>) {
+async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<&Sink>, exited: &Cell<bool>) {
     loop {
-        let copied = match &sink {
+        let copied = match sink {
             Some(sink) => copy::copy(source, sink).await,
             None => copy::discard(source).await,
         };

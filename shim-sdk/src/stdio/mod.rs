@@ -15,6 +15,8 @@ mod console;
 mod copy;
 #[cfg(unix)]
 mod logger;
+#[cfg(unix)]
+mod output;
 
 #[cfg(unix)]
 pub(crate) use attached::{Attached, Owner, open};

@@ -31,6 +31,13 @@ pub(crate) fn pass_listener(listener: UnixListener) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor above the listener's: whatever was inherited is nobody's business here,
+/// and would be every container's. To be called before anything is opened.
+pub(crate) fn close_inherited() {
+    // SAFETY: nothing in this process owns a descriptor of these numbers yet.
+    unsafe { libc::close_range(LISTENER as libc::c_uint + 1, libc::c_uint::MAX, 0) };
+}
+
 /// Takes over the listener that `start` passed. To be called once, before anything is opened.
 pub(crate) fn take_listener() -> io::Result<UnixListener> {
     // SAFETY: fcntl checks that the descriptor is open before anybody owns it.

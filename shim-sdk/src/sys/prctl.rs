@@ -24,6 +24,15 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Gives memory that is free back to the kernel. See malloc_trim(3).
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a plain integer and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Gives this process, and what it spawns, a core-scheduling cookie of their own.
 /// See PR_SCHED_CORE in prctl(2).
 pub(crate) fn sched_core_create() -> io::Result<()> {

@@ -79,8 +79,10 @@ pub(crate) async fn publish(queue: Queue, namespace: String, events_address: Str
             }
             Err(error) => {
                 log::debug!("publish {:?}: {error}; again in {wait:?}", next.event);
-                tokio::time::sleep(wait).await;
-                wait = LONGEST_WAIT.min(wait * 2);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => wait = LONGEST_WAIT.min(wait * 2),
+                    () = queue.hurried() => wait = FIRST_WAIT,
+                }
             }
         }
     }

@@ -1,0 +1,290 @@
+//! Where output goes, and when that is done.
+//!
+//! A client opens its end of a fifo some time before or after the process has begun to write.
+//! Bytes in a fifo that nobody has open are gone, so the SDK waits, here and not in Create, until
+//! there has been a reader, and from then on holds a reading end of its own: a client may go and
+//! come back. When the output has ended with the reader away and bytes unread, the fifo is kept
+//! for the next reader until the process is deleted.
+//!
+//! See fifo(7); poll(2): a writing end without readers shows POLLERR.
+
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::Interest;
+use tokio::task::JoinHandle;
+
+use super::copy::{self, Sink};
+use super::place::Place;
+use crate::{Error, Kind, Result};
+
+/// How long Delete waits for a client that has never opened its end.
+const NEVER_READ: Duration = Duration::from_secs(2);
+/// How long Delete waits for a client that was there and is away.
+const AWAY: Duration = Duration::from_millis(100);
+/// How soon to look again for a reader: at first, and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
+/// Where output goes, checked and not open yet.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// A file, or a logger's pipe.
+    Sink(Sink),
+    /// A fifo that a client opens in its own time.
+    Fifo(PathBuf),
+}
+
+/// How far a copy of output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody has opened the other end yet.
+    Unread,
+    Copying,
+    /// All is in the fifo, and its reader is away.
+    Lingering,
+}
+
+/// The stage and since when; shared by the copy and whoever waits for it.
+#[derive(Debug, Clone)]
+pub(super) struct Progress(Rc<Cell<(Stage, Instant)>>);
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Rc::new(Cell::new((Stage::Copying, Instant::now()))))
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.0.set((stage, Instant::now()));
+    }
+}
+
+/// A copy of output under way.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) task: JoinHandle<()>,
+    pub(super) progress: Progress,
+}
+
+impl Output {
+    /// Waits for the end of the copy, as long as its stage deserves and no longer than the limit;
+    /// then ends it. Tells whether it ended by itself.
+    pub(super) async fn finish(mut self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        loop {
+            // The stage may change meanwhile, and with it the patience.
+            let step = Duration::from_millis(20).min(limit);
+            if tokio::time::timeout(step, &mut self.task).await.is_ok() {
+                return true;
+            }
+            let (stage, since) = self.progress.0.get();
+            let patience = match stage {
+                Stage::Unread => NEVER_READ.min(limit),
+                Stage::Copying => limit,
+                Stage::Lingering => AWAY.min(limit),
+            };
+            if begin.elapsed() >= limit || since.max(begin).elapsed() >= patience {
+                self.task.abort();
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An opened target.
+pub(super) struct Open {
+    pub(super) sink: Sink,
+    /// A fifo's two ends: one to look at, one that keeps it from being without a reader.
+    fifo: Option<(File, File)>,
+}
+
+impl Target {
+    /// Checks where output is to go; files are opened.
+    pub(super) fn new(place: &Place) -> Result<Self> {
+        match place {
+            Place::Fifo(path) if is_fifo(path)? => Ok(Self::Fifo(path.clone())),
+            Place::Fifo(path) => append(path, false).map(Self::Sink),
+            Place::File(path) => append(path, true).map(Self::Sink),
+            Place::Null | Place::Logger(_) => {
+                Err(Error::new(Kind::Internal, "output is neither a fifo nor a file"))
+            }
+        }
+    }
+
+    /// Waits until there is somebody to write to.
+    pub(super) async fn open(self, progress: &Progress) -> Result<Open> {
+        let path = match self {
+            Self::Sink(sink) => return Ok(Open { sink, fifo: None }),
+            Self::Fifo(path) => path,
+        };
+        progress.enter(Stage::Unread);
+        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+        let open = |options: &mut OpenOptions| options.custom_flags(libc::O_NONBLOCK).open(&path);
+        let mut wait = FIRST_LOOK;
+        let writer = loop {
+            match open(OpenOptions::new().write(true)) {
+                Ok(writer) => break writer,
+                // Nobody reads.
+                Err(cause) if cause.raw_os_error() == Some(libc::ENXIO) => {}
+                Err(cause) => return Err(attempt(cause)),
+            }
+            tokio::time::sleep(wait).await;
+            wait = LAST_LOOK.min(wait * 2);
+        };
+        let reader = open(OpenOptions::new().read(true)).map_err(attempt)?;
+        let polled = writer.try_clone().map(OwnedFd::from);
+        let polled = polled.and_then(|writer| copy::polled(writer, Interest::WRITABLE));
+        progress.enter(Stage::Copying);
+        Ok(Open { sink: Sink::Polled(polled.map_err(attempt)?), fifo: Some((writer, reader)) })
+    }
+}
+
+impl Open {
+    /// Closes the target, once somebody has what was written or can still come to have it.
+    pub(super) async fn close(self, progress: &Progress) {
+        let Some((writer, reader)) = self.fifo else { return };
+        drop(reader);
+        progress.enter(Stage::Lingering);
+        let mut wait = FIRST_LOOK;
+        while !has_reader(&writer) && unread_bytes(&writer) > 0 {
+            tokio::time::sleep(wait).await;
+            wait = LAST_LOOK.min(wait * 2);
+        }
+    }
+}
+
+fn has_reader(writer: &File) -> bool {
+    let mut fds = [PollFd::new(writer, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::ERR),
+        Err(_) => true,
+    }
+}
+
+fn unread_bytes(writer: &File) -> u64 {
+    rustix::io::ioctl_fionread(writer.as_fd()).unwrap_or(0)
+}
+
+fn append(path: &Path, create: bool) -> Result<Sink> {
+    let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+    if create && let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(attempt)?;
+    }
+    let file = OpenOptions::new().append(true).create(create).mode(0o644).open(path);
+    Ok(Sink::File(Arc::new(file.map_err(attempt)?)))
+}
+
+pub(super) fn is_fifo(path: &Path) -> Result<bool> {
+    let metadata = fs::metadata(path);
+    let metadata =
+        metadata.map_err(|cause| Error::io(format!("stat {}", path.display()), cause))?;
+    Ok(metadata.file_type().is_fifo())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn in_shim(test: impl AsyncFnOnce(PathBuf)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let local = tokio::task::LocalSet::new();
+        local.block_on(runtime.as_ref().expect("a runtime"), test(path));
+    }
+
+    fn write(path: &Path, text: &'static str) -> Output {
+        let target = Target::new(&Place::Fifo(path.to_owned())).expect("a fifo");
+        let progress = Progress::new();
+        let told = progress.clone();
+        let task = tokio::task::spawn_local(async move {
+            let open = target.open(&progress).await.expect("open");
+            open.sink.write_all(text.as_bytes().to_vec()).await.expect("write");
+            open.close(&progress).await;
+        });
+        Output { task, progress: told }
+    }
+
+    fn read_later(path: &Path, after: Duration) -> std::thread::JoinHandle<String> {
+        let path = path.to_owned();
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            let mut text = String::new();
+            File::open(path).expect("open").read_to_string(&mut text).expect("read");
+            text
+        })
+    }
+
+    #[test]
+    fn a_client_that_opens_its_end_late_gets_what_was_written_before() {
+        in_shim(async |path| {
+            let output = write(&path, "early");
+            let reader = read_later(&path, Duration::from_millis(150));
+            assert!(output.finish(Duration::from_secs(10)).await);
+            assert_eq!(reader.join().expect("reader"), "early");
+        });
+    }
+
+    #[test]
+    fn a_client_that_was_away_when_the_output_ended_still_gets_it() {
+        in_shim(async |path| {
+            let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let first = first.expect("open");
+            let mut output = write(&path, "late");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Written, and closed in good faith: somebody had it open.
+            assert!((&mut output.task).await.is_ok());
+            drop(first);
+
+            let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
+            let progress = Progress::new();
+            let open = target.open(&progress).await.expect("open");
+            drop(first); // the client goes
+            open.sink.write_all(b"kept".to_vec()).await.expect("our own end keeps it open");
+            let reader = read_later(&path, Duration::from_millis(60));
+            open.close(&progress).await;
+            assert_eq!(
+                tokio::task::spawn_blocking(|| reader.join()).await.expect("join").expect("reader"),
+                "kept"
+            );
+        });
+    }
+
+    #[test]
+    fn a_delete_does_not_wait_long_for_a_client_that_is_away() {
+        in_shim(async |path| {
+            let begin = Instant::now();
+            assert!(!write(&path, "x").finish(Duration::from_secs(10)).await, "never read");
+            assert!(begin.elapsed() < Duration::from_secs(4));
+
+            let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
+            let progress = Progress::new();
+            let open = target.open(&progress).await.expect("open");
+            drop(here);
+            open.sink.write_all(b"unread".to_vec()).await.expect("write");
+            let told = progress.clone();
+            let task = tokio::task::spawn_local(async move { open.close(&progress).await });
+            let begin = Instant::now();
+            assert!(!Output { task, progress: told }.finish(Duration::from_secs(10)).await);
+            assert!(begin.elapsed() < Duration::from_secs(1));
+        });
+    }
+}
