@@ -25,6 +25,9 @@ pub(crate) const ADDRESS_FILE: &str = "address";
 /// Tells the server its socket's path.
 pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
 
+/// How long a server without a container waits for a request before it leaves.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+
 /// How long the daemon may take over the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -87,6 +90,10 @@ async fn run<R: Runtime>(
             tokio::select! {
                 Some(job) = asked.recv() => job(&owner),
                 Some(note) = noted.recv() => owner.fatal(&note),
+                // A daemon that died after `start` has left a server that nobody knows of.
+                () = tokio::time::sleep(FORGOTTEN), if owner.is_empty() => {
+                    owner.shutdown();
+                }
                 else => return,
             }
         }

@@ -296,9 +296,14 @@ impl<R: Runtime> Core<R> {
         Ok(process.exited().await)
     }
 
+    /// Whether there is no container.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.containers.borrow().is_empty()
+    }
+
     /// Leaves, unless there is still a container.
     pub(crate) fn shutdown(&self) -> bool {
-        let leaving = self.containers.borrow().is_empty();
+        let leaving = self.is_empty();
         if leaving {
             // A Create from now on would be for a shim that is gone.
             self.stopping.set(true);

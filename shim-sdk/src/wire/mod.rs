@@ -7,3 +7,6 @@ pub(crate) mod publish;
 pub(crate) mod server;
 pub(crate) mod status;
 pub(crate) mod task;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! The services over a real socket, as a daemon sees them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use protos::ttrpc::api::{
+    ConnectRequest, CreateTaskRequest, DeleteRequest, KillRequest, PauseRequest, PidsRequest,
+    ShutdownRequest, StartRequest, StateRequest, Status as WireStatus, WaitRequest,
+};
+use protos::ttrpc::protobuf::Message;
+use protos::ttrpc::shim_async::TaskClient;
+use protos::ttrpc::ttrpc::asynchronous::Client;
+use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
+use protos::ttrpc::ttrpc::{Code, Error as TtrpcError, Request, context};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+
+use super::server;
+use crate::event::Queue;
+use crate::process::core::{Core, Job};
+use crate::{
+    Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid, Result,
+    Runtime, spawn_process,
+};
+
+/// Sleeps in every container, and in every call that takes long.
+struct Sleeper;
+
+impl Runtime for Sleeper {
+    type Container = ();
+
+    fn describe(&self) -> Description {
+        let capabilities = Capabilities::default();
+        Description { name: "sleeper", version: "", revision: "", capabilities, features: None }
+    }
+
+    async fn create(&self, request: Create, _: Io) -> Result<Created<()>> {
+        if request.id.as_str() == "slow" {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(Created { container: (), pid: None })
+    }
+
+    async fn start(&self, (): &()) -> Result<Pid> {
+        spawn_process(std::process::Command::new("sleep").arg("100"))
+    }
+
+    async fn exec(&self, (): &(), _: Exec, _: Io) -> Result<Pid> {
+        self.start(&()).await
+    }
+
+    async fn delete(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    async fn clean_up(&self, _: &ContainerId, _: &Bundle) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Daemon {
+    folder: tempfile::TempDir,
+    client: Client,
+    task: TaskClient,
+    stop: Rc<Notify>,
+}
+
+impl Daemon {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let stop = Rc::new(Notify::new());
+        let (notes, _) = mpsc::unbounded_channel();
+        let events = Queue::default();
+        let core = Core::new(Sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
+        let core = Rc::new(core);
+        let (jobs, mut asked) = mpsc::unbounded_channel::<Job<Sleeper>>();
+        let server = server::serve(listener, &jobs, core.capabilities).await.expect("serve");
+        tokio::task::spawn_local(async move {
+            let _server = server;
+            while let Some(job) = asked.recv().await {
+                job(&core);
+            }
+        });
+        let stream = UnixStream::connect(&path).await.expect("connect");
+        let client = Client::new(Socket::from(stream));
+        Self { folder, task: TaskClient::new(client.clone()), client, stop }
+    }
+
+    async fn create(&self, id: &str, limit: Duration) -> Result<(), TtrpcError> {
+        let bundle = self.folder.path().join(id);
+        // A repeated Create finds it there.
+        let _ = std::fs::create_dir(&bundle);
+        let request = CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: bundle.display().to_string(),
+            ..CreateTaskRequest::default()
+        };
+        self.task.create(context::with_duration(limit), &request).await.map(drop)
+    }
+
+    /// Calls a method by name; answers with the code.
+    async fn code(&self, service: &str, method: &str, payload: &impl Message) -> Code {
+        let request = Request {
+            service: service.to_owned(),
+            method: method.to_owned(),
+            payload: payload.write_to_bytes().expect("encode"),
+            ..Request::default()
+        };
+        match self.client.request(request).await {
+            Ok(_) => Code::OK,
+            Err(error) => code_of(&error),
+        }
+    }
+}
+
+fn code_of(error: &TtrpcError) -> Code {
+    match error {
+        TtrpcError::RpcStatus(status) => status.code(),
+        other => panic!("no status: {other}"),
+    }
+}
+
+fn test(test: impl AsyncFnOnce(Daemon)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let limited = async { test(Daemon::new().await).await };
+        tokio::time::timeout(Duration::from_secs(20), limited).await.expect("in time");
+    });
+}
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[test]
+fn versions_2_and_3_are_served_by_the_same_table() {
+    test(async |daemon| {
+        daemon.create("c", LONG).await.expect("create by version 3");
+        let start = StartRequest { id: "c".to_owned(), ..StartRequest::default() };
+        assert_eq!(daemon.code("containerd.task.v2.Task", "Start", &start).await, Code::OK);
+        let state = StateRequest { id: "c".to_owned(), ..StateRequest::default() };
+        let state = daemon.task.state(context::with_duration(LONG), &state).await.expect("state");
+        assert_eq!(state.status.enum_value(), Ok(WireStatus::RUNNING));
+        // Go's zero time, as containerd's own shim answers.
+        assert_eq!(state.exited_at.seconds, -62_135_596_800);
+        let kill = KillRequest { id: "c".to_owned(), signal: 9, ..KillRequest::default() };
+        assert_eq!(daemon.code("containerd.task.v2.Task", "Kill", &kill).await, Code::OK);
+        let wait = WaitRequest { id: "c".to_owned(), ..WaitRequest::default() };
+        let wait = daemon.task.wait(context::with_duration(LONG), &wait).await.expect("wait");
+        assert_eq!(wait.exit_status, 137);
+    });
+}
+
+#[test]
+fn what_is_not_offered_is_unimplemented_and_not_missing() {
+    test(async |daemon| {
+        let pause = PauseRequest { id: "c".to_owned(), ..PauseRequest::default() };
+        for method in ["Pause", "Resume", "Stats", "Update", "Checkpoint"] {
+            let code = daemon.code("containerd.task.v3.Task", method, &pause).await;
+            assert_eq!(code, Code::UNIMPLEMENTED, "{method}");
+        }
+        for (service, method) in [
+            ("containerd.runtime.sandbox.v1.Sandbox", "CreateSandbox"),
+            ("containerd.services.transfer.v1.Transfer", "Transfer"),
+            ("containerd.services.streaming.v1.TTRPCStreaming", "Stream"),
+        ] {
+            assert_eq!(
+                daemon.code(service, method, &pause).await,
+                Code::UNIMPLEMENTED,
+                "{service}"
+            );
+        }
+    });
+}
+
+#[test]
+fn connect_succeeds_for_a_container_that_is_not_there() {
+    test(async |daemon| {
+        let request = ConnectRequest { id: "none".to_owned(), ..ConnectRequest::default() };
+        let answer = daemon.task.connect(context::with_duration(LONG), &request).await;
+        let answer = answer.expect("a probe of the shim, not of the container");
+        assert_eq!((answer.shim_pid, answer.task_pid), (std::process::id(), 0));
+        let task = "containerd.task.v3.Task";
+        let state = StateRequest { id: "none".to_owned(), ..StateRequest::default() };
+        assert_eq!(daemon.code(task, "State", &state).await, Code::NOT_FOUND);
+        let pids = PidsRequest { id: "none".to_owned(), ..PidsRequest::default() };
+        assert_eq!(daemon.code(task, "Pids", &pids).await, Code::NOT_FOUND);
+        let delete = DeleteRequest { id: "none".to_owned(), ..DeleteRequest::default() };
+        assert_eq!(daemon.code(task, "Delete", &delete).await, Code::NOT_FOUND);
+    });
+}
+
+#[test]
+fn a_create_whose_client_gave_up_goes_on_and_is_found() {
+    test(async |daemon| {
+        let given_up = daemon.create("slow", Duration::from_millis(50)).await;
+        assert!(given_up.is_err(), "the deadline has passed");
+        let taken = daemon.create("slow", LONG).await.expect_err("it is being made");
+        assert_eq!(code_of(&taken), Code::ALREADY_EXISTS);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let state = StateRequest { id: "slow".to_owned(), ..StateRequest::default() };
+        let state = daemon.task.state(context::with_duration(LONG), &state).await.expect("made");
+        assert_eq!(state.status.enum_value(), Ok(WireStatus::CREATED));
+    });
+}
+
+#[test]
+fn state_is_answered_at_once_while_a_container_is_being_made() {
+    test(async |daemon| {
+        daemon.create("c", LONG).await.expect("create");
+        let slow = daemon.create("slow", LONG);
+        let state = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let begin = std::time::Instant::now();
+            let state = StateRequest { id: "c".to_owned(), ..StateRequest::default() };
+            daemon.task.state(context::with_duration(LONG), &state).await.expect("state");
+            assert!(begin.elapsed() < Duration::from_millis(100));
+        };
+        let (slow, ()) = tokio::join!(slow, state);
+        slow.expect("create");
+    });
+}
+
+#[test]
+fn a_shutdown_is_answered_before_the_shim_leaves() {
+    test(async |daemon| {
+        daemon.create("c", LONG).await.expect("create");
+        let request = ShutdownRequest { id: "c".to_owned(), ..ShutdownRequest::default() };
+        let task = "containerd.task.v3.Task";
+        assert_eq!(daemon.code(task, "Shutdown", &request).await, Code::OK, "and nothing happens");
+        let delete = DeleteRequest { id: "c".to_owned(), ..DeleteRequest::default() };
+        assert_eq!(daemon.code(task, "Delete", &delete).await, Code::OK);
+        assert_eq!(daemon.code(task, "Shutdown", &request).await, Code::OK);
+        daemon.stop.notified().await;
+    });
+}
