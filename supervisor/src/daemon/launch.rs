@@ -144,8 +144,14 @@ fn last_line(path: &Path, begin: u64) -> Option<String> {
     file.seek(SeekFrom::Start(begin)).ok()?;
     let mut text = String::new();
     file.take(LOG_BYTES).read_to_string(&mut text).ok()?;
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(line.trim().trim_start_matches("supervisor: ").to_owned())
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // A panic is followed by a backtrace, or by a note on how to get one.
+    let panic = lines.iter().rposition(|line| line.contains(" panicked at "));
+    let line = match panic {
+        Some(at) => lines.get(at + 1).or(lines.get(at)),
+        None => lines.last(),
+    };
+    Some(line?.trim_start_matches("supervisor: ").to_owned())
 }
 
 /// A gRPC channel whose first connection is `stream`.
@@ -189,5 +195,9 @@ mod tests {
         assert_eq!(last_line(&path, begin), None);
         io::Write::write_all(&mut log, b"one\nsupervisor: root is held\n\n").unwrap();
         assert_eq!(last_line(&path, begin).unwrap(), "root is held");
+        let panic =
+            b"thread 'main' (7) panicked at x.rs:1:2:\ncannot\nnote: run with `RUST_BACKTRACE=1`\n";
+        io::Write::write_all(&mut log, panic).unwrap();
+        assert_eq!(last_line(&path, begin).unwrap(), "cannot");
     }
 }
