@@ -25,6 +25,8 @@ pub(crate) struct Shim {
     features: Option<serde_json::Value>,
     /// One for each root that options name, which is one in all but odd cases.
     libcontainers: RefCell<HashMap<PathBuf, Rc<Libcontainer>>>,
+    /// Made ready before any request told its root.
+    prepared: RefCell<Option<Libcontainer>>,
 }
 
 impl Shim {
@@ -46,12 +48,15 @@ impl Shim {
             namespace: launch.namespace.clone(),
             features,
             libcontainers: RefCell::default(),
+            prepared: RefCell::default(),
         };
         if launch.role == Role::Serve && shim.default == Choice::Libcontainer {
             // The helper comes up while the daemon connects. Options that choose another engine
-            // are known only later; a helper that is not needed leaves by itself.
-            let options = Options::default();
-            shim.libcontainer(shim.default.root(&options, &shim.namespace)).prepare();
+            // or root are known only later; a helper that is not needed leaves by itself.
+            let EngineRoot(root) = shim.default.root(&Options::default(), &shim.namespace);
+            let ahead = Libcontainer::new(root);
+            ahead.prepare();
+            shim.prepared.replace(Some(ahead));
         }
         Ok(shim)
     }
@@ -69,7 +74,11 @@ impl Shim {
 
     fn libcontainer(&self, EngineRoot(root): EngineRoot) -> Rc<Libcontainer> {
         let mut all = self.libcontainers.borrow_mut();
-        Rc::clone(all.entry(root.clone()).or_insert_with(|| Rc::new(Libcontainer::new(root))))
+        let made = all.entry(root.clone()).or_insert_with(|| match self.prepared.take() {
+            Some(ahead) => Rc::new(ahead.rooted(root)),
+            None => Rc::new(Libcontainer::new(root)),
+        });
+        Rc::clone(made)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use installer::merged::Merged;
 use oci_spec::runtime::Mount;
 use protos::any;
+use protos::grpc::containerd::runc::v1::Options;
 use protos::grpc::containerd::services::containers::v1::container::Runtime;
 use protos::grpc::containerd::services::containers::v1::{Container, CreateContainerRequest};
 use protos::grpc::containerd::services::snapshots::v1::PrepareSnapshotRequest;
@@ -288,7 +289,10 @@ async fn create_record(
         id: id.to_owned(),
         labels,
         image: image.name.clone(),
-        runtime: Some(Runtime { name: arguments.runtime.clone(), options: None }),
+        runtime: Some(Runtime {
+            name: arguments.runtime.clone(),
+            options: engine_options(&arguments.runtime, &client.config.state),
+        }),
         spec: Some(prost_types::Any { type_url: any::SPEC.to_owned(), value: json }),
         snapshotter: SNAPSHOTTER.to_owned(),
         snapshot_key: id.to_owned(),
@@ -298,6 +302,18 @@ async fn create_record(
         Ok(_) => Ok(()),
         Err(status) => Err(CliError::call(format!("create container {id}"), status)),
     }
+}
+
+/// For the shims of this project: the engine keeps its records, its cache of compiled profiles
+/// among them, below our state directory and not in a place of the whole host's.
+fn engine_options(runtime: &str, state: &Path) -> Option<prost_types::Any> {
+    let engine = match runtime {
+        "io.containerd.runc.v2" => "runc",
+        "io.containerd.youki.v1" => "youki",
+        _ => return None,
+    };
+    let root = state.join(engine).to_string_lossy().into_owned();
+    Some(any::pack(&Options { root, ..Options::default() }))
 }
 
 /// The image's files, where they can be read without mounting.

@@ -131,6 +131,11 @@ impl Libcontainer {
         }
     }
 
+    /// The same engine with its records below `root`; a helper serves whatever root it is told.
+    pub(crate) fn rooted(self, root: PathBuf) -> Self {
+        Self { root, ..self }
+    }
+
     /// Starts the helper ahead of its first use; a failure shows when it is used.
     pub(crate) fn prepare(&self) {
         if tokio::runtime::Handle::try_current().is_ok()

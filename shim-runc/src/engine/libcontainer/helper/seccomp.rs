@@ -281,7 +281,7 @@ fn flags(profile: &LinuxSeccomp) -> u64 {
             // Of a listener, which profiles that come here do not have.
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         })
-        .fold(0, |flags, flag| flags | flag as u64)
+        .fold(0, |flags, flag| flags | flag)
 }
 
 fn invalid(what: &str, error: &SeccompError) -> Failure {
