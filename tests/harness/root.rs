@@ -11,6 +11,20 @@ use crate::programs;
 /// The environment variable that marks whatever a root starts.
 pub const MARKER: &str = "TEST_ROOT";
 
+/// The roots that are alive, for [`sweep_before_abort`].
+static ALIVE: Mutex<Vec<Scope>> = Mutex::new(Vec::new());
+
+/// Has a panic sweep every root before the process goes on to abort, as release programs do: no
+/// destructor runs then.
+pub fn sweep_before_abort() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        let alive = ALIVE.lock().map(|alive| alive.clone()).unwrap_or_default();
+        alive.iter().for_each(leak::sweep);
+    }));
+}
+
 /// A temporary root directory, a containerd namespace, and ids that nobody else has.
 ///
 /// Dropping it asserts that nothing of it remains, and then removes what does.
@@ -41,13 +55,15 @@ impl Root {
             .keep();
         let token =
             directory.file_name().expect("it was made with a name").to_string_lossy().into_owned();
-        Self {
+        let this = Self {
             directory,
             token,
             serial: AtomicUsize::new(0),
             sockets: Mutex::default(),
             namespace_cgroup_may_stay: false.into(),
-        }
+        };
+        ALIVE.lock().expect("no holder panics").push(this.scope());
+        this
     }
 
     /// The directory.
@@ -139,6 +155,7 @@ impl Drop for Root {
         // A test that failed half way left things in the middle; that is not the fault to report.
         let remains = if std::thread::panicking() { Vec::new() } else { leak::settled(&scope) };
         leak::sweep(&scope);
+        ALIVE.lock().expect("no holder panics").retain(|alive| alive.token != scope.token);
         assert!(remains.is_empty(), "{} left behind:\n{}", self.token, leak::list(&remains));
     }
 }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 fn main() -> ExitCode {
+    harness::root::sweep_before_abort();
     match dispatch() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
