@@ -8,13 +8,15 @@ use crate::metadata::now_nanos;
 const INGEST_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
 /// How long an active snapshot or a view that nothing refers to is kept: a client without a lease
 /// prepares the snapshot first and the container that refers to it next. Not those of layers being
-/// unpacked, which are labelled with what they are to become: their unpackers hold leases.
+/// unpacked, which are labelled with what they are to become: their unpackers hold leases. Nor
+/// those of before this daemon started: the call that was to refer to them ended with the last one.
 const ACTIVE_NANOS: i64 = 10 * 60 * 1_000_000_000;
 /// As `snapshot::Kind::Committed` is stored.
 const COMMITTED: i64 = 3;
 
-/// Fills the temporary table `reachable`, and ends leases whose time has come.
-pub(super) fn mark(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+/// Fills the temporary table `reachable`, and ends leases whose time has come. `started` is when
+/// the daemon did, in nanoseconds since 1970.
+pub(super) fn mark(transaction: &Transaction<'_>, started: i64) -> rusqlite::Result<()> {
     let now = now_nanos();
     transaction.execute_batch(
         "CREATE TEMP TABLE IF NOT EXISTS reachable ( \
@@ -43,7 +45,7 @@ pub(super) fn mark(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
              UNION SELECT edges.namespace, edges.target FROM found JOIN edges \
                  ON edges.namespace = found.namespace AND edges.source = found.node \
          ) SELECT DISTINCT namespace, ltrim(node, '=') FROM found",
-        (now - INGEST_NANOS, now - ACTIVE_NANOS, COMMITTED),
+        (now - INGEST_NANOS, started.max(now - ACTIVE_NANOS), COMMITTED),
     )?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use shim_sdk::Kind;
 pub(crate) use sweep::Swept;
 
 use crate::content::{ContentError, Store};
-use crate::metadata::{Database, MetadataError};
+use crate::metadata::{Database, MetadataError, now_nanos};
 use crate::snapshot::Snapshotter;
 
 /// A collection that was not waited for begins this long after its cause, so that one does for a
@@ -66,12 +66,13 @@ pub(crate) struct Collector {
     content: Store,
     snapshots: Snapshotter,
     scheduled: Arc<AtomicBool>,
+    started: i64,
 }
 
 impl Collector {
     /// Collects from these stores.
     pub(crate) fn new(database: Database, content: Store, snapshots: Snapshotter) -> Self {
-        Self { database, content, snapshots, scheduled: Arc::default() }
+        Self { database, content, snapshots, scheduled: Arc::default(), started: now_nanos() }
     }
 
     /// Sees to a collection soon. Must be called within the runtime.
@@ -114,8 +115,9 @@ impl Collector {
     }
 
     fn collect_blocking(&self) -> Result<Swept, CollectError> {
-        let garbage = self.content.retire(&self.database, |transaction| {
-            mark::mark(transaction)?;
+        let started = self.started;
+        let garbage = self.content.retire(&self.database, move |transaction| {
+            mark::mark(transaction, started)?;
             sweep::sweep(transaction)
         })?;
         let swept = garbage.swept();
