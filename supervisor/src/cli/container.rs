@@ -15,6 +15,9 @@ use super::error::CliError;
 /// The snapshotter of containers that this command line makes.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 
+/// The first kernel whose overlayfs has volatile mounts.
+const VOLATILE_SINCE: (u32, u32) = (5, 10);
+
 /// A container's record.
 pub(crate) async fn get(client: &Client, id: &str) -> Result<Container, CliError> {
     let answer = client.containers().get(GetContainerRequest { id: id.to_owned() }).await;
@@ -75,6 +78,27 @@ pub(crate) fn layers(mounts: &[types::Mount]) -> Option<Vec<PathBuf>> {
     }
 }
 
+/// Lets a root file system that will be removed with its container be unmounted without first
+/// writing back everything that the host's file system has in memory, which can take longer than
+/// the container ran. Such an upper directory cannot be mounted a second time.
+pub(crate) fn make_volatile(mounts: &mut [types::Mount]) {
+    let is_known = nix::sys::utsname::uname()
+        .is_ok_and(|host| version(&host.release().to_string_lossy()) >= VOLATILE_SINCE);
+    for mount in mounts {
+        let writable = mount.options.iter().any(|option| option.starts_with("upperdir="));
+        if is_known && mount.r#type == "overlay" && writable {
+            mount.options.push("volatile".to_owned());
+        }
+    }
+}
+
+/// Major and minor number of a kernel's release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next())
+}
+
 /// Splits overlayfs's list of directories, in which a backslash escapes.
 fn split_lower(list: &str) -> Vec<PathBuf> {
     let mut directories = vec![String::new()];
@@ -106,6 +130,13 @@ mod tests {
             target: String::new(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
         }
+    }
+
+    #[test]
+    fn releases_of_kernels_are_compared_by_number() {
+        assert_eq!(version("6.18.3-cloud-amd64"), (6, 18));
+        assert!(version("5.9.16") < VOLATILE_SINCE && version("5.10.0-1") >= VOLATILE_SINCE);
+        assert_eq!(version("unknown"), (0, 0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use protos::grpc::containerd::services::images::v1::{GetImageRequest, Image};
 use protos::grpc::containerd::types;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::client::Client;
 use super::error::CliError;
@@ -114,15 +114,24 @@ impl Platform {
 
 /// Finds an image by its name, in full or as it is typed for short.
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Image, CliError> {
-    for candidate in candidates(name) {
-        match client.images().get(GetImageRequest { name: candidate }).await {
+    // All at once: it costs no more than asking for the likeliest alone.
+    let asked: Vec<_> = candidates(name)
+        .into_iter()
+        .map(|name| {
+            let mut images = client.images();
+            tokio::spawn(async move { images.get(GetImageRequest { name }).await })
+        })
+        .collect();
+    for answer in asked {
+        let failed = |status| CliError::call(format!("image {name}"), status);
+        match answer.await.map_err(|error| failed(Status::internal(error.to_string())))? {
             Ok(answer) => {
                 if let Some(image) = answer.into_inner().image {
                     return Ok(image);
                 }
             }
             Err(status) if status.code() == Code::NotFound => {}
-            Err(status) => return Err(CliError::call(format!("image {name}"), status)),
+            Err(status) => return Err(failed(status)),
         }
     }
     Err(CliError::NoImage { name: name.to_owned() })

@@ -116,7 +116,10 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     } else {
         image::resolve(&client, &arguments.image).await?
     };
-    let mounts = prepare(&client, &id, &image).await?;
+    let mut mounts = prepare(&client, &id, &image).await?;
+    if arguments.rm {
+        container::make_volatile(&mut mounts);
+    }
     match in_snapshot(&client, &id, &image, mounts, &arguments).await {
         Ok(status) => Ok(status),
         Err(error) => {
