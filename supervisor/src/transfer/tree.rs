@@ -1,7 +1,7 @@
 //! Follows an image's target down to its layers, and checks that all of it is there.
 //!
 //! Promise: what is answered is complete in the store; what keeps it from garbage collection is
-//! written down as labels, to be stored with [`Tree::label`].
+//! written down as labels, for the caller to store.
 
 use std::collections::BTreeMap;
 use std::io::Read;
