@@ -149,8 +149,10 @@ fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<bool> {
         }
         let lock = Flock::lock(File::open(directory)?, FlockArg::LockExclusive);
         let _lock = lock.map_err(|(_, cause)| io::Error::from(cause))?;
-        // Looked at again: whoever had the lock before may have put a new socket there.
-        if !is_served(to) {
+        // Looked at again: whoever had the lock before may have removed the stale name, and a new
+        // one may stand there by now or at any moment. Only a name whose listener is gone is
+        // removed; one that is not there is left to whoever is about to take it.
+        if is_stale(to) {
             match fs::remove_file(to) {
                 Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
                 Ok(()) | Err(_) => {}
@@ -168,6 +170,11 @@ pub(crate) fn is_served(path: &Path) -> bool {
             !matches!(cause.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
         }
     }
+}
+
+/// Whether there is a name behind which nobody listens any more.
+fn is_stale(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Spawns the server with the listener as descriptor 3; returns its pid.
@@ -233,7 +240,7 @@ mod tests {
 
     #[test]
     fn of_many_that_race_for_a_stale_name_one_listens() {
-        for _ in 0..20 {
+        for _ in 0..100 {
             let folder = tempfile::tempdir().expect("temporary folder");
             let path = folder.path().join("socket");
             drop(UnixListener::bind(&path).expect("bind"));
