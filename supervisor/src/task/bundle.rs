@@ -146,10 +146,15 @@ impl Dirs {
         match fs::remove_dir(&rootfs) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
                 shim_sdk::mount::unmount_recursive(&rootfs)
                     .map_err(io::Error::other)
-                    .and_then(|()| fs::remove_dir(&rootfs))
+                    .and_then(|()| remove_places(&rootfs))
                     .map_err(failed("remove", &rootfs))?;
             }
             Err(cause) => return Err(failed("remove", &rootfs)(cause)),
@@ -164,6 +169,22 @@ impl Dirs {
         }
         Ok(())
     }
+}
+
+/// Removes a root directory with nothing mounted on it. A create that was killed half way goes on
+/// making places to mount on when its root is unmounted under it: directories and empty files. A
+/// file that holds something is not of that kind, and stays.
+fn remove_places(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            remove_places(&entry.path())?;
+        } else if !metadata.is_file() || metadata.len() == 0 {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir(directory)
 }
 
 /// Every bundle under a state directory, by namespace and id; names that are neither are skipped.
@@ -228,12 +249,24 @@ mod tests {
     }
 
     #[test]
-    fn a_root_file_system_that_is_not_empty_is_not_removed() {
+    fn places_to_mount_on_are_removed_with_their_bundle() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        let rootfs = dirs.bundle().join("rootfs");
+        fs::create_dir_all(rootfs.join("dev/shm")).unwrap();
+        fs::write(rootfs.join("dev/null"), "").unwrap();
+        dirs.remove().unwrap();
+        assert!(!rootfs.exists());
+    }
+
+    #[test]
+    fn a_root_file_system_that_holds_a_file_is_not_removed() {
         let place = tempfile::tempdir().unwrap();
         let dirs = dirs(&place);
         dirs.make(b"{}", Path::new("/shim")).unwrap();
         let file = dirs.bundle().join("rootfs/precious");
-        fs::write(&file, "").unwrap();
+        fs::write(&file, "held").unwrap();
         assert!(dirs.remove().is_err());
         assert!(file.exists());
     }
