@@ -329,6 +329,13 @@ impl Client {
         self.call::<_, api::ConnectResponse>("Connect", &request, Some(CONNECT)).await.map(drop)
     }
 
+    /// The pid of the shim itself.
+    pub(super) async fn server(&self) -> Result<Option<u32>, CallError> {
+        let request = api::ConnectRequest { id: self.id.clone(), ..Default::default() };
+        let answer: api::ConnectResponse = self.call("Connect", &request, Some(CONNECT)).await?;
+        Ok(pid(answer.shim_pid))
+    }
+
     /// Asks the shim to exit, which it does if it has no other task.
     pub(super) async fn shut_down(&self) -> Result<(), CallError> {
         let request = api::ShutdownRequest { id: self.id.clone(), ..Default::default() };

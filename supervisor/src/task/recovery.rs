@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shim_sdk::error::report;
 use shim_sdk::journal::Stage;
 use shim_sdk::{ContainerId, Kind};
@@ -23,6 +24,9 @@ use crate::metadata::Namespace;
 
 /// How long the start waits for shims to be reached; what is not done then goes on beside it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a killed shim may take to be gone.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// What is found in a bundle's place.
 enum Found {
@@ -131,16 +135,22 @@ impl Tasks {
     /// Removes what no client has been told of, or has deleted already.
     async fn discard(&self, task: &Arc<Task>, client: Option<Client>) {
         log::info!("removing what is left of {}", task.name());
+        let deleted = task.dirs.journal().is_some_and(|journal| journal.stage == Stage::Deleted);
+        match &client {
+            // It may have other containers of its group.
+            Some(client) if deleted => {
+                if let Err(error) = client.shut_down().await {
+                    log::debug!("shut down the shim of {}: {error}", task.name());
+                }
+            }
+            Some(client) => end(client).await,
+            None => {}
+        }
         if let Some(path) = task.dirs.shim() {
             let told = self.inner.place.parameters(&task.namespace, &task.id, None);
             if let Err(error) = task.shim(path).delete(&told).await {
                 log::warn!("clean up {}: {}", task.name(), report(&error));
             }
-        }
-        if let Some(client) = client
-            && let Err(error) = client.shut_down().await
-        {
-            log::debug!("shut down the shim of {}: {error}", task.name());
         }
         self.remove(task).await;
     }
@@ -159,6 +169,22 @@ impl Tasks {
             }
         }
     }
+}
+
+/// Ends a shim that no client has been told of. It is not asked to: in the middle of a create it
+/// would have to refuse, and keep the container for ever.
+async fn end(client: &Client) {
+    let Ok(Some(pid)) = client.server().await else { return };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(shim) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // It answers after its pidfd was opened, so the pidfd is its own.
+    if client.server().await.is_err() {
+        return;
+    }
+    if let Err(error) = pidfd_send_signal(&shim, Signal::KILL) {
+        log::debug!("kill shim {pid:?}: {error}");
+    }
+    let _ = tokio::time::timeout(ENDING, client.closed()).await;
 }
 
 /// Removes the fifos of clients that are gone, except those that a task still has its streams on.
