@@ -17,7 +17,7 @@ use super::args::Args;
 use crate::event::Queue;
 use crate::process::core::{Core, Job};
 use crate::wire::{publish, server};
-use crate::{Error, Result, Runtime, address, log_fifo, reaper, sys};
+use crate::{Error, Result, Runtime, address, log_fifo, reaper, stdio, sys};
 
 /// The file in the bundle that names the socket; containerd's own shims look there too.
 pub(crate) const ADDRESS_FILE: &str = "address";
@@ -27,6 +27,9 @@ pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
 
 /// How long a server without a container waits for a request before it leaves.
 const FORGOTTEN: Duration = Duration::from_secs(300);
+
+/// How long loggers may take that had their output's end, and were asked, before.
+const LAST_LOGGERS: Duration = Duration::from_secs(3);
 
 /// How long the daemon may take over the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -107,8 +110,8 @@ async fn run<R: Runtime>(
         move || core.dump()
     })?;
     on_signals(&[libc::SIGTERM, libc::SIGINT], {
-        let stop = Rc::clone(&stop);
-        move || stop.notify_one()
+        let core = Rc::clone(&core);
+        move || core.leave()
     })?;
 
     listener.set_nonblocking(true).map_err(attempt)?;
@@ -128,6 +131,7 @@ async fn run<R: Runtime>(
     // The answer to Shutdown is on its way out: written by a task of this same thread.
     tokio::time::sleep(Duration::from_millis(2)).await;
     server.stop_listen().await;
+    stdio::end_loggers(LAST_LOGGERS).await;
     Ok(())
 }
 

@@ -24,6 +24,9 @@ use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use crate::wire::bootstrap::{self, MAX_STDIN_BYTES, Request};
 use crate::{Bundle, Error, Kind, Result, Runtime, address, sys};
 
+/// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
+const SOCKET_DIR_LINK: &str = "s";
+
 /// How often a lost race for the socket's name is run again.
 const ATTEMPTS: u32 = 8;
 
@@ -43,6 +46,9 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     let name = group.as_deref().unwrap_or(&args.id);
     let path = address::socket_path(Path::new(socket_dir), &args.address, &args.namespace, name)?;
     let at = address::unix(&path);
+    if socket_dir != address::DEFAULT_SOCKET_DIR {
+        remember_socket_dir(&bundle, socket_dir)?;
+    }
     let mut spawned = None;
     match claim(&path)? {
         Claim::Bound(listener) => {
@@ -70,6 +76,17 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
         }
         Error::io("print the address", cause)
     })
+}
+
+/// Leaves word of where the sockets are for a `delete` to come, perhaps of containerd's own shim,
+/// which is not told.
+fn remember_socket_dir(bundle: &Bundle, socket_dir: &str) -> Result<()> {
+    let link = bundle.file(SOCKET_DIR_LINK);
+    match std::os::unix::fs::symlink(socket_dir, &link) {
+        // A start that is repeated after a failure.
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|cause| Error::io(format!("symlink {}", link.display()), cause)),
+    }
 }
 
 /// Reads what the daemon says on stdin.

@@ -118,6 +118,14 @@ impl Process {
         }
     }
 
+    /// A process that never ran is gone: whoever waits for its exit is let go.
+    pub(crate) fn never_ran(&self) {
+        if self.exit().is_none() {
+            self.exit.set(Some(Exit::now(0)));
+            self.changed.notify_waiters();
+        }
+    }
+
     /// Waits for the exit.
     ///
     /// # Cancel safety

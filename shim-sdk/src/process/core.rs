@@ -305,12 +305,17 @@ impl<R: Runtime> Core<R> {
     pub(crate) fn shutdown(&self) -> bool {
         let leaving = self.is_empty();
         if leaving {
-            // A Create from now on would be for a shim that is gone.
-            self.stopping.set(true);
-            // A permit is kept when nobody waits yet.
-            self.stop.notify_one();
+            self.leave();
         }
         leaving
+    }
+
+    /// Leaves, whatever there is.
+    pub(crate) fn leave(&self) {
+        // A Create from now on would be for a shim that is gone.
+        self.stopping.set(true);
+        // A permit is kept when nobody waits yet.
+        self.stop.notify_one();
     }
 
     /// A runtime said that a container cannot go on.

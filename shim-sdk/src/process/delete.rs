@@ -65,6 +65,7 @@ impl<R: Runtime> Core<R> {
         }
         container.init.detach();
         let deleted = Deleted { pid: container.init.pid(), exit: container.init.exit() };
+        container.init.never_ran();
         container.journal(Stage::Deleted);
         self.forget(&container.id, deleted);
         self.over();
@@ -93,6 +94,7 @@ impl<R: Runtime> Core<R> {
                         attached.drain(DRAIN).await;
                     }
                     let deleted = Deleted { pid: process.pid(), exit: process.exit() };
+                    process.never_ran();
                     let exec = ExecId::new(exec)?;
                     if deleted.pid.is_some() {
                         container.journal_exec_deleted(&exec);

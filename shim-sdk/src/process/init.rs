@@ -35,6 +35,9 @@ impl<R: Runtime> Core<R> {
         if order.names.terminal && !self.capabilities.terminal {
             return Err(Error::unimplemented("a terminal"));
         }
+        if !order.checkpoint.is_empty() && !self.capabilities.checkpoint {
+            return Err(Error::unimplemented("restoring from a checkpoint"));
+        }
         let container = Rc::new(Container::new(
             order.id.clone(),
             &self.namespace,

@@ -296,6 +296,17 @@ fn a_container_that_was_never_started_is_killed_by_its_delete() {
 }
 
 #[test]
+fn whoever_waits_for_what_never_ran_is_let_go_by_its_delete() {
+    test("exit 0", async |shim| {
+        shim.create().await.expect("create");
+        let (waited, deleted) = tokio::join!(shim.core.wait("c", None), shim.delete());
+        waited.expect("let go");
+        assert_eq!(deleted.expect("deleted").exit, None);
+        assert_eq!(shim.told().await, ["create", "delete"]);
+    });
+}
+
+#[test]
 fn an_identifier_is_taken_from_the_moment_its_making_begins() {
     test("exit 0", async |shim| {
         shim.core.runtime.slow_create.set(Duration::from_millis(50));
@@ -386,6 +397,22 @@ fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
         let stdout = fifo.display().to_string();
         let create = shim.create_with(Names { stdout, ..Names::default() });
         tokio::time::timeout(Duration::from_secs(2), create).await.expect("at once").expect("ok");
+    });
+}
+
+#[test]
+fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
+    test("exit 0", async |shim| {
+        let order = Order {
+            id: ContainerId::new("c").expect("valid"),
+            bundle: Bundle::new(shim.bundle.path()),
+            rootfs: Vec::new(),
+            names: Names::default(),
+            checkpoint: "/a/checkpoint".to_owned(),
+            options: None,
+        };
+        let refused = Rc::clone(&shim.core).create(order).await.expect_err("cannot restore");
+        assert_eq!(refused.kind(), Kind::Unimplemented);
     });
 }
 

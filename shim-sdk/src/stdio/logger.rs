@@ -4,6 +4,7 @@
 //! output has ended it is given time to finish, then asked to, then killed. Should it end before
 //! the output does, the rest is read and discarded: the process is not to die of its logger.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -21,8 +22,31 @@ use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal, sys};
 
 /// How long a logger may take to be ready.
 const READY: Duration = Duration::from_secs(10);
+/// How often to look whether the loggers have ended, when the shim leaves.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a logger has after it was asked to end.
 const END: Duration = Duration::from_secs(12);
+
+thread_local! {
+    /// Loggers that are asked to end, behind a Delete that was answered.
+    static ENDING: RefCell<Vec<Rc<ProcessHandle>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Waits for the loggers that are asked to end, and kills those that do not: nobody would when the
+/// shim is gone. Loggers of processes that still run are not touched.
+pub(crate) async fn end_all(grace: Duration) {
+    let ended = async {
+        while ENDING.with_borrow(|ending| !ending.is_empty()) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        for process in ENDING.take() {
+            // It may have ended just now.
+            let _ = process.signal(Signal::KILL);
+        }
+    }
+}
 
 /// A logger that runs.
 #[derive(Debug)]
@@ -103,14 +127,16 @@ impl Logger {
         if tokio::time::timeout(limit, &mut ended).await.is_ok() {
             return;
         }
+        ENDING.with_borrow_mut(|ending| ending.push(Rc::clone(&process)));
         tokio::task::spawn_local(async move {
             for signal in [Signal::TERM, Signal::KILL] {
                 // It may end between the look and the signal.
                 let _ = process.signal(signal);
                 if tokio::time::timeout(END, &mut ended).await.is_ok() {
-                    return;
+                    break;
                 }
             }
+            ENDING.with_borrow_mut(|ending| ending.retain(|other| !Rc::ptr_eq(other, &process)));
         });
     }
 }

@@ -21,3 +21,5 @@ mod output;
 #[cfg(unix)]
 pub(crate) use attached::{Attached, Owner, open};
 pub use io::{Io, Stream, Streams, Terminal};
+#[cfg(unix)]
+pub(crate) use logger::end_all as end_loggers;
