@@ -12,7 +12,7 @@ use shim_sdk::{
 };
 
 use crate::container::Container;
-use crate::engine::libcontainer::Libcontainer;
+use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
 use crate::engine::{AnyEngine, Choice, Engine, EngineRoot};
 use crate::options::Options;
@@ -38,7 +38,7 @@ impl Shim {
                 let options = Options::from_payload(launch.options.as_ref())?;
                 match default.with_options(&options) {
                     Choice::Program(program) => runc::features(&program),
-                    Choice::Libcontainer => None,
+                    Choice::Libcontainer => Some(libcontainer::features()),
                 }
             }
             Role::Start | Role::Serve | Role::Delete => None,

@@ -18,6 +18,7 @@
 //! hazards.
 
 mod connection;
+mod features;
 mod helper;
 mod image;
 mod report;
@@ -48,6 +49,8 @@ use super::{CreateContainer, Engine, ExecProcess};
 use self::connection::{Answer, AskError, Connection};
 use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
+
+pub(crate) use self::features::features;
 
 /// The first argument that makes the shim's binary a helper.
 const HELPER_ARGUMENT: &str = "libcontainer-helper";

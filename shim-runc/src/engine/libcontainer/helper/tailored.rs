@@ -93,6 +93,15 @@ fn check(spec: &Spec) -> Result<(), Failure> {
     {
         return invalid(format!("cgroupsPath {:?} is not below the root", path.display()));
     }
+    let process = spec.process().as_ref().and_then(|process| process.selinux_label().as_ref());
+    if let Some(label) = process.or(linux.mount_label().as_ref()).filter(|label| !label.is_empty())
+    {
+        // It would be ignored, and the container less confined than it was to be.
+        return Err(Failure::new(
+            Reason::Unsupported,
+            format!("SELinux label {label:?}: this engine knows no SELinux"),
+        ));
+    }
     Ok(())
 }
 

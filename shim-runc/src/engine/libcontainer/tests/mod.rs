@@ -110,6 +110,17 @@ fn a_spec_that_would_own_the_root_cgroup_is_refused() {
 }
 
 #[test]
+fn a_selinux_label_is_refused_rather_than_ignored() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["true"]);
+        container.spec["process"]["selinuxLabel"] = json!("system_u:system_r:container_t:s0");
+        let error = container.create().await.unwrap_err();
+        assert!(error.contains("SELinux"), "{error}");
+        container.assert_nothing_left();
+    });
+}
+
+#[test]
 fn an_exec_is_as_confined_as_its_container() {
     on_the_shims_thread(async {
         let mut container = Fixture::new(&["sleep", "60"]);
