@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use libcontainer::oci_spec::runtime::VERSION;
 use libcontainer::syscall::linux::MountOption;
 use serde_json::{Value, json};
 
@@ -81,7 +82,7 @@ pub(crate) fn features() -> Value {
         MountOption::known_options().into_iter().chain(RECURSIVE.map(str::to_owned)).collect();
     json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": libcontainer::oci_spec::runtime::VERSION,
+        "ociVersionMax": VERSION,
         "hooks": [
             "prestart", "createRuntime", "createContainer", "startContainer", "poststart",
             "poststop",
@@ -126,7 +127,7 @@ pub(crate) fn features() -> Value {
 mod tests {
     use std::str::FromStr;
 
-    use libcontainer::oci_spec::runtime::Capability;
+    use libcontainer::oci_spec::runtime::{Capability, Features};
     use libcontainer::syscall::linux::MountRecursive;
 
     use super::*;
@@ -139,6 +140,6 @@ mod tests {
         }
         let features = features();
         assert_eq!(features["mountOptions"].as_array().unwrap().len(), 51);
-        serde_json::from_value::<libcontainer::oci_spec::runtime::Features>(features).unwrap();
+        serde_json::from_value::<Features>(features).unwrap();
     }
 }
