@@ -6,6 +6,7 @@
 //! - [`Containerd`] is a private stock containerd, [`Supervisor`] ours; both live in a root.
 //! - [`image`] writes images byte by byte, the bad ones among them; [`fixtures`] has other tools
 //!   (umoci, skopeo) make them, once per recipe.
+//! - [`shim`] drives a shim as its daemon would, without one.
 //! - [`tree`] compares directory trees entry by entry.
 //!
 //! Nothing is skipped: what is missing after set-up makes the test that needs it fail and say so.
@@ -17,6 +18,7 @@ pub mod image;
 pub mod leak;
 pub mod programs;
 pub mod root;
+pub mod shim;
 pub mod supervisor;
 pub mod terminal;
 pub mod tree;

@@ -1,0 +1,70 @@
+//! A row of the contract, and how checking it can end.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::stage::Stage;
+
+/// One promise and the check of it.
+pub(crate) struct Row {
+    /// Its name on the command line.
+    pub(crate) id: &'static str,
+    /// What is promised.
+    pub(crate) promise: &'static str,
+    /// Where from: a section of the contract (`§1.4`), a pain of its section 3 (`pain 6`), a point
+    /// of the drop-in list (`point 13`), or a promise of the design.
+    pub(crate) source: &'static str,
+    /// How long the check may take.
+    pub(crate) limit: Duration,
+    /// The check.
+    pub(crate) check: fn(&Stage) -> Result<()>,
+}
+
+/// A row that takes no longer than most.
+pub(crate) const fn row(
+    id: &'static str,
+    promise: &'static str,
+    source: &'static str,
+    check: fn(&Stage) -> Result<()>,
+) -> Row {
+    Row { id, promise, source, limit: Duration::from_secs(40), check }
+}
+
+impl Row {
+    /// The same with another limit.
+    pub(crate) const fn within(self, seconds: u64) -> Self {
+        Self { limit: Duration::from_secs(seconds), ..self }
+    }
+}
+
+/// How a row ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The promise was kept.
+    Held,
+    /// It was not; what was seen.
+    Broken(String),
+    /// Broken, and on record for the shim that containerd ships; what was seen, and the record.
+    Known(String, &'static str),
+    /// The shim declares that it has no such thing, or the machine cannot show it; why.
+    NotOffered(String),
+}
+
+/// The error that says so.
+#[derive(Debug)]
+pub(crate) struct NotOffered(pub(crate) String);
+
+impl fmt::Display for NotOffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotOffered {}
+
+/// Ends a row as not offered.
+pub(crate) fn not_offered<T>(why: impl Into<String>) -> Result<T> {
+    Err(NotOffered(why.into()).into())
+}

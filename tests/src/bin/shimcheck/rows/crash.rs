@@ -1,0 +1,400 @@
+//! A shim that is killed, and the `delete` that follows; and a `delete` at any other time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::leak;
+use harness::shim::ttrpc::CallError;
+use harness::shim::{Bundle, until};
+use nix::sys::signal::Signal;
+use protos::ttrpc::api::DeleteResponse;
+use protos::ttrpc::protobuf::Message;
+
+use crate::fake::Fake;
+use crate::row::{Row, row};
+use crate::stage::{Life, SOON, Shim, Stage, finish, timed, unless_unimplemented};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        row(
+            "crash-started",
+            "killed before any Create, delete succeeds and leaves nothing",
+            "§1.5",
+            started,
+        ),
+        row(
+            "crash-created",
+            "killed with a created container, delete removes it",
+            "§1.5",
+            |stage| {
+                let life = stage.create(stage.shell("exec sleep 100")?)?;
+                killed(&life, 137)
+            },
+        ),
+        row(
+            "crash-running",
+            "killed with a running container, delete ends and removes it: 137",
+            "§1.5, pain 18",
+            |stage| {
+                let life = stage.run("sleep 101 & exec sleep 100")?;
+                killed(&life, 137)
+            },
+        ),
+        row("crash-exec", "killed with execs running, delete ends them all", "§1.5", |stage| {
+            let life = stage.run("exec sleep 100")?;
+            life.exec("e1", "exec sleep 101")?;
+            life.exec("e2", "setsid sleep 102")?;
+            killed(&life, 137)
+        }),
+        row(
+            "crash-paused",
+            "killed with a paused container, delete ends it all the same",
+            "§1.5, point 18",
+            |stage| {
+                let life = stage.run("exec sleep 100")?;
+                unless_unimplemented(life.task.pause(), "Pause")?;
+                killed(&life, 137)
+            },
+        ),
+        row(
+            "crash-stopped",
+            "killed after the exit, delete removes what is left",
+            "§1.5",
+            |stage| {
+                let life = stage.run("exit 42")?;
+                life.exit_status()?;
+                let answer = crashed(&life.shim, &life.bundle)?;
+                ensure!(matches!(answer.exit_status, 42 | 137), "{answer}");
+                stage.nothing_but_sockets_left()
+            },
+        ),
+        row(
+            "crash-exit-kept",
+            "an exit that was told before the crash is what delete answers",
+            "pain 9, §1.1",
+            exit_kept,
+        ),
+        row(
+            "crash-deleted",
+            "killed between Delete and Shutdown, delete has nothing to do and says so",
+            "§1.5",
+            deleted,
+        ),
+        row("crash-socket", "delete removes the dead shim's socket", "point 26", socket),
+        row(
+            "crash-start-again",
+            "after a crash and delete, the same id starts and runs again",
+            "§1.5",
+            again,
+        ),
+        row(
+            "crash-mid-create",
+            "killed at any moment of Create, delete leaves nothing",
+            "§1.5, pain 16",
+            mid_create,
+        )
+        .within(90),
+        row(
+            "crash-mid-start",
+            "killed at any moment of Start, delete leaves nothing",
+            "§1.5",
+            mid_start,
+        )
+        .within(90),
+        row(
+            "crash-mid-exec",
+            "killed at any moment of an exec's Start, delete leaves nothing",
+            "§1.5",
+            mid_exec,
+        )
+        .within(90),
+        row(
+            "crash-mid-delete",
+            "killed at any moment of Delete, delete leaves nothing",
+            "§1.5",
+            mid_delete,
+        )
+        .within(90),
+        row(
+            "crash-runtime-dies",
+            "a runtime that runs when its shim is killed dies with it",
+            "point 8",
+            runtime_dies,
+        )
+        .within(60),
+        row(
+            "crash-group",
+            "killed with two containers, each delete removes its own",
+            "§1.2",
+            group,
+        ),
+        row("delete-quiet", "delete writes its response and nothing else to stdout", "§1.5", quiet),
+        row("delete-repeated", "delete can be repeated", "pain 1", repeated),
+        row(
+            "delete-never-started",
+            "delete without a shim or a container ends soon",
+            "§1.5",
+            never_started,
+        ),
+        row(
+            "delete-beside-shim",
+            "delete while the shim lives ends the container, and the shim notices",
+            "§1.5, pain 11",
+            beside,
+        ),
+        row(
+            "delete-no-bundle",
+            "delete finds what it needs when only the directory is left",
+            "point 26",
+            emptied,
+        ),
+    ]
+}
+
+/// Kills the shim, and has it cleaned up as a daemon does.
+fn crashed(shim: &Shim<'_>, bundle: &Bundle) -> Result<DeleteResponse> {
+    shim.signal(Signal::SIGKILL)?;
+    shim.gone(SOON)?;
+    let (answer, took) = timed(|| shim.stage.invocation(bundle).delete());
+    let answer = answer?;
+    ensure!(took < Duration::from_secs(5), "delete took {took:?}");
+    Ok(answer)
+}
+
+fn killed(life: &Life<'_>, status: u32) -> Result<()> {
+    let answer = crashed(&life.shim, &life.bundle)?;
+    ensure!(answer.exit_status == status, "delete answered {answer}");
+    ensure!(answer.exited_at.seconds > 1_600_000_000, "delete tells no time: {answer}");
+    life.shim.stage.nothing_but_sockets_left()
+}
+
+fn started(stage: &Stage) -> Result<()> {
+    let bundle = stage.shell("exit 0")?;
+    let shim = stage.start(&bundle)?;
+    crashed(&shim, &bundle)?;
+    stage.nothing_but_sockets_left()
+}
+
+fn exit_kept(stage: &Stage) -> Result<()> {
+    let life = stage.run("exit 42")?;
+    let told = life.task.within(SOON).wait("")?;
+    let events = stage.events.borrow();
+    ensure!(events.wait_for(SOON, life.task.id(), "exit"), "the exit was not published");
+    drop(events);
+    let answer = crashed(&life.shim, &life.bundle)?;
+    ensure!(answer.exit_status == 42, "Wait said 42, delete says {}", answer.exit_status);
+    ensure!(answer.pid == life.pid, "the process was {}, delete says {}", life.pid, answer.pid);
+    let apart = answer.exited_at.seconds.abs_diff(told.exited_at.seconds);
+    ensure!(apart <= 1, "Wait said {:?}, delete {:?}", told.exited_at, answer.exited_at);
+    stage.nothing_but_sockets_left()
+}
+
+fn deleted(stage: &Stage) -> Result<()> {
+    let life = stage.run("exit 0")?;
+    finish(&life.task)?;
+    crashed(&life.shim, &life.bundle)?;
+    stage.nothing_but_sockets_left()
+}
+
+fn socket(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    crashed(&life.shim, &life.bundle)?;
+    let socket = life.shim.socket();
+    ensure!(!socket.exists(), "{} is still there", socket.display());
+    stage.nothing_left()
+}
+
+fn again(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    crashed(&life.shim, &life.bundle)?;
+    let shim = stage.start(&life.bundle).context("start again")?;
+    let task = shim.task(&life.bundle.id);
+    task.create(&life.bundle.create_request()).context("Create again")?;
+    task.start("")?;
+    finish(&task)?;
+    shim.leave(&life.bundle.id)?;
+    stage.nothing_left()
+}
+
+/// The moments at which a call is cut short.
+const MOMENTS: [u64; 8] = [0, 2, 5, 10, 18, 28, 40, 60];
+
+fn mid_create(stage: &Stage) -> Result<()> {
+    for moment in MOMENTS {
+        let bundle = stage.shell("exec sleep 100")?;
+        let shim = stage.start(&bundle)?;
+        let task = shim.task(&bundle.id);
+        let _creating = task.send("Create", &bundle.create_request())?;
+        std::thread::sleep(Duration::from_millis(moment));
+        crashed(&shim, &bundle).with_context(|| format!("{moment} ms into Create"))?;
+        stage.nothing_but_sockets_left().with_context(|| format!("{moment} ms into Create"))?;
+    }
+    Ok(())
+}
+
+fn mid_start(stage: &Stage) -> Result<()> {
+    for moment in MOMENTS {
+        let life = stage.create(stage.shell("exec sleep 100")?)?;
+        let request = protos::ttrpc::api::StartRequest {
+            id: life.task.id().to_owned(),
+            ..Default::default()
+        };
+        let _starting = life.task.send("Start", &request)?;
+        std::thread::sleep(Duration::from_millis(moment / 3));
+        crashed(&life.shim, &life.bundle)?;
+        stage
+            .nothing_but_sockets_left()
+            .with_context(|| format!("{} ms into Start", moment / 3))?;
+    }
+    Ok(())
+}
+
+fn mid_exec(stage: &Stage) -> Result<()> {
+    for moment in MOMENTS {
+        let life = stage.run("exec sleep 100")?;
+        let process = harness::shim::bundle::process(&harness::shim::bundle::shell("exec sleep 9"));
+        unless_unimplemented(life.task.exec(&life.task.exec_request("e1", &process)), "Exec")?;
+        let request = protos::ttrpc::api::StartRequest {
+            id: life.task.id().to_owned(),
+            exec_id: "e1".to_owned(),
+            ..Default::default()
+        };
+        let _starting = life.task.send("Start", &request)?;
+        std::thread::sleep(Duration::from_millis(moment));
+        crashed(&life.shim, &life.bundle)?;
+        stage.nothing_but_sockets_left().with_context(|| format!("{moment} ms into an exec"))?;
+    }
+    Ok(())
+}
+
+fn mid_delete(stage: &Stage) -> Result<()> {
+    for moment in MOMENTS {
+        let life = stage.run("exit 0")?;
+        life.exit_status()?;
+        let _deleting = life.task.send("Delete", &life.task.delete_request(""))?;
+        std::thread::sleep(Duration::from_millis(moment / 3));
+        crashed(&life.shim, &life.bundle)?;
+        stage
+            .nothing_but_sockets_left()
+            .with_context(|| format!("{} ms into Delete", moment / 3))?;
+    }
+    Ok(())
+}
+
+fn runtime_dies(stage: &Stage) -> Result<()> {
+    let fake = Fake::new(stage)?;
+    let bundle = fake.bundle(stage, "exec sleep 100")?;
+    fake.fault("create", crate::fake::HANG)?;
+    let shim = stage.start(&bundle)?;
+    let task = shim.task(&bundle.id);
+    let creating = task.send("Create", &bundle.create_request())?;
+    until(Duration::from_secs(3), || (!fake.calls().is_empty()).then_some(()));
+    if fake.must_be_used("create").is_err() {
+        let _: Result<protos::ttrpc::api::CreateTaskResponse, CallError> = creating.wait(SOON);
+        finish(&task)?;
+        shim.leave(&bundle.id)?;
+        return fake.must_be_used("create");
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    crashed(&shim, &bundle)?;
+    let left: Vec<_> = leak::processes(&stage.scope())
+        .into_iter()
+        .filter(|trace| matches!(trace, leak::Trace::Process { what, .. } if what.contains("fake/sleep")))
+        .collect();
+    ensure!(left.is_empty(), "the runtime lives on:\n{}", leak::list(&left));
+    stage.nothing_but_sockets_left()
+}
+
+fn group(stage: &Stage) -> Result<()> {
+    let labelled = || {
+        stage.shaped("exec sleep 100", |spec| {
+            spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": stage.token });
+        })
+    };
+    let (first, second) = (labelled()?, labelled()?);
+    let shim = stage.start(&first)?;
+    if stage.start(&second)?.reply.address != shim.reply.address {
+        return crate::row::not_offered("the shim does not group");
+    }
+    for bundle in [&first, &second] {
+        let task = shim.task(&bundle.id);
+        task.create(&bundle.create_request())?;
+        task.start("")?;
+    }
+    shim.signal(Signal::SIGKILL)?;
+    shim.gone(SOON)?;
+    for bundle in [&second, &first] {
+        let answer = stage.invocation(bundle).delete()?;
+        ensure!(answer.exit_status == 137, "{answer}");
+    }
+    stage.nothing_but_sockets_left()
+}
+
+fn quiet(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    life.shim.signal(Signal::SIGKILL)?;
+    life.shim.gone(SOON)?;
+    let mut invocation = stage.invocation(&life.bundle);
+    invocation.debug = true;
+    let output = invocation.delete_raw()?;
+    ensure!(output.status.success(), "delete: {}: {}", output.status, output.complaint());
+    let answer = DeleteResponse::parse_from_bytes(&output.out).context("read the response")?;
+    let exact = answer.write_to_bytes()?;
+    ensure!(
+        answer.special_fields.unknown_fields().iter().next().is_none() && exact == output.out,
+        "stdout is {:?}",
+        String::from_utf8_lossy(&output.out)
+    );
+    stage.nothing_but_sockets_left()
+}
+
+fn repeated(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    let first = crashed(&life.shim, &life.bundle)?;
+    let second = stage.invocation(&life.bundle).delete().context("the second delete")?;
+    ensure!(second.exit_status == first.exit_status, "first {first}, then {second}");
+    stage.nothing_but_sockets_left()
+}
+
+fn never_started(stage: &Stage) -> Result<()> {
+    let bundle = stage.shell("exit 0")?;
+    let (output, took) = timed(|| stage.invocation(&bundle).delete_raw());
+    let output = output?;
+    ensure!(took < Duration::from_secs(5), "it took {took:?}");
+    ensure!(output.status.success() || !output.combined().is_empty(), "it failed without a word");
+    stage.nothing_left()
+}
+
+fn beside(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    let waiting = life.task.send("Wait", &life.task.wait_request(""))?;
+    let answer = stage.invocation(&life.bundle).delete()?;
+    ensure!(answer.exit_status == 137, "{answer}");
+    let exit: Result<protos::ttrpc::api::WaitResponse, CallError> = waiting.wait(SOON);
+    match exit {
+        Ok(exit) => ensure!(exit.exit_status == 137, "Wait answered {exit}"),
+        Err(CallError::Closed) => {}
+        Err(why) => bail!("Wait: {why}"),
+    }
+    if life.shim.alive() {
+        life.task.delete("").context("Delete, after delete")?;
+        life.shim.leave(&life.bundle.id)?;
+    }
+    stage.nothing_but_sockets_left()
+}
+
+fn emptied(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    life.shim.signal(Signal::SIGKILL)?;
+    life.shim.gone(SOON)?;
+    for name in ["config.json", "address", "log.json", "bootstrap.json"] {
+        // Not there is as good.
+        let _ = std::fs::remove_file(life.bundle.path.join(name));
+    }
+    let output = stage.invocation(&life.bundle).delete_raw()?;
+    ensure!(output.status.success(), "delete: {}: {}", output.status, output.complaint());
+    let pid = i32::try_from(life.pid)?;
+    let gone = until(SOON, || matches!(leak::state(pid), None | Some('Z' | 'X')).then_some(()));
+    ensure!(gone.is_some(), "the container runs on");
+    stage.nothing_but_sockets_left()
+}

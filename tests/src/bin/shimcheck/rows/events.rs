@@ -1,0 +1,353 @@
+//! Events: what they say, their order, and an endpoint that is slow, silent, or gone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::shim::events::{Event, Manner};
+use harness::shim::until;
+
+use crate::row::{Row, row};
+use crate::stage::{SOON, Stage, exit_status, finish, timed};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        row(
+            "events-life",
+            "create, start, exit, delete: each once, in this order, with their fields",
+            "§1.5",
+            life,
+        ),
+        row(
+            "events-exec",
+            "an exec is told as added, started and exited, in this order",
+            "§1.5",
+            exec,
+        ),
+        row(
+            "events-envelope",
+            "each carries its namespace and the topic of its kind",
+            "§1.5",
+            envelope,
+        ),
+        row(
+            "events-exit-once",
+            "a short container's exit is told once, and never before its start",
+            "pain 2, pain 9, points 1-2",
+            once,
+        ),
+        row(
+            "events-down",
+            "with the endpoint down, calls are as quick, and everything comes later, in order",
+            "pain 19",
+            down,
+        )
+        .within(90),
+        row(
+            "events-long-down",
+            "half a minute without an endpoint loses nothing",
+            "pain 19",
+            long_down,
+        )
+        .within(120),
+        row(
+            "events-slow",
+            "a slow endpoint slows no call down and keeps the order",
+            "§1.5, pain 19",
+            slow,
+        )
+        .within(90),
+        row(
+            "events-silent",
+            "an endpoint that never answers hangs no call; later ones still come",
+            "§1.5, pain 19",
+            silent,
+        )
+        .within(90),
+        row(
+            "events-hang-up",
+            "connections that are cut are made again, and nothing is lost",
+            "§1.5, pain 19",
+            hang_up,
+        ),
+        row(
+            "events-drained",
+            "a shim that is told to leave delivers its last events first",
+            "point 25, §1.5",
+            drained,
+        )
+        .within(60),
+        row(
+            "events-drain-bounded",
+            "a dead endpoint does not keep a shim from leaving",
+            "point 25, pain 16",
+            drain_bounded,
+        )
+        .within(60),
+    ]
+}
+
+fn life(stage: &Stage) -> Result<()> {
+    let life = stage.run("exit 31")?;
+    life.exit_status()?;
+    life.task.delete("")?;
+    let id = life.task.id().to_owned();
+    {
+        let events = stage.events.borrow();
+        ensure!(events.wait_for(SOON, &id, "delete"), "no delete: {:?}", events.words(&id));
+        std::thread::sleep(Duration::from_millis(100));
+        let words = events.words(&id);
+        ensure!(words == ["create", "start", "exit", "delete"], "the events are {words:?}");
+        for event in events.of(&id) {
+            match event {
+                Event::Create(event) => {
+                    ensure!(event.pid == life.created_pid, "create: pid {}", event.pid);
+                    ensure!(
+                        event.bundle == life.bundle.path.display().to_string(),
+                        "create: bundle {:?}",
+                        event.bundle
+                    );
+                    ensure!(
+                        event.rootfs.len() == life.bundle.rootfs.len(),
+                        "create: rootfs {:?}",
+                        event.rootfs
+                    );
+                    ensure!(event.io.is_some(), "create: no io");
+                }
+                Event::Start(event) => ensure!(event.pid == life.pid, "start: pid {}", event.pid),
+                Event::Exit(event) => {
+                    ensure!(event.pid == life.pid, "exit: pid {}", event.pid);
+                    ensure!(event.exit_status == 31, "exit: status {}", event.exit_status);
+                    ensure!(event.exited_at.seconds > 1_600_000_000, "exit: no time");
+                    ensure!(event.id == id, "exit: id {:?}", event.id);
+                }
+                Event::Delete(event) => {
+                    ensure!(event.pid == life.pid, "delete: pid {}", event.pid);
+                    ensure!(event.exit_status == 31, "delete: status {}", event.exit_status);
+                    ensure!(event.exited_at.seconds > 1_600_000_000, "delete: no time");
+                }
+                _ => {}
+            }
+        }
+    }
+    life.shim.leave(&life.bundle.id)?;
+    stage.nothing_left()
+}
+
+fn exec(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    let pid = life.exec("e1", "exit 32")?;
+    exit_status(&life.task, "e1")?;
+    life.task.delete("e1")?;
+    let id = life.task.id();
+    {
+        let events = stage.events.borrow();
+        ensure!(events.wait_for(SOON, id, "exit:e1"), "no exit: {:?}", events.words(id));
+        std::thread::sleep(Duration::from_millis(200));
+        let mut words = events.words(id);
+        // An exec's Delete may be told, as long as it names the exec.
+        words.retain(|word| word != "delete:e1");
+        ensure!(
+            words == ["create", "start", "exec-added:e1", "exec-started:e1", "exit:e1"],
+            "the events are {words:?}"
+        );
+        for event in events.of(id) {
+            match event {
+                Event::ExecStarted(event) => ensure!(event.pid == pid, "pid {}", event.pid),
+                Event::Exit(event) => {
+                    ensure!(event.pid == pid && event.exit_status == 32, "exit: {event}");
+                }
+                _ => {}
+            }
+        }
+    }
+    life.end()
+}
+
+fn envelope(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    life.exec("e1", "exit 0")?;
+    exit_status(&life.task, "e1")?;
+    life.task.delete("e1")?;
+    let id = life.task.id().to_owned();
+    life.end()?;
+    let events = stage.events.borrow();
+    ensure!(events.wait_for(SOON, &id, "delete"), "no delete");
+    for seen in events.seen() {
+        let topic = match &seen.event {
+            Event::Create(_) => "/tasks/create",
+            Event::Start(_) => "/tasks/start",
+            Event::Exit(_) => "/tasks/exit",
+            Event::Delete(_) => "/tasks/delete",
+            Event::ExecAdded(_) => "/tasks/exec-added",
+            Event::ExecStarted(_) => "/tasks/exec-started",
+            other => anyhow::bail!("an event that nobody expects: {other:?}"),
+        };
+        ensure!(seen.topic == topic, "{} has the topic {}", seen.event, seen.topic);
+        ensure!(seen.namespace == stage.token, "{} has namespace {}", seen.event, seen.namespace);
+    }
+    Ok(())
+}
+
+fn once(stage: &Stage) -> Result<()> {
+    let mut ids = Vec::new();
+    for _ in 0..15 {
+        let life = stage.run("exit 0")?;
+        ids.push(life.task.id().to_owned());
+        life.exit_status()?;
+        life.task.delete("")?;
+        life.shim.leave(&life.bundle.id)?;
+    }
+    let events = stage.events.borrow();
+    for id in &ids {
+        events.wait_for(SOON, id, "delete");
+        let words = events.words(id);
+        ensure!(words == ["create", "start", "exit", "delete"], "{id}: {words:?}");
+    }
+    drop(events);
+    stage.nothing_left()
+}
+
+/// The life of a container and of three execs; its id, and the events in the order that it must be.
+fn eventful(stage: &Stage) -> Result<(crate::stage::Life<'_>, Vec<String>, Duration)> {
+    let mut expected: Vec<String> = ["create", "start"].map(str::to_owned).to_vec();
+    let mut slowest = Duration::ZERO;
+    let mut measure = |took: Duration| slowest = slowest.max(took);
+    let bundle = stage.shell("exec sleep 100")?;
+    let request = bundle.create_request();
+    let mut life = stage.create_with(bundle, &request)?;
+    let (started, took) = timed(|| life.start());
+    started?;
+    measure(took);
+    for number in 0..3 {
+        let exec = format!("e{number}");
+        let (started, took) = timed(|| life.exec(&exec, "exit 0"));
+        started?;
+        measure(took);
+        exit_status(&life.task, &exec)?;
+        life.task.delete(&exec)?;
+        for word in ["exec-added", "exec-started", "exit"] {
+            expected.push(format!("{word}:{exec}"));
+        }
+    }
+    let (answer, took) = timed(|| life.task.state(""));
+    answer?;
+    measure(took);
+    Ok((life, expected, slowest))
+}
+
+/// What was told, without an exec's Delete, which some tell and some do not.
+fn told(stage: &Stage, id: &str) -> Vec<String> {
+    let mut words = stage.events.borrow().words(id);
+    words.retain(|word| !word.starts_with("delete:"));
+    words
+}
+
+fn expect(stage: &Stage, id: &str, expected: &[String], limit: Duration) -> Result<()> {
+    until(limit, || (told(stage, id).len() >= expected.len()).then_some(()));
+    let words = told(stage, id);
+    ensure!(words == expected, "told {words:?}, expected {expected:?}");
+    Ok(())
+}
+
+fn down(stage: &Stage) -> Result<()> {
+    stage.events.borrow_mut().down();
+    let (life, expected, slowest) = eventful(stage)?;
+    ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with the endpoint down");
+    std::thread::sleep(Duration::from_secs(3));
+    stage.events.borrow_mut().up()?;
+    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
+    life.end()
+}
+
+fn long_down(stage: &Stage) -> Result<()> {
+    stage.events.borrow_mut().down();
+    let (life, expected, _) = eventful(stage)?;
+    std::thread::sleep(Duration::from_secs(30));
+    stage.events.borrow_mut().up()?;
+    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
+    life.end()
+}
+
+fn slow(stage: &Stage) -> Result<()> {
+    stage.events.borrow().answer(Manner::Slow(Duration::from_millis(400)));
+    let (life, expected, slowest) = eventful(stage)?;
+    ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with a slow endpoint");
+    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
+    stage.events.borrow().answer(Manner::Prompt);
+    life.end()
+}
+
+fn silent(stage: &Stage) -> Result<()> {
+    stage.events.borrow().answer(Manner::Silent);
+    let (life, _, slowest) = eventful(stage)?;
+    ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with a silent endpoint");
+    stage.events.borrow().answer(Manner::Prompt);
+    let id = life.task.id().to_owned();
+    life.exec("late", "exit 0")?;
+    exit_status(&life.task, "late")?;
+    life.task.delete("late")?;
+    let events = stage.events.borrow();
+    ensure!(
+        events.wait_for(Duration::from_secs(50), &id, "exit:late"),
+        "what came after it: {:?}",
+        events.words(&id)
+    );
+    drop(events);
+    life.end()
+}
+
+fn hang_up(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    let mut expected: Vec<String> = ["create", "start"].map(str::to_owned).to_vec();
+    let id = life.task.id().to_owned();
+    expect(stage, &id, &expected, SOON)?;
+    for number in 0..4 {
+        stage.events.borrow().hang_up();
+        let exec = format!("e{number}");
+        life.exec(&exec, "exit 0")?;
+        exit_status(&life.task, &exec)?;
+        life.task.delete(&exec)?;
+        for word in ["exec-added", "exec-started", "exit"] {
+            expected.push(format!("{word}:{exec}"));
+        }
+    }
+    // An event whose answer was cut off is sent again: at least once is what can be had.
+    let once = || {
+        let mut words = told(stage, &id);
+        words.dedup();
+        words
+    };
+    until(Duration::from_secs(20), || (once().len() >= expected.len()).then_some(()));
+    ensure!(once() == expected, "told {:?}, expected {expected:?}", told(stage, &id));
+    life.end()
+}
+
+fn drained(stage: &Stage) -> Result<()> {
+    let life = stage.run("exit 33")?;
+    life.exit_status()?;
+    let id = life.task.id().to_owned();
+    stage.events.borrow().answer(Manner::Slow(Duration::from_millis(600)));
+    life.task.delete("")?;
+    let (left, took) = timed(|| life.shim.leave(&life.bundle.id));
+    left?;
+    let events = stage.events.borrow();
+    events.wait_for(Duration::from_secs(2), &id, "delete");
+    let words = events.words(&id);
+    ensure!(
+        words == ["create", "start", "exit", "delete"],
+        "the shim left after {took:?}, and told {words:?}"
+    );
+    drop(events);
+    stage.nothing_left()
+}
+
+fn drain_bounded(stage: &Stage) -> Result<()> {
+    let life = stage.run("exit 0")?;
+    life.exit_status()?;
+    stage.events.borrow().answer(Manner::Silent);
+    finish(&life.task).or_else(|_| life.task.delete("").map(|_| ()).context("Delete"))?;
+    let (left, took) = timed(|| life.shim.leave(&life.bundle.id));
+    left?;
+    ensure!(took < Duration::from_secs(8), "it took {took:?} to leave");
+    stage.nothing_left()
+}

@@ -1,0 +1,593 @@
+//! Further processes in a container.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::leak;
+use harness::shim::bundle::{process, shell};
+use harness::shim::ttrpc::{CallError, Code};
+use harness::shim::until;
+use protos::ttrpc::api::{Empty, Status};
+use serde_json::json;
+
+use crate::row::{Row, row};
+use crate::stage::{
+    Life, SOON, Stage, exit_status, finish, refused, status, timed, unless_unimplemented,
+};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        row(
+            "exec",
+            "an exec runs, tells its exit, and goes without taking the container along",
+            "§1.4",
+            exec,
+        ),
+        row(
+            "exec-state",
+            "State of an exec tells its own process, status and exit",
+            "§1.4",
+            exec_state,
+        ),
+        row(
+            "exec-process",
+            "user, directory and environment of an exec are its own",
+            "§1.4",
+            exec_process,
+        ),
+        row(
+            "exec-duplicate",
+            "an exec id that is taken is ALREADY_EXISTS",
+            "§1.4, point 6",
+            duplicate,
+        ),
+        row(
+            "exec-reserve",
+            "of many execs with one id at the same time, one is added",
+            "§1.4, point 6",
+            reserve,
+        ),
+        row(
+            "exec-id-again",
+            "an exec id is free again after its Delete, or after a failure",
+            "point 6",
+            id_again,
+        ),
+        row(
+            "exec-created",
+            "an exec can be added to a created container",
+            "point 18",
+            exec_created,
+        ),
+        row(
+            "exec-after-exit",
+            "Start of an exec after init's exit is FAILED_PRECONDITION",
+            "§1.4, point 4",
+            after_exit,
+        ),
+        row(
+            "exec-missing-command",
+            "an exec that cannot start says so, releases its waiters, and can be deleted",
+            "point 5",
+            missing,
+        ),
+        row(
+            "exec-missing-then-exit",
+            "an exec that failed to start does not hold back init's exit",
+            "point 4",
+            missing_then_exit,
+        ),
+        row("exec-bad-spec", "an exec without a process is refused", "§1.4", bad_spec),
+        row("exec-kill", "Kill of an exec reaches it alone", "§1.4", kill),
+        row(
+            "exec-kill-finished",
+            "Kill of an exec that ended is NOT_FOUND",
+            "§1.4, point 10",
+            kill_finished,
+        ),
+        row("exec-delete-running", "Delete of a running exec is refused", "§1.4", delete_running),
+        row(
+            "exec-delete-unstarted",
+            "an exec that was never started can be deleted",
+            "§1.4",
+            delete_unstarted,
+        ),
+        row(
+            "exec-paused",
+            "State of an exec tells when its container is paused",
+            "point 19",
+            paused,
+        ),
+        row(
+            "exec-many",
+            "twenty execs at the same time each get their own output and exit",
+            "pain 3",
+            many,
+        ),
+        row(
+            "exec-short",
+            "a hundred execs that end at once each tell their exit once",
+            "pain 2, point 1",
+            short,
+        ),
+        row(
+            "exec-outlived",
+            "execs that outlive init end with it, before its exit is told",
+            "point 4, §1.5",
+            outlived,
+        ),
+        row(
+            "exec-shared-pidns",
+            "without a pid namespace of its own, init's exit ends the rest",
+            "point 4",
+            shared_pidns,
+        ),
+        row(
+            "exec-shared-order",
+            "then, too, init's exit is told last",
+            "§1.5, point 4",
+            shared_order,
+        ),
+        row("exec-wait-before-start", "a Wait before the Start gets the exit", "§1.4", wait_before),
+        row("exec-orphan", "orphans of execs are reaped and hurt nobody", "pain 2", orphans),
+    ]
+}
+
+fn sleeping(stage: &Stage) -> Result<Life<'_>> {
+    stage.run("exec sleep 100")
+}
+
+fn exec(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let pipes = stage.pipes()?;
+    let pid = life.exec_with("e1", "echo out; echo err >&2; exit 3", &pipes)?;
+    let exit = exit_status(&life.task, "e1")?;
+    ensure!(exit == 3, "the exit status is {exit}");
+    let deleted = life.task.delete("e1")?;
+    ensure!(deleted.pid == pid && deleted.exit_status == 3, "Delete answered {deleted}");
+    refused(life.task.state("e1"), Code::NOT_FOUND, "State after Delete")?;
+    ensure!(pipes.out()?.wait_end(SOON), "its stdout did not end");
+    ensure!(pipes.out()?.text() == "out\n", "stdout is {:?}", pipes.out()?.text());
+    let err = pipes.stderr.as_ref().context("stderr")?;
+    ensure!(err.wait_end(SOON) && err.text() == "err\n", "stderr is {:?}", err.text());
+    ensure!(life.status()? == Status::RUNNING, "the container is {:?}", life.status()?);
+    let events = stage.events.borrow();
+    ensure!(events.wait_for(SOON, life.task.id(), "exit:e1"), "no exit event");
+    ensure!(
+        !events.words(life.task.id()).contains(&"delete".to_owned()),
+        "Delete of an exec was told as the container's: {:?}",
+        events.words(life.task.id())
+    );
+    drop(events);
+    life.end()
+}
+
+fn exec_state(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let request = life.task.exec_request("e1", &process(&shell("sleep 0.3; exit 4")));
+    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    ensure!(status(&life.task, "e1")? == Status::CREATED, "{:?}", status(&life.task, "e1")?);
+    let pid = life.task.start("e1")?;
+    let state = life.task.state("e1")?;
+    ensure!(state.status == Status::RUNNING.into(), "the status is {:?}", state.status);
+    ensure!(state.pid == pid && pid != life.pid, "State says {}, Start {pid}", state.pid);
+    // Go gives the exec's id as `id` and leaves `exec_id` out.
+    ensure!(
+        state.exec_id == "e1" || (state.exec_id.is_empty() && state.id == "e1"),
+        "id is {:?}, exec_id {:?}",
+        state.id,
+        state.exec_id
+    );
+    ensure!(exit_status(&life.task, "e1")? == 4);
+    let state = life.task.state("e1")?;
+    ensure!(state.status == Status::STOPPED.into(), "the status is {:?}", state.status);
+    ensure!(state.exit_status == 4, "exit_status is {}", state.exit_status);
+    life.task.delete("e1")?;
+    life.end()
+}
+
+fn exec_process(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    super::task::contained(&life)?;
+    let pipes = stage.pipes()?;
+    let mut spec = process(&shell("id -u; id -g; pwd; echo $COLOUR"));
+    spec["user"] = json!({ "uid": 7, "gid": 8 });
+    spec["cwd"] = json!("/tmp");
+    spec["env"] = json!(["PATH=/bin", "COLOUR=green"]);
+    life.task.exec(&pipes.exec(life.task.exec_request("e1", &spec)))?;
+    life.task.start("e1")?;
+    exit_status(&life.task, "e1")?;
+    life.task.delete("e1")?;
+    pipes.out()?.wait_end(SOON);
+    ensure!(pipes.out()?.text() == "7\n8\n/tmp\ngreen\n", "it saw {:?}", pipes.out()?.text());
+    life.end()
+}
+
+fn duplicate(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let request = life.task.exec_request("e1", &process(&shell("exec sleep 100")));
+    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    refused(life.task.exec(&request), Code::ALREADY_EXISTS, "Exec of an id that is added")?;
+    life.task.start("e1")?;
+    refused(life.task.exec(&request), Code::ALREADY_EXISTS, "Exec of an id that runs")?;
+    ensure!(status(&life.task, "e1")? == Status::RUNNING);
+    life.end()
+}
+
+fn reserve(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 0")));
+    let sent: Result<Vec<_>, _> = (0..16).map(|_| life.task.send("Exec", &request)).collect();
+    let mut added = 0;
+    for pending in sent? {
+        let answer: Result<Empty, _> = pending.wait(SOON);
+        match answer {
+            Ok(_) => added += 1,
+            Err(why) if why.code() == Some(Code::ALREADY_EXISTS) => {}
+            Err(why) => {
+                unless_unimplemented::<()>(Err(why), "Exec")?;
+            }
+        }
+    }
+    ensure!(added == 1, "{added} of 16 were added");
+    life.end()
+}
+
+fn id_again(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    for round in 0..3 {
+        life.exec("e1", &format!("exit {round}"))?;
+        ensure!(exit_status(&life.task, "e1")? == round);
+        ensure!(life.task.delete("e1")?.exit_status == round);
+    }
+    let mut bad = life.task.exec_request("e1", &json!(7));
+    bad.stdout = "no-such-scheme:///x".to_owned();
+    // Which of Exec and Start refuses it is the shim's choice.
+    if life.task.exec(&bad).is_ok() {
+        ensure!(life.task.start("e1").is_err(), "nonsense was started");
+        life.task.delete("e1").context("Delete of what failed to start")?;
+    }
+    life.exec("e1", "exit 8").context("the same id after a failure")?;
+    ensure!(exit_status(&life.task, "e1")? == 8);
+    life.task.delete("e1")?;
+    life.end()
+}
+
+fn exec_created(stage: &Stage) -> Result<()> {
+    let life = stage.create(stage.shell("exec sleep 100")?)?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 2")));
+    unless_unimplemented(life.task.exec(&request), "Exec")
+        .context("Exec in a created container")?;
+    match life.task.start("e1") {
+        Ok(_) => ensure!(exit_status(&life.task, "e1")? == 2),
+        // A runtime may refuse before the container's own start.
+        Err(CallError::Refused { .. }) => {}
+        Err(why) => bail!("Start: {why}"),
+    }
+    life.task.delete("e1")?;
+    life.end()
+}
+
+fn after_exit(stage: &Stage) -> Result<()> {
+    let life = stage.run("sleep 0.5")?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 0")));
+    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    life.exit_status()?;
+    refused(
+        life.task.start("e1"),
+        Code::FAILED_PRECONDITION,
+        "Start of an exec after init's exit",
+    )?;
+    let late = life.task.exec(&life.task.exec_request("e2", &process(&shell("exit 0"))));
+    if late.is_ok() {
+        ensure!(life.task.start("e2").is_err(), "an exec was started in an ended container");
+    }
+    life.end()
+}
+
+fn missing(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let spec = process(&["/no/such/command-of-mine".to_owned()]);
+    unless_unimplemented(life.task.exec(&life.task.exec_request("e1", &spec)), "Exec")?;
+    let waiting = life.task.send("Wait", &life.task.wait_request("e1"))?;
+    let (answer, took) = timed(|| life.task.start("e1"));
+    let Err(CallError::Refused { message, .. }) = answer else {
+        bail!("Start of a missing command answered {answer:?}");
+    };
+    ensure!(message.contains("command-of-mine"), "the message does not name it: {message}");
+    ensure!(took < Duration::from_secs(5), "Start took {took:?}");
+    let released: Result<protos::ttrpc::api::WaitResponse, _> = waiting.wait(SOON);
+    ensure!(
+        !matches!(released, Err(CallError::Silent(_))),
+        "a Wait that began before the Start never returned"
+    );
+    let late = life.task.within(SOON).wait("e1");
+    ensure!(!matches!(late, Err(CallError::Silent(_))), "a Wait after it never returned");
+    let left = status(&life.task, "e1")?;
+    ensure!(matches!(left, Status::STOPPED | Status::CREATED), "its status is {left:?}");
+    life.task.delete("e1").context("Delete")?;
+    life.end()
+}
+
+fn missing_then_exit(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let spec = process(&["/no/such/command".to_owned()]);
+    for exec in ["e1", "e2", "e3"] {
+        unless_unimplemented(life.task.exec(&life.task.exec_request(exec, &spec)), "Exec")?;
+        ensure!(life.task.start(exec).is_err(), "a missing command was started");
+    }
+    life.task.kill("", 9)?;
+    ensure!(life.exit_status()? == 137);
+    let events = stage.events.borrow();
+    ensure!(events.wait_for(SOON, life.task.id(), "exit"), "init's exit was never told");
+    drop(events);
+    life.end()
+}
+
+fn bad_spec(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let mut request = life.task.exec_request("e1", &json!({}));
+    for spec in [None, Some(&b"\xff\xfe not JSON"[..]), Some(&b"{\"args\": 7}"[..])] {
+        match spec {
+            None => request.spec = None.into(),
+            Some(bytes) => request.spec.mut_or_insert_default().value = bytes.to_vec(),
+        }
+        let added = life.task.exec(&request);
+        if added.is_ok() {
+            ensure!(life.task.start("e1").is_err(), "{spec:?} was started");
+            life.task.delete("e1")?;
+        } else {
+            unless_unimplemented(added, "Exec").err().map_or(Ok(()), |why| {
+                if why.downcast_ref::<crate::row::NotOffered>().is_some() {
+                    Err(why)
+                } else {
+                    Ok(())
+                }
+            })?;
+        }
+    }
+    ensure!(life.shim.alive(), "the shim died of it");
+    life.exec("e1", "exit 0").context("a proper exec after them")?;
+    exit_status(&life.task, "e1")?;
+    life.task.delete("e1")?;
+    life.end()
+}
+
+fn kill(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    life.exec("e1", "exec sleep 100")?;
+    life.exec("e2", "exec sleep 100")?;
+    life.task.kill("e1", 9)?;
+    ensure!(exit_status(&life.task, "e1")? == 137);
+    ensure!(status(&life.task, "e2")? == Status::RUNNING);
+    ensure!(life.status()? == Status::RUNNING);
+    life.task.kill("e2", 15)?;
+    ensure!(exit_status(&life.task, "e2")? == 143);
+    life.end()
+}
+
+fn kill_finished(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    life.exec("e1", "exit 0")?;
+    exit_status(&life.task, "e1")?;
+    refused(life.task.kill("e1", 9), Code::NOT_FOUND, "Kill of an ended exec")?;
+    life.task.delete("e1")?;
+    refused(life.task.kill("e1", 9), Code::NOT_FOUND, "Kill of a deleted exec")?;
+    life.end()
+}
+
+fn delete_running(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let pid = life.exec("e1", "exec sleep 100")?;
+    match life.task.delete("e1") {
+        Err(CallError::Refused { code, .. }) if code != Code::NOT_FOUND => {}
+        other => bail!("Delete of a running exec answered {other:?}"),
+    }
+    let state = leak::state(i32::try_from(pid)?);
+    ensure!(state.is_some_and(|state| state != 'Z'), "the exec is gone");
+    life.end()
+}
+
+fn delete_unstarted(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 0")));
+    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    life.task.delete("e1").context("Delete")?;
+    refused(life.task.start("e1"), Code::NOT_FOUND, "Start after Delete")?;
+    life.end()
+}
+
+fn paused(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    life.exec("e1", "exec sleep 100")?;
+    unless_unimplemented(life.task.pause(), "Pause")?;
+    ensure!(status(&life.task, "e1")? == Status::PAUSED, "{:?}", status(&life.task, "e1")?);
+    life.task.resume()?;
+    ensure!(status(&life.task, "e1")? == Status::RUNNING, "{:?}", status(&life.task, "e1")?);
+    life.end()
+}
+
+fn many(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let count = 20_u32;
+    let mut pipes = Vec::new();
+    for number in 0..count {
+        let pipe = stage.pipes()?;
+        let script = format!("echo number {number}; exit {number}");
+        let request =
+            pipe.exec(life.task.exec_request(&format!("e{number}"), &process(&shell(&script))));
+        unless_unimplemented(life.task.exec(&request), "Exec")?;
+        pipes.push(pipe);
+    }
+    let began: Result<Vec<_>, _> = (0..count)
+        .map(|number| {
+            let request = protos::ttrpc::api::StartRequest {
+                id: life.task.id().to_owned(),
+                exec_id: format!("e{number}"),
+                ..Default::default()
+            };
+            life.task.send("Start", &request)
+        })
+        .collect();
+    for (number, pending) in began?.iter().enumerate() {
+        let _: protos::ttrpc::api::StartResponse = pending
+            .wait(Duration::from_secs(20))
+            .with_context(|| format!("Start of exec {number}"))?;
+    }
+    for number in 0..count {
+        let exec = format!("e{number}");
+        let exit = exit_status(&life.task, &exec)?;
+        ensure!(exit == number, "exec {number} ended with {exit}");
+        life.task.delete(&exec)?;
+        let out = pipes[number as usize].out()?;
+        ensure!(out.wait_end(SOON), "the stdout of exec {number} did not end");
+        ensure!(out.text() == format!("number {number}\n"), "exec {number} wrote {:?}", out.text());
+    }
+    life.end()
+}
+
+fn short(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    let count = 100;
+    for number in 0..count {
+        let exec = format!("e{number}");
+        let pid = life.exec(&exec, "exit 1")?;
+        ensure!(pid > 0, "Start of exec {number} says process 0");
+        ensure!(exit_status(&life.task, &exec)? == 1, "exec {number}");
+        life.task.delete(&exec)?;
+    }
+    let events = stage.events.borrow();
+    let id = life.task.id().to_owned();
+    events.wait(SOON, |seen| {
+        seen.iter().filter(|seen| seen.event.to_string().starts_with("exit:")).count() >= count
+    });
+    let words = events.words(&id);
+    drop(events);
+    let exits: Vec<_> = words.iter().filter(|word| word.starts_with("exit:")).collect();
+    let distinct: BTreeSet<_> = exits.iter().collect();
+    ensure!(
+        exits.len() == count && distinct.len() == count,
+        "{} exits told, {} distinct",
+        exits.len(),
+        distinct.len()
+    );
+    for number in 0..count {
+        let at = |word: String| words.iter().position(|seen| *seen == word);
+        let (added, started, exited) = (
+            at(format!("exec-added:e{number}")),
+            at(format!("exec-started:e{number}")),
+            at(format!("exit:e{number}")),
+        );
+        ensure!(
+            added < started && started < exited && added.is_some(),
+            "exec {number}: added at {added:?}, started at {started:?}, exited at {exited:?}"
+        );
+    }
+    life.end()
+}
+
+fn outlived(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    super::task::contained(&life)?;
+    for exec in ["e1", "e2", "e3"] {
+        life.exec(exec, "exec sleep 100")?;
+    }
+    life.task.kill("", 9)?;
+    ensure!(life.exit_status()? == 137);
+    let events = stage.events.borrow();
+    let id = life.task.id();
+    for word in ["exit", "exit:e1", "exit:e2", "exit:e3"] {
+        ensure!(events.wait_for(SOON, id, word), "no event {word}: {:?}", events.words(id));
+    }
+    let words = events.words(id);
+    let exits: Vec<_> = words.iter().filter(|word| word.starts_with("exit")).collect();
+    ensure!(exits.last().is_some_and(|last| *last == "exit"), "the order is {exits:?}");
+    drop(events);
+    for exec in ["e1", "e2", "e3"] {
+        ensure!(exit_status(&life.task, exec)? == 137);
+        life.task.delete(exec)?;
+    }
+    life.end()
+}
+
+fn shared_pidns(stage: &Stage) -> Result<()> {
+    let bundle = stage.shaped("sleep 105 & setsid sleep 106 & sleep 0.5; exit 11", |spec| {
+        spec["linux"]["namespaces"] =
+            json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" }]);
+    })?;
+    let mut life = stage.create(bundle)?;
+    super::task::contained(&life)?;
+    life.start()?;
+    life.exec("e1", "exec sleep 107")?;
+    let answer = life.task.pids()?;
+    let pids: Vec<i32> =
+        answer.processes.iter().filter_map(|process| i32::try_from(process.pid).ok()).collect();
+    ensure!(life.exit_status()? == 11);
+    for pid in pids {
+        let gone = until(SOON, || matches!(leak::state(pid), None | Some('Z' | 'X')).then_some(()));
+        ensure!(gone.is_some(), "process {pid} ({}) lives on", leak::command_line(pid));
+    }
+    ensure!(exit_status(&life.task, "e1")? == 137);
+    life.task.delete("e1")?;
+    life.end()
+}
+
+fn shared_order(stage: &Stage) -> Result<()> {
+    for _ in 0..3 {
+        let bundle = stage.shaped("sleep 0.4; exit 11", |spec| {
+            spec["linux"]["namespaces"] =
+                json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }]);
+        })?;
+        let life = stage.run_bundle(bundle)?;
+        super::task::contained(&life)?;
+        for exec in ["e1", "e2", "e3"] {
+            life.exec(exec, "exec sleep 107")?;
+        }
+        ensure!(life.exit_status()? == 11);
+        let id = life.task.id().to_owned();
+        let events = stage.events.borrow();
+        for word in ["exit", "exit:e1", "exit:e2", "exit:e3"] {
+            ensure!(events.wait_for(SOON, &id, word), "no event {word}: {:?}", events.words(&id));
+        }
+        let words = events.words(&id);
+        drop(events);
+        let exits: Vec<_> = words.iter().filter(|word| word.starts_with("exit")).collect();
+        ensure!(exits.last().is_some_and(|last| *last == "exit"), "the order is {exits:?}");
+        life.end()?;
+    }
+    Ok(())
+}
+
+fn wait_before(stage: &Stage) -> Result<()> {
+    let mut life = stage.create(stage.shell("exit 21")?)?;
+    let waiting = life.task.send("Wait", &life.task.wait_request(""))?;
+    life.start()?;
+    let answer: protos::ttrpc::api::WaitResponse = waiting.wait(SOON).context("Wait for init")?;
+    ensure!(answer.exit_status == 21, "init: {}", answer.exit_status);
+    life.end()?;
+    let life = sleeping(stage)?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 22")));
+    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    let waiting = life.task.send("Wait", &life.task.wait_request("e1"))?;
+    life.task.start("e1")?;
+    let answer: protos::ttrpc::api::WaitResponse =
+        waiting.wait(SOON).context("Wait for an exec")?;
+    ensure!(answer.exit_status == 22, "the exec: {}", answer.exit_status);
+    life.end()
+}
+
+fn orphans(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    for number in 0..5 {
+        let exec = format!("e{number}");
+        life.exec(&exec, "for i in 1 2 3 4 5; do (sleep 0.2 &) ; done; exit 0")?;
+        exit_status(&life.task, &exec)?;
+        life.task.delete(&exec)?;
+    }
+    let clean = until(SOON, || (life.shim.zombies() == 0).then_some(()));
+    ensure!(clean.is_some(), "the shim has {} zombies", life.shim.zombies());
+    finish(&life.task)?;
+    life.shim.leave(&life.bundle.id)?;
+    stage.nothing_left()
+}
