@@ -10,12 +10,23 @@ use harness::programs;
 /// Settles which binaries are measured: those that `TEST_BIN_DIR` names, or else the release
 /// binaries beside this program.
 pub(crate) fn binaries() -> Result<PathBuf> {
+    if std::env::var_os(programs::BINARIES).is_none() {
+        release(&own_directory()?, "supervisor", "supervisor")?;
+    }
+    shims()
+}
+
+fn own_directory() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("find this program")?;
+    Ok(this.parent().context("it lies in a directory")?.to_owned())
+}
+
+/// The same for the shims alone.
+pub(crate) fn shims() -> Result<PathBuf> {
     if std::env::var_os(programs::BINARIES).is_some() {
         return Ok(programs::directory());
     }
-    let this = std::env::current_exe().context("find this program")?;
-    let directory = this.parent().context("it lies in a directory")?.to_owned();
-    release(&directory, "supervisor", "supervisor")?;
+    let directory = own_directory()?;
     release(&directory, "shim-runc", "containerd-shim-runc-v2")?;
     let youki = directory.join("containerd-shim-youki-v1");
     let runc = directory.join("containerd-shim-runc-v2");

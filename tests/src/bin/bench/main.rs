@@ -9,6 +9,7 @@
 mod build;
 mod run;
 mod sample;
+mod shim;
 
 use std::process::ExitCode;
 
@@ -28,13 +29,14 @@ fn main() -> ExitCode {
 
 fn dispatch() -> Result<()> {
     let mut words = std::env::args().skip(1);
-    let name = words.next();
-    let rounds = match words.next() {
-        None => None,
-        Some(text) => Some(text.parse()?),
-    };
-    match name.as_deref() {
-        Some("run") => run::bench(rounds.unwrap_or(40)),
-        other => bail!("unknown bench {other:?}; there is: run [ROUNDS]"),
+    match words.next().as_deref() {
+        Some("run") => {
+            let rounds = words.next().map(|text| text.parse()).transpose()?;
+            run::bench(rounds.unwrap_or(40))
+        }
+        Some("shim") => shim::bench(words),
+        other => bail!(
+            "unknown bench {other:?}; there are: run [ROUNDS], shim [--only METRIC] [--samples N]"
+        ),
     }
 }

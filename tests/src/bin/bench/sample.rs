@@ -46,19 +46,22 @@ impl Pair {
     }
 }
 
-fn sorted(times: &[Duration]) -> Vec<f64> {
+/// In ms, shortest first.
+pub(crate) fn sorted(times: &[Duration]) -> Vec<f64> {
     let mut times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
     times.sort_by(f64::total_cmp);
     times
 }
 
-fn median(times: &[Duration]) -> f64 {
+/// The middle, in ms.
+pub(crate) fn median(times: &[Duration]) -> f64 {
     let times = sorted(times);
     let middle = times.len() / 2;
     if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2.0 }
 }
 
-fn spread(times: &[Duration]) -> String {
+/// Count, quartiles and extremes.
+pub(crate) fn spread(times: &[Duration]) -> String {
     let times = sorted(times);
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     format!(

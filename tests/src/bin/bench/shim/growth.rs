@@ -1,0 +1,54 @@
+//! What a long-lived shim has more of after many execs.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use harness::shim::until;
+
+use super::exec;
+use super::place::{Contender, Place};
+
+/// How much more there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    pub(crate) threads: f64,
+    pub(crate) descriptors: f64,
+}
+
+/// Makes so many execs, one after the other.
+pub(crate) fn after(place: &Place, contender: Contender, execs: usize) -> Result<Growth> {
+    let bundle = place.bundle(contender, &["/bin/sleep", "10000"])?;
+    let (shim, _) = place.start(contender, &bundle)?;
+    shim.run(&bundle)?;
+    let pid = shim.pid()?;
+    let held = || -> (usize, usize) {
+        let count = |what: &str| {
+            fs::read_dir(format!("/proc/{pid}/{what}")).map(Iterator::count).unwrap_or(0)
+        };
+        (count("task"), count("fd"))
+    };
+    // The first few make what is made once.
+    for number in 0..20 {
+        exec::one(&shim.task, &format!("w{number}"))?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let before = held();
+    for number in 0..execs {
+        exec::one(&shim.task, &format!("e{number}")).with_context(|| format!("exec {number}"))?;
+    }
+    // What is on its way out gets a moment for it.
+    until(Duration::from_secs(5), || {
+        let now = held();
+        (now.0 <= before.0 && now.1 <= before.1).then_some(())
+    });
+    let now = held();
+    shim.end()?;
+    place.remove(&bundle)?;
+    println!(
+        "# grown {contender:?}: threads {} to {}, descriptors {} to {}",
+        before.0, now.0, before.1, now.1
+    );
+    let more = |now: usize, before: usize| now.saturating_sub(before) as f64;
+    Ok(Growth { threads: more(now.0, before.0), descriptors: more(now.1, before.1) })
+}

@@ -1,0 +1,70 @@
+//! State while six Creates are under way in the same shim.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use harness::shim::Bundle;
+use harness::shim::ttrpc::Pending;
+use protos::ttrpc::api::{StateRequest, StateResponse};
+
+use super::place::{Contender, Place};
+use crate::sample::{sorted, spread};
+
+/// How often State is asked for. It is asked whether or not the last was answered, so that a slow
+/// answer does not hide those that would have been slow as well.
+const EVERY: Duration = Duration::from_millis(1);
+
+/// How many Creates at a time.
+const CREATES: usize = 6;
+
+/// The 99th percentile, in ms, of at least `samples`.
+pub(crate) fn p99(place: &Place, contender: Contender, samples: usize) -> Result<f64> {
+    let group = format!("{}-{contender:?}", place.token());
+    let host = place.grouped(contender, &["/bin/sleep", "10000"], &group)?;
+    let (shim, _) = place.start(contender, &host)?;
+    shim.run(&host)?;
+    let mut times = Vec::new();
+    while times.len() < samples {
+        let bundles = (0..CREATES)
+            .map(|_| place.grouped(contender, &["/bin/sleep", "10000"], &group))
+            .collect::<Result<Vec<_>>>()?;
+        times.extend(round(&shim.task, &bundles)?);
+        for bundle in &bundles {
+            let task = shim.task.other(&bundle.id);
+            task.kill("", 9).context("Kill")?;
+            task.wait("").context("Wait")?;
+            task.delete("").context("Delete")?;
+            place.remove(bundle)?;
+        }
+    }
+    shim.end()?;
+    place.remove(&host)?;
+    println!("# state-p99 {contender:?}: {}", spread(&times));
+    let times = sorted(&times);
+    let at = (times.len() * 99).div_ceil(100).saturating_sub(1);
+    Ok(times[at])
+}
+
+fn round(task: &harness::shim::Task, bundles: &[Bundle]) -> Result<Vec<Duration>> {
+    let request = StateRequest { id: task.id().to_owned(), ..StateRequest::default() };
+    let creating = bundles
+        .iter()
+        .map(|bundle| Ok(task.send("Create", &bundle.create_request())?))
+        .collect::<Result<Vec<Pending>>>()?;
+    let mut asked = Vec::new();
+    let mut next = Instant::now();
+    // As long as one of them is under way.
+    for pending in &creating {
+        while pending.is_silent_for(next.saturating_duration_since(Instant::now())) {
+            asked.push(task.send("State", &request)?);
+            next += EVERY;
+        }
+    }
+    asked
+        .iter()
+        .map(|pending| {
+            let answer = pending.wait_timed::<StateResponse>(Duration::from_secs(30));
+            Ok(answer.context("State")?.1)
+        })
+        .collect()
+}
