@@ -16,7 +16,7 @@ use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Sig
 
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
-use crate::engine::{AnyEngine, CreateContainer, Engine, ExecProcess};
+use crate::engine::{AnyEngine, CreateContainer, Engine, ExecProcess, INIT_PID_FILE};
 use crate::error::{EngineError, Operation};
 use crate::oom;
 use crate::options::Options;
@@ -73,8 +73,14 @@ impl Container {
             no_new_keyring: options.no_new_keyring,
         };
         let init = engine.create(&request, io).await?;
-        let made = Made::of(init, &notifier);
-        let stage = Stage::Made(made);
+        if matches!(engine, AnyEngine::Libcontainer(_)) {
+            // runc has written it; a later delete, perhaps of another shim, looks for it.
+            let path = bundle.join(INIT_PID_FILE);
+            if let Err(cause) = fs::write(&path, init.to_string()) {
+                log::warn!("write {}: {cause}", path.display());
+            }
+        }
+        let stage = Stage::Made(Made::of(init, &notifier));
         Ok((Self::at(stage, id, bundle, options, engine, notifier), init))
     }
 

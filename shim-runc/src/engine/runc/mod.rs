@@ -196,17 +196,18 @@ impl Engine for Runc {
                 problem: problem.to_string(),
             })?,
         )?;
-        let pid_file = self.file(&format!("{}.pid", request.id));
+        // Gone after the call: a container may see thousands of execs.
+        let pid_file = Scratch(self.file(&format!("{}.pid", request.id)));
         let console = console_socket(&io);
         let command = Command::Exec {
             container: request.container,
             process: &process.0,
-            pid_file: &pid_file,
+            pid_file: &pid_file.0,
             console_socket: console.as_deref(),
         };
         let log_name = format!("{}.log.json", request.id);
         self.run(Operation::Exec, &command, &log_name, io).await?;
-        self.pid(&pid_file)
+        self.pid(&pid_file.0)
     }
 
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
@@ -304,7 +305,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(cause) = fs::remove_file(&self.0) {
+        if let Err(cause) = fs::remove_file(&self.0)
+            && cause.kind() != io::ErrorKind::NotFound
+        {
             // The bundle goes with the container, and the file in it.
             ::log::debug!("remove {}: {cause}", self.0.display());
         }

@@ -202,6 +202,7 @@ fn a_container_is_measured_limited_frozen_and_ended_by_its_cgroups() {
         let pids = cgroup.pids().unwrap();
         assert!(pids.contains(&number) && pids.contains(&i32::try_from(exec.get()).unwrap()));
         assert!(!fixture.runc.file("e1.process.json").exists());
+        assert!(!fixture.runc.file("e1.pid").exists());
         let exec = ProcessHandle::open(exec).unwrap();
 
         let Cgroup::V1(groups) = &cgroup else { panic!("a v1 host") };
