@@ -137,12 +137,13 @@ impl Tasks {
         log::info!("removing what is left of {}", task.name());
         let deleted = task.dirs.journal().is_some_and(|journal| journal.stage == Stage::Deleted);
         match &client {
-            // It may have other containers of its group.
+            // It refuses where it has other containers.
             Some(client) if deleted => {
                 if let Err(error) = client.shut_down().await {
                     log::debug!("shut down the shim of {}: {error}", task.name());
                 }
             }
+            Some(client) if self.shares_its_shim(task) => undo(client).await,
             Some(client) => end(client).await,
             None => {}
         }
@@ -153,6 +154,16 @@ impl Tasks {
             }
         }
         self.remove(task).await;
+    }
+
+    /// Whether another task's bundle names the same shim, as those of a pod do.
+    fn shares_its_shim(&self, task: &Task) -> bool {
+        let Some(own) = task.dirs.bootstrap() else { return false };
+        let place = &self.inner.place;
+        bundle::all(&place.state)
+            .filter(|(namespace, id)| (namespace, id) != (&task.namespace, &task.id))
+            .map(|(namespace, id)| bundle::Dirs::of(&place.root, &place.state, &namespace, &id))
+            .any(|dirs| dirs.bootstrap().is_some_and(|other| other.address == own.address))
     }
 
     /// Removes the sockets of shims that are gone. No shim is being started at this time.
@@ -185,6 +196,24 @@ async fn end(client: &Client) {
         log::debug!("kill shim {pid:?}: {error}");
     }
     let _ = tokio::time::timeout(ENDING, client.closed()).await;
+}
+
+/// Deletes the container that a shim with others may still be creating: waits a little for the
+/// creation to end, since nothing can be told to the container before.
+async fn undo(client: &Client) {
+    let deadline = tokio::time::Instant::now() + ENDING;
+    while tokio::time::Instant::now() < deadline {
+        // A container that was never started is killed by its delete; another one is killed first.
+        match client.delete(None).await {
+            Ok(_) => return,
+            Err(error) if error.closed() => return,
+            Err(_) => {
+                // Not there yet, or ended already.
+                let _ = client.kill(None, Signal::KILL.as_raw().cast_unsigned(), true).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Removes the fifos of clients that are gone, except those that a task still has its streams on.

@@ -4,6 +4,7 @@
 //! test decides what the shim answers and when it dies.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,19 @@ struct Shim {
     created: Mutex<bool>,
     refuse: Option<&'static str>,
     shut_down: AtomicU32,
+    /// What stands for the shim's process, where a test kills that.
+    process: Mutex<Option<std::process::Child>>,
+    /// A container that it is in the middle of creating: unknown to State, and to the first Delete.
+    creating: Mutex<Option<&'static str>>,
+    /// Whether that was deleted.
+    undone: Mutex<bool>,
+}
+
+impl Shim {
+    /// Whether `id` is the container that is being created.
+    fn is_creating(&self, id: &str) -> bool {
+        *self.creating.lock().unwrap() == Some(id)
+    }
 }
 
 fn status(code: ttrpc::Code, message: &str) -> ttrpc::Error {
@@ -64,9 +78,9 @@ impl TaskService for Shim {
     async fn state(
         &self,
         _: &TtrpcContext,
-        _: api::StateRequest,
+        request: api::StateRequest,
     ) -> ttrpc::Result<api::StateResponse> {
-        if !*self.created.lock().unwrap() {
+        if !*self.created.lock().unwrap() || self.is_creating(&request.id) {
             return Err(status(ttrpc::Code::NOT_FOUND, "no such task"));
         }
         let exit = *self.exit.borrow();
@@ -97,8 +111,16 @@ impl TaskService for Shim {
     async fn delete(
         &self,
         _: &TtrpcContext,
-        _: api::DeleteRequest,
+        request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
+        if self.is_creating(&request.id) {
+            *self.creating.lock().unwrap() = None;
+            return Err(status(ttrpc::Code::NOT_FOUND, "no such task"));
+        }
+        if request.id == "cut-off" {
+            *self.undone.lock().unwrap() = true;
+            return Ok(api::DeleteResponse::default());
+        }
         let exit = *self.exit.borrow();
         let running =
             || status(ttrpc::Code::FAILED_PRECONDITION, "cannot delete a running process");
@@ -112,7 +134,8 @@ impl TaskService for Shim {
         _: &TtrpcContext,
         _: api::ConnectRequest,
     ) -> ttrpc::Result<api::ConnectResponse> {
-        Ok(api::ConnectResponse::default())
+        let shim_pid = self.process.lock().unwrap().as_ref().map_or(0, std::process::Child::id);
+        Ok(api::ConnectResponse { shim_pid, ..Default::default() })
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> ttrpc::Result<Empty> {
@@ -156,6 +179,9 @@ impl Bench {
             created: Mutex::new(false),
             refuse,
             shut_down: AtomicU32::new(0),
+            process: Mutex::new(None),
+            creating: Mutex::new(None),
+            undone: Mutex::new(false),
         });
         let mut bench = Self {
             place,
@@ -227,8 +253,12 @@ impl Bench {
     }
 
     fn dirs(&self) -> Dirs {
+        self.dirs_of(self.id.as_str())
+    }
+
+    fn dirs_of(&self, id: &str) -> Dirs {
         let (root, state) = (self.place.path().join("root"), self.place.path().join("state"));
-        Dirs::of(&root, &state, &self.namespace, &self.id)
+        Dirs::of(&root, &state, &self.namespace, &ContainerId::new(id).unwrap())
     }
 
     /// What the shim's binary was called with.
@@ -410,7 +440,9 @@ async fn what_no_client_was_told_of_is_removed_at_start() {
     let tasks = bench.daemon();
     soon(tasks.recover()).await;
     bench.assert_nothing_left();
-    // And between the answer and Create.
+    // And between the answer and Create. The shim is not asked but killed: it might be creating.
+    let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    *bench.shim.process.lock().unwrap() = Some(process);
     bench.dirs().make(b"{}", &bench.place.path().join("shim")).unwrap();
     let socket = bench.place.path().join("shim.sock");
     let bootstrap = super::bootstrap::Bootstrap {
@@ -420,10 +452,49 @@ async fn what_no_client_was_told_of_is_removed_at_start() {
     };
     bench.dirs().keep_bootstrap(&bootstrap).unwrap();
     let tasks = bench.daemon();
-    soon(tasks.recover()).await;
+    let dying = async {
+        let ended = || bench.shim.process.lock().unwrap().as_mut().unwrap().try_wait().unwrap();
+        let death = loop {
+            match ended() {
+                Some(death) => break death,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        bench.kill_shim().await;
+        death
+    };
+    let ((), death) = soon(async { tokio::join!(tasks.recover(), dying) }).await;
+    assert_eq!(death.signal(), Some(9));
     bench.assert_nothing_left();
-    assert_eq!(bench.shim.shut_down.load(Ordering::Relaxed), 1);
-    bench.kill_shim().await;
+}
+
+#[tokio::test]
+async fn a_create_cut_off_in_a_pods_shim_leaves_the_pod_alone() {
+    let bench = Bench::new().await;
+    let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    *bench.shim.process.lock().unwrap() = Some(process);
+    let bootstrap = super::bootstrap::Bootstrap {
+        version: 3,
+        address: shim_sdk::address::unix(&bench.place.path().join("shim.sock")),
+        protocol: "ttrpc".to_owned(),
+    };
+    for id in ["cut-off", "pod"] {
+        let dirs = bench.dirs_of(id);
+        dirs.make(b"{}", &bench.place.path().join("shim")).unwrap();
+        dirs.keep_bootstrap(&bootstrap).unwrap();
+    }
+    // The shim has made "pod", and is in the middle of making the other.
+    *bench.shim.creating.lock().unwrap() = Some("cut-off");
+    *bench.shim.created.lock().unwrap() = true;
+    let tasks = bench.daemon();
+    soon(tasks.recover()).await;
+    let mut process = bench.shim.process.lock().unwrap().take().unwrap();
+    assert!(process.try_wait().unwrap().is_none(), "the shim of a pod was killed");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(*bench.shim.undone.lock().unwrap(), "the container of the cut off create stayed");
+    assert!(!bench.dirs_of("cut-off").bundle().exists());
+    assert!(bench.dirs_of("pod").bundle().exists());
 }
 
 #[tokio::test]
