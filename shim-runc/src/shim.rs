@@ -11,6 +11,7 @@ use shim_sdk::{
     Payload, Pid, ProcessHandle, Result, Role, Runtime, Signal,
 };
 
+use crate::cgroup;
 use crate::container::Container;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
@@ -145,7 +146,10 @@ impl Runtime for Shim {
     async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()> {
         let options = Options::read(bundle.path())?;
         let engine = self.engine(&options, &self.namespace, bundle.path());
-        Ok(engine.delete(id, true).await?)
+        let deleted = engine.delete(id, true).await;
+        // What was made before the engine had recorded anything is found by its name only.
+        let removed = cgroup::remove::remains(bundle.path(), id).await;
+        Ok(deleted.and(removed)?)
     }
 
     async fn signal(

@@ -68,6 +68,19 @@ fn mounts() -> Result<Mounted, EngineError> {
     Ok(Mounted::V1(hierarchies(&read(Path::new("/proc/self/mountinfo"))?)))
 }
 
+/// Where each tree of groups is mounted, v1 and v2 alike.
+pub(super) fn trees() -> Result<Vec<PathBuf>, EngineError> {
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    let tree = |line: &str| {
+        let (mount, tree) = line.split_once(" - ")?;
+        let path = PathBuf::from(mount.split(' ').nth(4)?);
+        let kind = tree.split(' ').next()?;
+        // What is mounted elsewhere shows the same trees again.
+        (matches!(kind, "cgroup" | "cgroup2") && path.starts_with(MOUNT_POINT)).then_some(path)
+    };
+    Ok(mounts.lines().filter_map(tree).collect())
+}
+
 /// The v1 hierarchies in a mountinfo file.
 fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     mountinfo

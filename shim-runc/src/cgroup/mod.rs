@@ -12,10 +12,11 @@
 //!
 //! A hybrid host, with controllers in v1 hierarchies and an empty v2 tree beside them, is v1.
 //!
-//! Making and removing groups is the engine's. See cgroups(7), the kernel's
+//! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See cgroups(7), the kernel's
 //! admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 mod find;
+pub(crate) mod remove;
 pub(crate) mod v1;
 pub(crate) mod v2;
 

@@ -8,13 +8,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::start::is_runc;
+use crate::cgroup::remove::{is_root, remove_group};
 
 /// What matters here of a record.
 #[derive(Debug, Deserialize)]
@@ -71,36 +71,6 @@ fn has_dots(path: &Path) -> bool {
     path.components().any(|part| matches!(part, std::path::Component::ParentDir))
 }
 
-/// Whether a path is a whole hierarchy, which no container owns whatever a record says.
-fn is_root(group: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| fs::metadata(path).map(|entry| entry.dev()).ok();
-    match (device(group), group.parent().and_then(device)) {
-        (Some(group), Some(parent)) => group != parent,
-        (None, _) => false,
-        (Some(_), None) => true,
-    }
-}
-
-/// Removes a group and those below, which the container may have made.
-fn remove_group(group: &Path) -> io::Result<()> {
-    match fs::remove_dir(group) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => {}
-        done => return done,
-    }
-    for entry in fs::read_dir(group)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_group(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(group) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,18 +110,6 @@ mod tests {
             |state| state["cgroup_paths"]["pids"] = "/sys/fs/cgroup/../../x/y".into()
         ));
         assert!(!accepted(|state| state["cgroup_paths"]["pids"] = "/sys/fs/cgroup".into()));
-    }
-
-    #[test]
-    fn a_whole_hierarchy_is_never_a_containers_group() {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let hierarchies = mounts.lines().filter_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            let path = words.next()?;
-            words.next()?.starts_with("cgroup").then_some(path)
-        });
-        assert!(hierarchies.map(|path| assert!(is_root(Path::new(path)), "{path}")).count() > 0);
-        assert!(!is_root(Path::new("/sys/fs/cgroup/no/such")));
     }
 
     #[test]

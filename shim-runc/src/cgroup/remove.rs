@@ -1,0 +1,234 @@
+//! Removes groups, and finds those of a container whose making was cut off.
+//!
+//! A runtime that is killed before it has written its record leaves groups, and perhaps a process
+//! in them, that no runtime knows of afterwards. The container's spec still tells where they are.
+//!
+//! Promise: nothing but the group that is named after the container is touched, and not that one
+//! if this very process is in it.
+//!
+//! See the OCI runtime specification (linux.cgroupsPath), cgroups(7).
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Deserialize;
+use shim_sdk::ContainerId;
+
+use super::{below, collect_pids, find, send, write};
+use crate::error::EngineError;
+
+/// How often it is tried: killed processes need a moment to leave.
+const ATTEMPTS: u32 = 200;
+/// The pause between two tries.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// What matters here of a container's spec.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    linux: Linux,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Linux {
+    cgroups_path: PathBuf,
+}
+
+/// Kills and removes what is in the groups of the container of a bundle, whatever its runtime knows
+/// of it. Without a spec, or one that names no group plainly, there is nothing to go by.
+pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), EngineError> {
+    let file = bundle.join("config.json");
+    let spec = match fs::read(&file) {
+        Ok(bytes) => serde_json::from_slice::<Spec>(&bytes).unwrap_or_default(),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(EngineError::file("read", file, cause)),
+    };
+    let path = spec.linux.cgroups_path;
+    if !is_named_after(&path, id.as_str()) {
+        return Ok(());
+    }
+    let Some(path) = path.to_str() else { return Ok(()) };
+    let mut left: Vec<PathBuf> = find::trees()?.iter().map(|tree| below(tree, path)).collect();
+    let mut refusal = None;
+    for _ in 0..ATTEMPTS {
+        refusal = None;
+        left.retain(|group| match kill_and_remove(group) {
+            Ok(()) => false,
+            Err(cause) => {
+                refusal = Some(EngineError::call(format!("rmdir({group:?})"), cause));
+                true
+            }
+        });
+        if left.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+/// Whether a path says plainly which group is meant, and that it is this container's: a whole path
+/// from the root (others are relative to wherever the runtime ran) that ends with the id.
+fn is_named_after(path: &Path, id: &str) -> bool {
+    let plain = path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let own = name.strip_suffix(id).is_some_and(|rest| !rest.ends_with(char::is_alphanumeric));
+    plain && own
+}
+
+fn kill_and_remove(group: &Path) -> io::Result<()> {
+    if !group.is_dir() || is_root(group) {
+        return Ok(());
+    }
+    let mut pids = Vec::new();
+    // A list that cannot be read will refuse the removal too.
+    let _ = collect_pids(group, &mut pids);
+    if pids.iter().any(|pid| u32::try_from(*pid) == Ok(std::process::id())) {
+        log::warn!("{}: not removed, the shim is in it", group.display());
+        return Ok(());
+    }
+    if !pids.is_empty() {
+        // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
+        let _ = write(&group.join("freezer.state"), "THAWED");
+        // On v2 this reaches those that are being forked too; elsewhere the next round does.
+        let _ = write(&group.join("cgroup.kill"), 1);
+        send(&pids, Signal::KILL);
+    }
+    remove_group(group)
+}
+
+/// Whether a path is a whole hierarchy, which no container owns whatever a record says.
+pub(crate) fn is_root(group: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|entry| entry.dev()).ok();
+    match (device(group), group.parent().and_then(device)) {
+        (Some(group), Some(parent)) => group != parent,
+        (None, _) => false,
+        (Some(_), None) => true,
+    }
+}
+
+/// Removes a group and those below, which the container may have made.
+pub(crate) fn remove_group(group: &Path) -> io::Result<()> {
+    match fs::remove_dir(group) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => {}
+        done => return done,
+    }
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(group) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    #[test]
+    fn a_whole_hierarchy_is_never_a_containers_group() {
+        let trees = find::trees().unwrap();
+        assert!(!trees.is_empty());
+        for tree in trees {
+            assert!(is_root(&tree), "{}", tree.display());
+        }
+        assert!(!is_root(Path::new("/sys/fs/cgroup/no/such")));
+    }
+
+    #[test]
+    fn only_a_group_that_bears_the_containers_id_is_its_own() {
+        for own in ["/ns/c1", "/c1", "/kubepods/pod-7/cri-c1", "/x/libpod-c1"] {
+            assert!(is_named_after(Path::new(own), "c1"), "{own}");
+        }
+        for other in ["/", "", "c1", "/ns/xc1", "/ns/c1/sub", "/ns/../c1", "system.slice:cri:c1"] {
+            assert!(!is_named_after(Path::new(other), "c1"), "{other}");
+        }
+    }
+
+    /// A bundle whose spec names a group of ours, with a process in it in every hierarchy.
+    struct Abandoned {
+        bundle: tempfile::TempDir,
+        id: ContainerId,
+        groups: Vec<PathBuf>,
+        parent: String,
+        process: Child,
+    }
+
+    impl Abandoned {
+        fn new(name: &str) -> Self {
+            let id = ContainerId::new(name).unwrap();
+            let parent = format!("/shim-runc-remains-{}-{name}", std::process::id());
+            let bundle = tempfile::tempdir().unwrap();
+            let spec = serde_json::json!({"linux": {"cgroupsPath": format!("{parent}/{name}")}});
+            fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
+            let mut process = Command::new("sleep").arg("100").spawn().unwrap();
+            let trees = find::trees().unwrap();
+            let groups: Vec<_> =
+                trees.iter().map(|tree| below(tree, &parent).join(name).join("inner")).collect();
+            for group in &groups {
+                fs::create_dir_all(group).unwrap();
+                // Without a processor to run on, a cpuset takes nobody; its parent's will do.
+                if write(&group.join("cgroup.procs"), process.id()).is_err() {
+                    assert!(group.join("cpuset.cpus").exists(), "{}", group.display());
+                }
+            }
+            assert!(process.try_wait().unwrap().is_none());
+            Self { bundle, id, groups, parent, process }
+        }
+    }
+
+    impl Drop for Abandoned {
+        fn drop(&mut self) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            for tree in find::trees().unwrap() {
+                let _ = remove_group(&below(&tree, &self.parent));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_create_that_was_cut_off_leaves_no_group_and_no_process() {
+        // containerd kills a shim whose Create takes too long; the groups that runc had made by
+        // then stayed on the host for good.
+        let mut left = Abandoned::new("c1");
+        remains(left.bundle.path(), &left.id).await.unwrap();
+        assert!(!left.process.wait().unwrap().success(), "it was killed");
+        for group in &left.groups {
+            let own = group.parent().unwrap();
+            assert!(!own.exists(), "{}", own.display());
+            assert!(own.parent().unwrap().exists(), "the parent may be shared");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_group_of_another_container_is_left_alone() {
+        let mut left = Abandoned::new("c2");
+        let other = ContainerId::new("2").unwrap();
+        remains(left.bundle.path(), &other).await.unwrap();
+        assert!(left.process.try_wait().unwrap().is_none(), "it lives");
+        assert!(left.groups.iter().all(|group| group.exists()));
+    }
+
+    #[tokio::test]
+    async fn without_a_spec_there_is_nothing_to_remove() {
+        let bundle = tempfile::tempdir().unwrap();
+        let id = ContainerId::new("c3").unwrap();
+        remains(bundle.path(), &id).await.unwrap();
+        fs::write(bundle.path().join("config.json"), "not json").unwrap();
+        remains(bundle.path(), &id).await.unwrap();
+    }
+}
