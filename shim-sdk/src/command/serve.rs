@@ -27,6 +27,8 @@ pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
 
 /// How long a server without a container waits for a request before it leaves.
 const FORGOTTEN: Duration = Duration::from_secs(300);
+/// How often such a server looks whether its bundle is still there. Without it no Create can come.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long loggers may take that had their output's end, and were asked, before.
 const LAST_LOGGERS: Duration = Duration::from_secs(3);
@@ -89,13 +91,20 @@ async fn run<R: Runtime>(
     let (jobs, mut asked) = mpsc::unbounded_channel::<Job<R>>();
     let owner = Rc::clone(&core);
     tokio::task::spawn_local(async move {
+        let mut unused = Duration::ZERO;
         loop {
             tokio::select! {
-                Some(job) = asked.recv() => job(&owner),
+                Some(job) = asked.recv() => {
+                    unused = Duration::ZERO;
+                    job(&owner);
+                }
                 Some(note) = noted.recv() => owner.fatal(&note),
                 // A daemon that died after `start` has left a server that nobody knows of.
-                () = tokio::time::sleep(FORGOTTEN), if owner.is_empty() => {
-                    owner.shutdown();
+                () = tokio::time::sleep(LOOK), if owner.is_empty() => {
+                    unused += LOOK;
+                    if unused >= FORGOTTEN || std::env::current_dir().is_err() {
+                        owner.shutdown();
+                    }
                 }
                 else => return,
             }
