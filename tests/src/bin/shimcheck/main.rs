@@ -10,6 +10,7 @@
 //! time; whatever it leaves is found by its token and swept.
 
 mod fake;
+mod job;
 mod known;
 mod options;
 mod report;

@@ -10,15 +10,16 @@ use harness::shim::Dialect;
 /// How to call it.
 pub(crate) const USAGE: &str = "\
 usage: shimcheck SHIM [--runtime-binary PATH] [--only ROW]... [--dialect 1.6|1.7|2.0|2.3]
-                      [--execs N] [--limit SECONDS] [--keep]
+                      [--jobs N] [--execs N] [--limit SECONDS] [--keep]
        shimcheck --list
 
   SHIM              the shim to check, under the name it is to have
   --runtime-binary  the runtime it is told to use (its own default otherwise)
   --only ROW        this row alone, or those that begin so; may be given more than once
   --dialect         how most rows start it (the newest that it answers otherwise)
+  --jobs N          how many rows run side by side (default twice the processors, at most 8)
   --execs N         how many execs the row on growth makes (default 200)
-  --limit SECONDS   for everything (default 1200)
+  --limit SECONDS   for everything (default 600)
   --keep            leave the files of broken rows for a look (processes and mounts still go)";
 
 /// What to do.
@@ -44,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     /// How most rows start it.
     pub(crate) dialect: Option<Dialect>,
+    /// How many rows run side by side.
+    pub(crate) jobs: usize,
     /// How many execs the row on growth makes.
     pub(crate) execs: usize,
     /// The bound on everything.
@@ -64,8 +67,9 @@ impl Options {
             runtime: None,
             only: Vec::new(),
             dialect: None,
+            jobs: std::thread::available_parallelism().map_or(2, |n| 2 * n.get()).min(8),
             execs: 200,
-            limit: Duration::from_secs(1200),
+            limit: Duration::from_secs(600),
             keep: false,
             place: PathBuf::new(),
             rootfs: PathBuf::new(),
@@ -83,6 +87,9 @@ impl Options {
                     options.only.extend(text(value()?).split(',').map(str::to_owned));
                 }
                 "--dialect" => options.dialect = Some(dialect(&text(value()?))?),
+                "--jobs" => {
+                    options.jobs = text(value()?).parse::<usize>().context("--jobs")?.max(1)
+                }
                 "--execs" => options.execs = text(value()?).parse().context("--execs")?,
                 "--limit" => {
                     options.limit = Duration::from_secs(text(value()?).parse().context("--limit")?);

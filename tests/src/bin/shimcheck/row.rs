@@ -16,8 +16,10 @@ pub(crate) struct Row {
     /// Where from: a section of the contract (`§1.4`), a pain of its section 3 (`pain 6`), a point
     /// of the drop-in list (`point 13`), or a promise of the design.
     pub(crate) source: &'static str,
-    /// How long the check may take.
+    /// How long the check may take. Those that may take long begin first.
     pub(crate) limit: Duration,
+    /// Whether the check measures so finely that no other may run beside it.
+    pub(crate) alone: bool,
     /// The check.
     pub(crate) check: fn(&Stage) -> Result<()>,
 }
@@ -29,13 +31,18 @@ pub(crate) const fn row(
     source: &'static str,
     check: fn(&Stage) -> Result<()>,
 ) -> Row {
-    Row { id, promise, source, limit: Duration::from_secs(40), check }
+    Row { id, promise, source, limit: Duration::from_secs(40), alone: false, check }
 }
 
 impl Row {
     /// The same with another limit.
     pub(crate) const fn within(self, seconds: u64) -> Self {
         Self { limit: Duration::from_secs(seconds), ..self }
+    }
+
+    /// The same, and nothing beside it.
+    pub(crate) const fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 }
 

@@ -1,10 +1,9 @@
-//! Runs the rows: each in a process of its own, which is given a directory, a token and a time.
+//! Runs the rows, several side by side, and tells how each ended.
 
+use std::collections::VecDeque;
 use std::fs;
-use std::io::Read;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,10 +12,9 @@ use anyhow::{Context, Result, ensure};
 use harness::leak::{self, Scope};
 use harness::programs;
 use harness::shim::{Dialect, bundle, launch, namespace};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::job::{Done, Job};
 use crate::known;
 use crate::options::{self, Options};
 use crate::report::{self, Counts};
@@ -56,34 +54,49 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
     introduce(&options, go);
 
     let mut counts = Counts::default();
-    for (index, row) in rows.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            report::line("# stopped by a signal");
+    let total = rows.len();
+    // What takes long begins first, so that it does not stand alone at the end; what bears no
+    // company comes last.
+    rows.sort_by_key(|row| (row.alone, std::cmp::Reverse(row.limit)));
+    let mut waiting: VecDeque<Row> = rows.into();
+    let mut running: Vec<Job> = Vec::new();
+    let mut begun = 0;
+    loop {
+        let stopped = stop.load(Ordering::Relaxed);
+        let left = options.limit.saturating_sub(began.elapsed());
+        while !stopped
+            && let Some(row) = waiting.pop_front_if(|row| fits(row, &running, options.jobs))
+        {
+            running.push(Job::begin(&options, &place(home.path(), begun)?, row, left)?);
+            begun += 1;
+        }
+        let mut index = 0;
+        while index < running.len() {
+            if !running[index].is_over(stopped)? {
+                index += 1;
+                continue;
+            }
+            let job = running.swap_remove(index);
+            let keep = options.keep.then(|| home.path().join(job.row.id));
+            let done = job.end(keep.as_deref());
+            let verdict = if go { on_record(&done) } else { done.verdict.clone() };
+            counts.add(&verdict);
+            report::verdict(&done.row, &verdict, done.took, done.swept);
+        }
+        if running.is_empty() && (stopped || waiting.is_empty()) {
             break;
         }
-        let left = options.limit.saturating_sub(began.elapsed());
-        let started = Instant::now();
-        let (mut verdict, swept) = if left.is_zero() {
-            let why = format!("not reached within {} s", options.limit.as_secs());
-            (Verdict::Broken(why), 0)
-        } else {
-            run(&options, home.path(), index, row, row.limit.min(left), &stop)?
-        };
-        if go
-            && let Verdict::Broken(seen) = &verdict
-            && let Some(record) = known::record(row.id)
-        {
-            verdict = Verdict::Known(seen.clone(), record);
-        }
-        counts.add(&verdict);
-        report::verdict(row, &verdict, started.elapsed(), swept);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !waiting.is_empty() {
+        report::line("# stopped by a signal");
     }
     let done = counts.held + counts.broken + counts.known + counts.not_offered;
     report::counts(counts, done, began.elapsed());
     if options.keep {
         report::line(&format!("# files are in {}", home.keep().display()));
     }
-    Ok(counts.broken == 0 && done == rows.len())
+    Ok(counts.broken == 0 && done == total)
 }
 
 /// Checks one row in this process and says how it ended, for the process that asked.
@@ -155,7 +168,7 @@ fn newest_dialect(options: &Options, home: &Path) -> Result<Dialect> {
             let _ = shim.task(&bundle.id).shutdown();
             Ok(())
         });
-        sweep(&options.place, &stage::sockets(&options.place));
+        sweep(&options.place, &stage::sockets(&options.place), false);
         match tried {
             Ok(()) => return Ok(dialect),
             Err(why) => last = Some(why),
@@ -172,98 +185,32 @@ fn place(home: &Path, index: usize) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn run(
-    options: &Options,
-    home: &Path,
-    index: usize,
-    row: &Row,
-    limit: Duration,
-    stop: &AtomicBool,
-) -> Result<(Verdict, usize)> {
-    let place = place(home, index)?;
-    let mut child = spawn(options, &place, row)?;
-    let mut out = child.stdout.take().context("its output is piped")?;
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        // What arrived before an error is still worth reading.
-        let _ = out.read_to_string(&mut text);
-        text
-    });
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break Some(status);
-        }
-        if began.elapsed() > limit || stop.load(Ordering::Relaxed) {
-            end(&mut child);
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    // Before the output is read to its end: somebody left behind might hold it.
-    let swept = sweep(&place, &stage::sockets(&place));
-    if options.keep && place.exists() {
-        let kept = home.join(row.id);
-        let _ = fs::rename(&place, kept);
-    }
-    let _ = fs::remove_dir_all(&place);
-    let text = reader.join().unwrap_or_default();
-    let verdict = match status {
-        None => Verdict::Broken(format!("no verdict within {:.0} s", limit.as_secs_f32())),
-        Some(status) => verdict(&text).unwrap_or_else(|| {
-            Verdict::Broken(format!("the check ended without a verdict: {status}: {text}"))
-        }),
-    };
-    Ok((verdict, swept))
+/// Whether a row may begin beside those that run.
+fn fits(row: &Row, running: &[Job], jobs: usize) -> bool {
+    running.is_empty()
+        || (running.len() < jobs && !row.alone && running.iter().all(|job| !job.row.alone))
 }
 
-fn spawn(options: &Options, place: &Path, row: &Row) -> Result<Child> {
-    // By this name it is the same program even when its file was replaced by a newer build.
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg(&options.shim)
-        .args(["--row", row.id, "--execs", &options.execs.to_string()])
-        .arg("--place")
-        .arg(place)
-        .arg("--rootfs")
-        .arg(&options.rootfs);
-    if let Some(dialect) = options.dialect {
-        command.args(["--dialect", options::word(dialect)]);
-    }
-    if let Some(runtime) = &options.runtime {
-        command.arg("--runtime-binary").arg(runtime);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
-    command.spawn().context("run a row")
-}
-
-fn end(child: &mut Child) {
-    if let Ok(pid) = i32::try_from(child.id()) {
-        // Gone is as good.
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    let _ = child.wait();
-}
-
-fn verdict(text: &str) -> Option<Verdict> {
-    let answer: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
-    let said = answer["text"].as_str().unwrap_or_default().to_owned();
-    match answer["verdict"].as_str()? {
-        "held" => Some(Verdict::Held),
-        "not offered" => Some(Verdict::NotOffered(said)),
-        _ => Some(Verdict::Broken(said)),
+/// What is broken on the shim that containerd itself ships, and is on record there, is known.
+fn on_record(done: &Done) -> Verdict {
+    match (&done.verdict, known::record(done.row.id)) {
+        (Verdict::Broken(seen), Some(record)) => Verdict::Known(seen.clone(), record),
+        (verdict, _) => verdict.clone(),
     }
 }
 
-/// Ends and removes whatever is there; how much there was.
-fn sweep(place: &Path, sockets: &[PathBuf]) -> usize {
-    let scope = Scope {
+/// Ends and removes whatever is there, its files too unless they are to stay; how much there was.
+pub(crate) fn sweep(place: &Path, sockets: &[PathBuf], files_stay: bool) -> usize {
+    let mut scope = Scope {
         token: place.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         directory: place.to_owned(),
         sockets: sockets.to_vec(),
         namespace_cgroup_may_stay: true,
     };
     let found = leak::look(&scope).len();
+    if files_stay {
+        scope.directory = place.join("none");
+    }
     leak::sweep(&scope);
     found
 }

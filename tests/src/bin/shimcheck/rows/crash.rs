@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::leak;
 use harness::shim::ttrpc::CallError;
 use harness::shim::{Bundle, until};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protos::ttrpc::api::DeleteResponse;
 use protos::ttrpc::protobuf::Message;
 
@@ -141,6 +142,12 @@ pub(crate) fn rows() -> Vec<Row> {
             "delete while the shim lives ends the container, and the shim notices",
             "§1.5, pain 11",
             beside,
+        ),
+        row(
+            "delete-sigterm",
+            "SIGTERM and SIGINT do not keep delete from finishing",
+            "§1.5",
+            delete_sigterm,
         ),
         row(
             "delete-no-bundle",
@@ -380,6 +387,40 @@ fn beside(stage: &Stage) -> Result<()> {
         life.task.delete("").context("Delete, after delete")?;
         life.shim.leave(&life.bundle.id)?;
     }
+    stage.nothing_but_sockets_left()
+}
+
+fn delete_sigterm(stage: &Stage) -> Result<()> {
+    let fake = Fake::new(stage)?;
+    let life = stage.run_bundle(fake.bundle(stage, "exec sleep 100")?)?;
+    life.shim.signal(Signal::SIGKILL)?;
+    life.shim.gone(SOON)?;
+    fake.fault("delete", "\"$d/sleep\" 1")?;
+    let invocation = stage.invocation(&life.bundle);
+    let binary = invocation.binary.display().to_string();
+    let deleting = std::thread::spawn(move || invocation.delete());
+    let called = until(SOON, || {
+        (fake.must_be_used("delete").is_ok() || deleting.is_finished()).then_some(())
+    });
+    ensure!(called.is_some(), "delete does nothing");
+    let mut reached = 0;
+    for trace in leak::processes(&stage.scope()) {
+        if let leak::Trace::Process { pid, .. } = trace
+            && leak::command_line(pid).starts_with(&binary)
+        {
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                // Gone by now is as good.
+                reached += i32::from(kill(Pid::from_raw(pid), signal).is_ok());
+            }
+        }
+    }
+    let answer = match deleting.join() {
+        Ok(answer) => answer?,
+        Err(_) => bail!("delete was not waited for"),
+    };
+    fake.must_be_used("delete")?;
+    ensure!(reached > 0, "delete ended before it was signalled");
+    ensure!(answer.exit_status == 137, "{answer}");
     stage.nothing_but_sockets_left()
 }
 

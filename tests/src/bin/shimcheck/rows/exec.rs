@@ -100,6 +100,12 @@ pub(crate) fn rows() -> Vec<Row> {
             paused,
         ),
         row(
+            "exec-into-paused",
+            "an exec is refused while its container is paused, and works once it is resumed",
+            "point 18",
+            into_paused,
+        ),
+        row(
             "exec-many",
             "twenty execs at the same time each get their own output and exit",
             "pain 3",
@@ -405,6 +411,25 @@ fn paused(stage: &Stage) -> Result<()> {
     ensure!(status(&life.task, "e1")? == Status::PAUSED, "{:?}", status(&life.task, "e1")?);
     life.task.resume()?;
     ensure!(status(&life.task, "e1")? == Status::RUNNING, "{:?}", status(&life.task, "e1")?);
+    life.end()
+}
+
+fn into_paused(stage: &Stage) -> Result<()> {
+    let life = sleeping(stage)?;
+    unless_unimplemented(life.task.pause(), "Pause")?;
+    let request = life.task.exec_request("e1", &process(&shell("exit 4")));
+    let added = life.task.exec(&request);
+    let began =
+        added.as_ref().map_err(Clone::clone).and_then(|()| life.task.within(SOON).start("e1"));
+    ensure!(began.is_err(), "an exec was started in a paused container");
+    ensure!(!matches!(began, Err(CallError::Silent(_))), "the exec hung in the paused container");
+    life.task.resume()?;
+    if added.is_ok() {
+        // Added then, it may be spoiled; it can be removed in any case.
+        life.task.delete("e1").context("Delete of the exec that was refused")?;
+    }
+    life.exec("e1", "exit 4").context("an exec after Resume")?;
+    ensure!(exit_status(&life.task, "e1")? == 4);
     life.end()
 }
 

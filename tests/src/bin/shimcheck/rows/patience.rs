@@ -37,13 +37,15 @@ pub(crate) fn rows() -> Vec<Row> {
             "State, Connect and Pids answer in well under 100 ms",
             "pain 11, §1.4",
             quick,
-        ),
+        )
+        .alone(),
         row(
             "state-during-create",
             "State is answered while other Creates are under way",
             "pain 4",
             during_create,
-        ),
+        )
+        .alone(),
         row(
             "deadline-create",
             "a Create over its deadline is finished or undone, never half",

@@ -53,6 +53,12 @@ pub(crate) fn rows() -> Vec<Row> {
             socket_dir,
         ),
         row(
+            "socket-dir-long",
+            "a socket_dir that leaves no room for a name is refused in words, at once",
+            "§1.1",
+            socket_dir_long,
+        ),
+        row(
             "socket-removed",
             "a shim that leaves takes its socket along",
             "point 25",
@@ -101,9 +107,15 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "sigterm-empty",
-            "SIGTERM ends a shim without tasks, and its socket with it",
+            "SIGTERM or SIGINT ends a shim without tasks, and its socket with it",
             "§1.5, pain 11",
             sigterm,
+        ),
+        row(
+            "bundle-gone",
+            "a shim without tasks whose bundle was removed leaves by itself",
+            "pain 16",
+            bundle_gone,
         ),
         row(
             "sigusr1",
@@ -312,6 +324,26 @@ fn socket_dir(stage: &Stage) -> Result<()> {
     stage.nothing_left()
 }
 
+fn socket_dir_long(stage: &Stage) -> Result<()> {
+    modern(stage)?;
+    let bundle = stage.shell("exit 0")?;
+    let place = stage.dir.join("x".repeat(90));
+    let invocation = Invocation {
+        dialect: Dialect::V2_3,
+        socket_dir: Some(place.display().to_string()),
+        ..stage.invocation(&bundle)
+    };
+    let output = invocation.start_raw(&invocation.input())?;
+    if output.status.success() {
+        // Whatever it did instead has to work.
+        let reply = launch::understand(Dialect::V2_3, &output.combined())?;
+        stage.note_socket(&reply.address)?;
+        return stage.connect(&reply, &bundle.id)?.leave(&bundle.id);
+    }
+    ensure!(!output.combined().is_empty(), "it failed without a word");
+    stage.nothing_left()
+}
+
 fn socket_removed(stage: &Stage) -> Result<()> {
     let life = stage.run("exit 0")?;
     let socket = life.shim.socket();
@@ -511,12 +543,23 @@ fn member(stage: &Stage) -> Result<()> {
 }
 
 fn sigterm(stage: &Stage) -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let bundle = stage.shell("exit 0")?;
+        let shim = stage.start(&bundle)?;
+        let socket = shim.socket();
+        shim.signal(signal)?;
+        shim.gone(Duration::from_secs(5)).with_context(|| signal.to_string())?;
+        ensure!(!socket.exists(), "{signal}: {} is still there", socket.display());
+    }
+    stage.nothing_left()
+}
+
+fn bundle_gone(stage: &Stage) -> Result<()> {
     let bundle = stage.shell("exit 0")?;
     let shim = stage.start(&bundle)?;
-    let socket = shim.socket();
-    shim.signal(Signal::SIGTERM)?;
-    shim.gone(Duration::from_secs(5))?;
-    ensure!(!socket.exists(), "{} is still there", socket.display());
+    shim.client.close();
+    fs::remove_dir_all(&bundle.path)?;
+    shim.gone(SOON)?;
     stage.nothing_left()
 }
 

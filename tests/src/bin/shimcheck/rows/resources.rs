@@ -71,6 +71,12 @@ pub(crate) fn rows() -> Vec<Row> {
             "§1.5, pain 12",
             oom,
         ),
+        row(
+            "cgroup-controllers",
+            "on cgroup v2, every controller of the host reaches the container's group",
+            "point 22",
+            controllers,
+        ),
         row("cgroup-path", "the container is where cgroupsPath says", "§1.4", cgroup_path),
     ]
 }
@@ -414,5 +420,18 @@ fn cgroup_path(stage: &Stage) -> Result<()> {
     let path = cgroup(&life, "pids")?;
     let expected = format!("{}/{}", stage.token, life.task.id());
     ensure!(path.ends_with(&expected), "it is in {}", path.display());
+    life.end()
+}
+
+fn controllers(stage: &Stage) -> Result<()> {
+    let top = Path::new("/sys/fs/cgroup");
+    let Ok(all) = fs::read_to_string(top.join("cgroup.controllers")) else {
+        return not_offered("this host has cgroup v1");
+    };
+    let life = stage.run("exec sleep 100")?;
+    let own = fs::read_to_string(cgroup(&life, "")?.join("cgroup.controllers"))?;
+    let missing: Vec<&str> =
+        all.split_whitespace().filter(|name| !own.split_whitespace().any(|o| o == *name)).collect();
+    ensure!(missing.is_empty(), "the container's group lacks {missing:?}");
     life.end()
 }
