@@ -81,7 +81,9 @@ impl Runc {
         // The runtime would report to the service manager in the container's name.
         child.env_remove("NOTIFY_SOCKET");
         let capture = match io {
-            Io::Streams(streams) if streams_given(&streams) => {
+            // What the runtime has is the container's for good, so a pipe of ours will not do even
+            // where nobody wants the output: it would break when the runtime has ended.
+            Io::Streams(streams) if makes_process(operation) => {
                 streams.apply(&mut child);
                 false
             }
@@ -278,9 +280,9 @@ fn console_socket(io: &Io) -> Option<PathBuf> {
     }
 }
 
-/// Whether the container has streams, which the runtime must then be started with.
-fn streams_given(streams: &shim_sdk::Streams) -> bool {
-    streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some()
+/// Whether a process inherits the streams that the runtime is run with.
+fn makes_process(operation: Operation) -> bool {
+    matches!(operation, Operation::Create | Operation::Exec | Operation::Restore)
 }
 
 /// A file that lives for one call.

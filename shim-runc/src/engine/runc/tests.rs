@@ -131,6 +131,21 @@ fn a_container_lives_from_create_to_delete() {
 }
 
 #[test]
+fn what_a_container_without_streams_writes_goes_nowhere_and_breaks_nothing() {
+    // Standard error was the shim's pipe for the runtime's own complaints; it broke with the
+    // runtime's end, and a daemon that logs there died of it.
+    in_shim(async || {
+        let fixture = Fixture::new("mute", "echo a && echo b >&2 && echo written > /done");
+        let init = ProcessHandle::open(fixture.create(Io::null()).await.unwrap()).unwrap();
+        fixture.runc.start(&fixture.id).await.unwrap();
+        ended(&init).await;
+        let done = fixture.runc.file("rootfs/done");
+        assert_eq!(fs::read_to_string(done).unwrap(), "written\n");
+        fixture.runc.delete(&fixture.id, false).await.unwrap();
+    });
+}
+
+#[test]
 fn a_command_that_does_not_exist_fails_in_runcs_own_words_and_leaves_nothing() {
     in_shim(async || {
         let fixture = Fixture::new("missing", "true");
