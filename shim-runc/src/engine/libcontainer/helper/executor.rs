@@ -28,7 +28,7 @@ use nix::sys::signal::Signal;
 use super::super::wire::{Failure, Reason};
 use super::super::{HELPER_SOCKET, report, sys};
 use super::identity::Identity;
-use super::lookup;
+use super::{lookup, null};
 
 /// The most of a container's `/etc/passwd` that is searched for a home directory.
 const PASSWD_BYTES: u64 = 4 * 1024 * 1024;
@@ -48,6 +48,7 @@ impl UserCommand {
 
     fn validate(&self, spec: &Spec) -> Result<(), Failure> {
         let process = process(spec)?;
+        null::reopen_for_writing();
         // Nothing in the container is to reach the shim through what it waits for.
         sys::close_inherited(HELPER_SOCKET);
         self.identity.assume()?;

@@ -16,6 +16,7 @@ mod executor;
 mod hook;
 mod identity;
 mod lookup;
+mod null;
 mod seccomp;
 mod tailored;
 
