@@ -3,8 +3,8 @@
 //! The shim reaps every child itself, so `std::process::Child::wait` would find nothing. These
 //! calls spawn and leave the waiting to the shim.
 //!
-//! Two kinds: [`spawn`] is for a helper that serves one call and dies with the shim;
-//! [`spawn_process`] is for the process of a container, which outlives it.
+//! Two kinds: [`spawn`] is for a helper that serves one call, [`spawn_process`] for the process of a
+//! container. Both die with the shim.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,7 +72,13 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
 
 /// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
 /// answers with.
+///
+/// It is killed when the shim dies, at whichever moment that is: a process that was spawned and not
+/// yet journaled would be nobody's, and what is journaled the daemon's `delete` kills anyway.
+///
+/// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
 pub fn spawn_process(command: &mut Command) -> Result<Pid> {
+    sys::die_with_parent(command);
     let (process, _child) = start(command)?;
     Ok(process.pid())
 }

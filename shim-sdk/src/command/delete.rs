@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protos::ttrpc::api::DeleteResponse;
@@ -32,6 +33,16 @@ pub(crate) fn bundle(args: &Args) -> Result<Bundle> {
     let named = args.bundle.clone().filter(|path| path.is_dir());
     let sibling = || here.parent().map(|parent| parent.join(&args.id)).filter(|path| path.is_dir());
     Ok(Bundle::new(named.or_else(sibling).unwrap_or_else(|| here.clone())))
+}
+
+/// Lets SIGTERM and SIGINT, which end a server, pass: half a clean-up helps nobody, and the daemon
+/// asks once. Handlers, unlike signals that are ignored, are not passed on to what is executed.
+pub(crate) fn heed_no_signal() -> Result<()> {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::flag::register(signal, Arc::default())
+            .map_err(|cause| Error::io("catch signals", cause))?;
+    }
+    Ok(())
 }
 
 /// Answers `delete`.

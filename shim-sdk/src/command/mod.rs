@@ -100,6 +100,7 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
             serve::serve(&args, || make(&launch))
         }
         Action::Delete => {
+            delete::heed_no_signal()?;
             let bundle = delete::absolute(delete::bundle(&args)?);
             let launch = launch(Role::Delete, Some(bundle.clone()), None)?;
             delete::delete(named(&launch)?, &bundle, make(&launch)?)
