@@ -42,6 +42,10 @@ const RECORDS: &[(&str, &str)] = &[
         "1.6.20: requeued at most five times, each on a timer of its own: reordered, then dropped \
          (publisher.go; #6771, #3177)",
     ),
+    (
+        "bundle-gone",
+        "1.6.20: a server waits for Shutdown for good, whatever became of its bundle (#6860, #10437)",
+    ),
     ("stdio-some", "1.6.20: every path is opened as a fifo, the empty one too"),
     ("stdio-file-two", "1.6.20: the file of stdout is used for both"),
     ("stdio-file-alone", "1.6.20: the shim dies in Create"),

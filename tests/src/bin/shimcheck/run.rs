@@ -130,7 +130,8 @@ fn private_mounts(runtime: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn version(program: &Path) -> String {
+/// The first line of what a program says of itself.
+pub(crate) fn version(program: &Path) -> String {
     Command::new(program)
         .arg("--version")
         .output()

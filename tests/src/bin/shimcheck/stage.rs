@@ -96,6 +96,11 @@ impl Stage {
         Some(RuncOptions { binary_name: runtime.display().to_string(), ..RuncOptions::default() })
     }
 
+    /// What the runtime that was named says of itself; empty if none was.
+    pub(crate) fn runtime_version(&self) -> String {
+        self.options.runtime.as_deref().map(crate::run::version).unwrap_or_default()
+    }
+
     /// How a shim is executed for a bundle.
     pub(crate) fn invocation(&self, bundle: &Bundle) -> Invocation {
         Invocation {
@@ -213,8 +218,7 @@ impl Stage {
             }
             Trace::Process { what, .. } => what.contains("--row "),
             // crun makes plain directories where it expects a hierarchy.
-            Trace::Cgroup(path) => nix::sys::statfs::statfs(path)
-                .is_ok_and(|is| is.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC),
+            Trace::Cgroup(path) => on_tmpfs(path),
             Trace::Mount(_) | Trace::Loop(_) => false,
         }
     }
@@ -253,6 +257,12 @@ impl Stage {
     pub(crate) fn terminal(&self) -> Result<Pipes> {
         Ok(Pipes { stderr: None, ..self.pipes_with_input()? })
     }
+}
+
+/// Whether a directory that looks like a cgroup is none.
+pub(crate) fn on_tmpfs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|is| is.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 /// The sockets of a place's shims.

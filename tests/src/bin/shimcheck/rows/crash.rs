@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use protos::ttrpc::api::DeleteResponse;
 use protos::ttrpc::protobuf::Message;
 
+use super::task::contained;
 use crate::fake::Fake;
 use crate::row::{Row, row};
 use crate::stage::{Life, SOON, Shim, Stage, finish, timed, unless_unimplemented};
@@ -37,16 +38,27 @@ pub(crate) fn rows() -> Vec<Row> {
             "killed with a running container, delete ends and removes it: 137",
             "§1.5, pain 18",
             |stage| {
-                let life = stage.run("sleep 101 & exec sleep 100")?;
+                let life = stage.run("exec sleep 100")?;
                 killed(&life, 137)
             },
         ),
         row("crash-exec", "killed with execs running, delete ends them all", "§1.5", |stage| {
             let life = stage.run("exec sleep 100")?;
             life.exec("e1", "exec sleep 101")?;
-            life.exec("e2", "setsid sleep 102")?;
+            life.exec("e2", "exec sleep 102")?;
             killed(&life, 137)
         }),
+        row(
+            "crash-descendants",
+            "killed with what init and execs have started, delete ends that too",
+            "§1.5",
+            |stage| {
+                let life = stage.run("sleep 101 & exec sleep 100")?;
+                contained(&life)?;
+                life.exec("e1", "setsid sleep 102")?;
+                killed(&life, 137)
+            },
+        ),
         row(
             "crash-paused",
             "killed with a paused container, delete ends it all the same",

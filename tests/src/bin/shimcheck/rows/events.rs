@@ -20,7 +20,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row(
             "events-exec",
             "an exec is told as added, started and exited, in this order",
-            "§1.5",
+            "§1.5, point 7",
             exec,
         ),
         row(
