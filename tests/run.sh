@@ -80,7 +80,7 @@ setup() {
   local missing=() package
   [ "$(id -u)" -eq 0 ] || { echo "run as root: the tests make containers"; return 1; }
   command -v cargo >/dev/null || { echo "cargo is not on PATH"; return 1; }
-  for package in busybox-static ca-certificates containerd gcc git libc6-dev libseccomp-dev \
+  for package in busybox-static ca-certificates containerd crun gcc git libc6-dev libseccomp-dev \
     pkg-config runc skopeo umoci util-linux; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
@@ -119,6 +119,17 @@ advisories() {
   cargo test --locked -p tests --test e2e -- --ignored no_dependency_has_a_known_advisory
 }
 
+# shimcheck SHIM WORDS...: the contract row by row. The checker was built along with the tests.
+shimcheck() {
+  "$target/debug/shimcheck" "$@"
+}
+
+# The example is built by the tests' profile: another release build would take a minute.
+shimcheck_skeleton() {
+  cargo build --locked -p examples --bin containerd-shim-skeleton-v1 &&
+    shimcheck "$target/debug/containerd-shim-skeleton-v1"
+}
+
 exec 3>&1
 setup || { echo "set-up failed"; echo "0 passed, 1 failed"; exit 1; }
 echo "[$(clock)] set up: $(cargo --version), $(runc --version | head -1), $(containerd --version | cut -d' ' -f3)"
@@ -136,6 +147,11 @@ step "test build" cargo test --locked --workspace --no-run
 step "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast
 # Two at a time: each starts daemons and containers of its own.
 step "e2e tests" cargo test --locked -p tests --test e2e --no-fail-fast -- --test-threads=2 "$@"
+step "shimcheck runc" shimcheck "$target/release/containerd-shim-runc-v2"
+step "shimcheck crun" shimcheck "$target/release/containerd-shim-runc-v2" --runtime-binary crun
+step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
+step "shimcheck skeleton" shimcheck_skeleton
+step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2
 step "advisories" advisories
 
 echo
