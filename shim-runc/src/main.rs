@@ -5,6 +5,7 @@ mod checkpoint;
 mod container;
 mod engine;
 mod error;
+mod making;
 mod oom;
 mod options;
 mod shim;

@@ -16,6 +16,7 @@ use crate::container::Container;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
 use crate::engine::{AnyEngine, Choice, Engine, EngineRoot};
+use crate::making;
 use crate::options::Options;
 
 /// The shim: the default engine, and what its containers share.
@@ -146,10 +147,17 @@ impl Runtime for Shim {
     async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()> {
         let options = Options::read(bundle.path())?;
         let engine = self.engine(&options, &self.namespace, bundle.path());
-        let deleted = engine.delete(id, true).await;
-        // What was made before the engine had recorded anything is found by its name only.
-        let removed = cgroup::remove::remains(bundle.path(), id).await;
-        Ok(deleted.and(removed)?)
+        let remove = async || {
+            let deleted = engine.delete(id, true).await;
+            // What was made before the engine had recorded anything is found by its name only.
+            let removed = cgroup::remove::remains(bundle.path(), id).await;
+            deleted.and(removed)
+        };
+        let mut removed = remove().await;
+        if making::ended(bundle.path()).await {
+            removed = remove().await;
+        }
+        Ok(removed?)
     }
 
     async fn signal(

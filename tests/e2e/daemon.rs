@@ -170,7 +170,6 @@ fn a_daemon_killed_outright_loses_no_image_no_exit_and_no_container() {
 }
 
 #[test]
-#[ignore = "known gap: a shim's clean_up does not yet find the cgroups of a create that was cut off"]
 fn a_daemon_killed_while_containers_start_leaves_none_half_made() {
     let root = Root::new();
     let mut supervisor = supervisor(&root);

@@ -25,6 +25,7 @@ use super::Session;
 use super::cgroup::Cgroups;
 use super::executor::UserCommand;
 use super::tailored::{self, Tailored};
+use crate::making;
 
 /// The standard streams of a process, or the socket that wants its terminal.
 pub(super) struct Streams {
@@ -83,6 +84,10 @@ pub(super) fn create(
     if directory.exists() {
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
+    // Clones inherit it.
+    let _making = making::mark(bundle).map_err(|error| {
+        Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
+    })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
     let (tailored, identity) = Tailored::new(root, id, bundle, spec)?;
     let result = ContainerBuilder::new(id.to_owned(), SyscallType::default())

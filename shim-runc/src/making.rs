@@ -1,0 +1,71 @@
+//! Marks a bundle whose container is being made, so that a clean-up can wait for the maker's end.
+//!
+//! A shim that is killed takes its libcontainer helper along, but not at once, and what the helper
+//! has cloned runs on until it misses the helper: for that long it may still join and make cgroups.
+//!
+//! Promise: while any of these lives, short of having executed the container's command, [`ended`]
+//! knows. Not here: making or removing anything.
+//! See flock(2): a lock is held as long as any copy of its descriptor is open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// How long a maker may take to notice that it is alone.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two looks.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Marks the bundle for as long as the descriptor, or a copy that a clone inherited, is open. It is
+/// closed when a program is executed.
+pub(crate) fn mark(bundle: &Path) -> io::Result<OwnedFd> {
+    let directory = File::open(bundle)?;
+    flock(&directory, FlockOperation::NonBlockingLockShared)?;
+    Ok(directory.into())
+}
+
+/// Waits until nobody makes the bundle's container; whether that took any time, so that there may
+/// be more now than a moment ago.
+pub(crate) async fn ended(bundle: &Path) -> bool {
+    // Without a bundle nothing is made from it.
+    let Ok(directory) = File::open(bundle) else { return false };
+    let free = || flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+    if free() {
+        return false;
+    }
+    let began = tokio::time::Instant::now();
+    while !free() {
+        if began.elapsed() > PATIENCE {
+            log::warn!("{}: its container is still being made", bundle.display());
+            break;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bundle_is_waited_for_until_the_last_copy_of_its_mark_is_closed() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert!(!ended(bundle.path()).await);
+        let mark = mark(bundle.path()).unwrap();
+        let copy = mark.try_clone().unwrap();
+        drop(mark);
+        let closing = async {
+            tokio::time::sleep(INTERVAL * 3).await;
+            drop(copy);
+        };
+        let (waited, ()) = tokio::join!(ended(bundle.path()), closing);
+        assert!(waited);
+        assert!(!ended(bundle.path()).await);
+        assert!(!ended(&bundle.path().join("gone")).await);
+    }
+}
