@@ -18,6 +18,7 @@ use serde::Deserialize;
 use shim_sdk::ContainerId;
 
 use super::{below, collect_pids, find, send, write};
+use crate::engine::INIT_PID_FILE;
 use crate::error::EngineError;
 
 /// How often it is tried: killed processes need a moment to leave.
@@ -52,19 +53,29 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
         return Ok(());
     }
     let Some(path) = path.to_str() else { return Ok(()) };
-    let mut left: Vec<PathBuf> = find::trees()?.iter().map(|tree| below(tree, path)).collect();
+    let groups: Vec<PathBuf> = find::trees()?.iter().map(|tree| below(tree, path)).collect();
+    // libcontainer's processes do not die with the shim: where Create had not got far enough to
+    // write the pid down, one may be about to make the first group.
+    let mut quiet = if bundle.join(INIT_PID_FILE).exists() { 1 } else { 4 };
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
         refusal = None;
-        left.retain(|group| match kill_and_remove(group) {
-            Ok(()) => false,
-            Err(cause) => {
-                refusal = Some(EngineError::call(format!("rmdir({group:?})"), cause));
-                true
+        let mut found = false;
+        for group in &groups {
+            match kill_and_remove(group) {
+                Ok(existed) => found |= existed,
+                Err(cause) => {
+                    refusal = Some(EngineError::call(format!("rmdir({group:?})"), cause));
+                }
             }
-        });
-        if left.is_empty() {
-            return Ok(());
+        }
+        // One that makes groups joins each, and is found in it. What it had made behind our back by
+        // then takes another round.
+        if !found && refusal.is_none() {
+            quiet -= 1;
+            if quiet == 0 {
+                return Ok(());
+            }
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -81,16 +92,17 @@ fn is_named_after(path: &Path, id: &str) -> bool {
     plain && own
 }
 
-fn kill_and_remove(group: &Path) -> io::Result<()> {
+/// Whether there was something to remove.
+fn kill_and_remove(group: &Path) -> io::Result<bool> {
     if !group.is_dir() || is_root(group) {
-        return Ok(());
+        return Ok(false);
     }
     let mut pids = Vec::new();
     // A list that cannot be read will refuse the removal too.
     let _ = collect_pids(group, &mut pids);
     if pids.iter().any(|pid| u32::try_from(*pid) == Ok(std::process::id())) {
         log::warn!("{}: not removed, the shim is in it", group.display());
-        return Ok(());
+        return Ok(false);
     }
     if !pids.is_empty() {
         // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
@@ -99,7 +111,7 @@ fn kill_and_remove(group: &Path) -> io::Result<()> {
         let _ = write(&group.join("cgroup.kill"), 1);
         send(&pids, Signal::KILL);
     }
-    remove_group(group)
+    remove_group(group).map(|()| true)
 }
 
 /// Whether a path is a whole hierarchy, which no container owns whatever a record says.
