@@ -133,10 +133,15 @@ pub fn sweep(scope: &Scope) {
     for path in mounted {
         let _ = umount2(&path, MntFlags::MNT_DETACH);
     }
-    let mut groups = cgroups(scope);
-    groups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    for path in groups {
-        let _ = fs::remove_dir(path);
+    for _ in 0..20 {
+        let mut groups = cgroups(scope);
+        groups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+        // What was killed just now may still be on its way out.
+        let busy = groups.into_iter().filter(|path| fs::remove_dir(path).is_err()).count();
+        if busy == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     for path in &scope.sockets {
         let _ = fs::remove_file(path);

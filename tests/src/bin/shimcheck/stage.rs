@@ -424,7 +424,19 @@ pub(crate) struct Life<'s> {
     pub(crate) created_pid: u32,
 }
 
+/// A script that goes on until [`Life::tell`], and then exits with a code.
+pub(crate) fn until_told(code: u32) -> String {
+    format!("trap 'exit {code}' TERM; while :; do sleep 0.05; done")
+}
+
 impl Life<'_> {
+    /// Makes an init that runs [`until_told`] exit, without the shim's help.
+    pub(crate) fn tell(&self) -> Result<()> {
+        // Its trap has to be set: the first process of a namespace is deaf without.
+        std::thread::sleep(Duration::from_millis(200));
+        kill(Pid::from_raw(i32::try_from(self.pid)?), Signal::SIGTERM).context("signal init")
+    }
+
     /// Starts it.
     pub(crate) fn start(&mut self) -> Result<()> {
         let pid = self.task.start("").context("Start")?;

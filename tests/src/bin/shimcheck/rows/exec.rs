@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::row::{Row, row};
 use crate::stage::{
     Life, SOON, Stage, exit_status, finish, refused, status, timed, unless_unimplemented,
+    until_told,
 };
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -171,7 +172,7 @@ fn exec(stage: &Stage) -> Result<()> {
 
 fn exec_state(stage: &Stage) -> Result<()> {
     let life = sleeping(stage)?;
-    let request = life.task.exec_request("e1", &process(&shell("sleep 0.3; exit 4")));
+    let request = life.task.exec_request("e1", &process(&shell("sleep 1; exit 4")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
     ensure!(status(&life.task, "e1")? == Status::CREATED, "{:?}", status(&life.task, "e1")?);
     let pid = life.task.start("e1")?;
@@ -276,9 +277,10 @@ fn exec_created(stage: &Stage) -> Result<()> {
 }
 
 fn after_exit(stage: &Stage) -> Result<()> {
-    let life = stage.run("sleep 0.5")?;
+    let life = stage.run(&until_told(0))?;
     let request = life.task.exec_request("e1", &process(&shell("exit 0")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
+    life.tell()?;
     life.exit_status()?;
     refused(
         life.task.start("e1"),
@@ -537,7 +539,8 @@ fn outlived(stage: &Stage) -> Result<()> {
 }
 
 fn shared_pidns(stage: &Stage) -> Result<()> {
-    let bundle = stage.shaped("sleep 105 & setsid sleep 106 & sleep 0.5; exit 11", |spec| {
+    let script = format!("sleep 105 & setsid sleep 106 & {}", until_told(11));
+    let bundle = stage.shaped(&script, |spec| {
         spec["linux"]["namespaces"] =
             json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" }]);
     })?;
@@ -548,6 +551,7 @@ fn shared_pidns(stage: &Stage) -> Result<()> {
     let answer = life.task.pids()?;
     let pids: Vec<i32> =
         answer.processes.iter().filter_map(|process| i32::try_from(process.pid).ok()).collect();
+    life.tell()?;
     ensure!(life.exit_status()? == 11);
     for pid in pids {
         let gone = until(SOON, || matches!(leak::state(pid), None | Some('Z' | 'X')).then_some(()));
@@ -560,7 +564,7 @@ fn shared_pidns(stage: &Stage) -> Result<()> {
 
 fn shared_order(stage: &Stage) -> Result<()> {
     for _ in 0..3 {
-        let bundle = stage.shaped("sleep 0.4; exit 11", |spec| {
+        let bundle = stage.shaped(&until_told(11), |spec| {
             spec["linux"]["namespaces"] =
                 json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }]);
         })?;
@@ -569,6 +573,7 @@ fn shared_order(stage: &Stage) -> Result<()> {
         for exec in ["e1", "e2", "e3"] {
             life.exec(exec, "exec sleep 107")?;
         }
+        life.tell()?;
         ensure!(life.exit_status()? == 11);
         let id = life.task.id().to_owned();
         let events = stage.events.borrow();

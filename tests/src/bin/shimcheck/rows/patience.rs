@@ -8,7 +8,9 @@ use harness::shim::{Task, until};
 use protos::ttrpc::api::Status;
 
 use crate::row::{Row, row};
-use crate::stage::{Life, Pipes, SOON, Stage, exit_status, finish, timed, unless_unimplemented};
+use crate::stage::{
+    Life, Pipes, SOON, Stage, exit_status, finish, timed, unless_unimplemented, until_told,
+};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -430,9 +432,10 @@ fn deadline_wait(stage: &Stage) -> Result<()> {
 }
 
 fn daemon_restart(stage: &Stage) -> Result<()> {
-    let life = stage.run("sleep 0.6; exit 14")?;
+    let life = stage.run(&until_told(14))?;
     life.exec("e1", "exec sleep 100")?;
     life.shim.client.close();
+    life.tell()?;
     std::thread::sleep(Duration::from_millis(900));
     ensure!(life.shim.alive(), "the shim left with its client");
     let client = life.shim.reconnect()?;
