@@ -35,3 +35,12 @@ pub fn hide_unified() -> io::Result<bool> {
     mount(Some("none"), unified, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
     Ok(true)
 }
+
+/// Takes away what hides it, and whatever crun has put there. The hierarchy does not come back.
+///
+/// # Errors
+///
+/// As umount2(2).
+pub fn forget_unified() -> io::Result<()> {
+    Ok(umount2(Path::new("/sys/fs/cgroup/unified"), MntFlags::MNT_DETACH)?)
+}

@@ -13,36 +13,52 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::place::{Contender, Place};
+use crate::sample::median;
 
 /// Rounds that do not count: caches are filled in them.
 const WARM_UP: usize = 3;
 
+/// What a life consists of.
+const STEPS: [&str; 6] = ["start", "Create", "Start", "Wait", "Delete", "gone"];
+
+/// One life: how long each of [`STEPS`] took, and all of them.
+type Life = ([Duration; STEPS.len()], Duration);
+
 /// Times of everybody.
 #[derive(Debug, Default)]
 pub(crate) struct Lives {
-    taken: Vec<(Contender, Vec<Duration>, Vec<Duration>)>,
+    taken: Vec<(Contender, Vec<Life>)>,
 }
 
 impl Lives {
     /// How long `start` took.
-    pub(crate) fn start(&self, of: Contender) -> &[Duration] {
-        self.find(of).map_or(&[], |(_, start, _)| start.as_slice())
+    pub(crate) fn start(&self, of: Contender) -> Vec<Duration> {
+        self.of(of).iter().map(|(steps, _)| steps[0]).collect()
     }
 
     /// How long everything took.
-    pub(crate) fn total(&self, of: Contender) -> &[Duration] {
-        self.find(of).map_or(&[], |(_, _, total)| total.as_slice())
+    pub(crate) fn total(&self, of: Contender) -> Vec<Duration> {
+        self.of(of).iter().map(|(_, total)| *total).collect()
     }
 
-    fn find(&self, of: Contender) -> Option<&(Contender, Vec<Duration>, Vec<Duration>)> {
-        self.taken.iter().find(|(contender, ..)| *contender == of)
+    /// The median of each step, in ms.
+    pub(crate) fn steps(&self, of: Contender) -> String {
+        let medians = STEPS.iter().enumerate().map(|(index, step)| {
+            let times: Vec<_> = self.of(of).iter().map(|(steps, _)| steps[index]).collect();
+            format!("{step} {:.2}", median(&times))
+        });
+        medians.collect::<Vec<_>>().join(", ")
+    }
+
+    fn of(&self, of: Contender) -> &[Life] {
+        let found = self.taken.iter().find(|(contender, _)| *contender == of);
+        found.map_or(&[], |(_, lives)| lives)
     }
 }
 
 /// Measures `rounds` lives of each, in turns.
 pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Result<Lives> {
-    let mut lives =
-        Lives { taken: of.iter().map(|&contender| (contender, Vec::new(), Vec::new())).collect() };
+    let mut lives = Lives { taken: of.iter().map(|&one| (one, Vec::new())).collect() };
     if of.is_empty() {
         return Ok(lives);
     }
@@ -50,39 +66,56 @@ pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Res
         for turn in 0..of.len() {
             let index = (round + turn) % of.len();
             let contender = of[index];
-            let (start, total) =
-                life(place, contender).with_context(|| format!("a life of {contender:?}"))?;
+            let life = life(place, contender);
+            let life = life.with_context(|| format!("a life of {contender:?}"))?;
             if round >= WARM_UP {
-                lives.taken[index].1.push(start);
-                lives.taken[index].2.push(total);
+                lives.taken[index].1.push(life);
             }
         }
+    }
+    for &contender in of.iter().filter(|contender| contender.has_shim()) {
+        println!("# steps of {contender:?}: {} ms", lives.steps(contender));
     }
     Ok(lives)
 }
 
-fn life(place: &Place, contender: Contender) -> Result<(Duration, Duration)> {
+fn life(place: &Place, contender: Contender) -> Result<Life> {
     let bundle = place.bundle(contender, &["/bin/true"])?;
     let times = if contender.has_shim() {
         shim(place, contender, &bundle)
     } else {
-        raw(place, &contender.program(), &bundle).map(|total| (Duration::ZERO, total))
+        raw(place, &contender.program(), &bundle).map(|total| (Default::default(), total))
     }?;
     place.remove(&bundle)?;
     Ok(times)
 }
 
-fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<(Duration, Duration)> {
+fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<Life> {
     let began = Instant::now();
+    let mut steps = [Duration::ZERO; STEPS.len()];
+    let mut last = began;
+    let mut step = |index: usize| {
+        let now = Instant::now();
+        steps[index] = now - last;
+        last = now;
+    };
     let (shim, start) = place.start(contender, bundle)?;
-    shim.run(bundle)?;
+    step(0);
+    shim.task.create(&bundle.create_request()).context("Create")?;
+    step(1);
+    shim.task.start("").context("Start")?;
+    step(2);
     let exit = shim.task.wait("").context("Wait")?;
+    step(3);
     shim.task.delete("").context("Delete")?;
+    step(4);
     place.until_gone(&bundle.id)?;
-    let total = began.elapsed();
+    step(5);
+    // Without the connecting, which is not the shim's.
+    steps[0] = start;
     ensure!(exit.exit_status == 0, "/bin/true ended with {}", exit.exit_status);
     shim.leave()?;
-    Ok((start, total))
+    Ok((steps, last - began))
 }
 
 /// The runtime's own commands; its root file system is mounted before and unmounted after.

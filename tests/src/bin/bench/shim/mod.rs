@@ -105,18 +105,27 @@ pub(crate) fn bench(words: impl Iterator<Item = String>) -> Result<()> {
     }
     println!("# kernel: {}", std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
 
-    on_runc(&place, &wanted)?;
+    let measured = measure(&place, &wanted);
+    if let Err(why) = &measured {
+        // Told first: what a failure leaves in the middle is found below, and is not the fault.
+        println!("# failed: {why:#}");
+    }
+    measured
+}
+
+fn measure(place: &Place, wanted: &Wanted) -> Result<()> {
+    on_runc(place, wanted)?;
     if wanted.one("state-p99") {
         let samples = wanted.samples(600).max(100);
-        let ours = state::p99(&place, Contender::OursRunc, samples)?;
-        let peer = state::p99(&place, Contender::Go, samples)?;
+        let ours = state::p99(place, Contender::OursRunc, samples)?;
+        let peer = state::p99(place, Contender::Go, samples)?;
         line("state-p99", ours, peer);
     }
-    memory_metrics(&place, &wanted)?;
+    memory_metrics(place, wanted)?;
     if wanted.any(&["threads-grown", "fds-grown"]) {
         let execs = wanted.samples(2000);
-        let ours = growth::after(&place, Contender::OursRunc, execs)?;
-        let peer = growth::after(&place, Contender::Go, execs)?;
+        let ours = growth::after(place, Contender::OursRunc, execs)?;
+        let peer = growth::after(place, Contender::Go, execs)?;
         println!("# grown: over {execs} execs");
         if wanted.one("threads-grown") {
             line("threads-grown", ours.threads, peer.threads);
@@ -125,7 +134,7 @@ pub(crate) fn bench(words: impl Iterator<Item = String>) -> Result<()> {
             line("fds-grown", ours.descriptors, peer.descriptors);
         }
     }
-    on_crun(&place, &wanted)
+    on_crun(place, wanted)
 }
 
 fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
@@ -144,23 +153,23 @@ fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
     }
     let lives = life::interleaved(place, &contenders, wanted.samples(40))?;
     if wanted.one("start") {
-        compare("start", lives.start(Contender::OursRunc), lives.start(Contender::Go));
+        compare("start", &lives.start(Contender::OursRunc), &lives.start(Contender::Go));
     }
     if wanted.one("total-runc") {
-        compare("total-runc", lives.total(Contender::OursRunc), lives.total(Contender::Go));
+        compare("total-runc", &lives.total(Contender::OursRunc), &lives.total(Contender::Go));
     }
     if wanted.one("overhead-runc") {
         let raw = lives.total(Contender::RawRunc);
-        println!("# overhead-runc raw commands: {}", spread(raw));
+        println!("# overhead-runc raw commands: {}", spread(&raw));
         let (raw, ours, peer) = (
-            median(raw),
-            median(lives.total(Contender::OursRunc)),
-            median(lives.total(Contender::Go)),
+            median(&raw),
+            median(&lives.total(Contender::OursRunc)),
+            median(&lives.total(Contender::Go)),
         );
         line("overhead-runc", ours - raw, peer - raw);
     }
     if wanted.one("total-youki") {
-        compare("total-youki", lives.total(Contender::OursYouki), lives.total(Contender::Go));
+        compare("total-youki", &lives.total(Contender::OursYouki), &lives.total(Contender::Go));
     }
     let mut contenders = Vec::new();
     if wanted.one("exec") {
@@ -216,9 +225,19 @@ fn on_crun(place: &Place, wanted: &Wanted) -> Result<()> {
     if !wanted.any(&["total-crun", "total-youki-crun", "exec-crun"]) {
         return Ok(());
     }
-    if namespace::hide_unified().context("hide the v2 hierarchy")? {
+    let hidden = namespace::hide_unified().context("hide the v2 hierarchy")?;
+    if hidden {
         println!("# from here on without /sys/fs/cgroup/unified, for crun");
     }
+    let measured = crun_metrics(place, wanted);
+    if hidden {
+        // With what crun, which takes it for a hierarchy, has left there.
+        namespace::forget_unified().context("unmount what hid it")?;
+    }
+    measured
+}
+
+fn crun_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
     let mut contenders = Vec::new();
     if wanted.one("total-crun") {
         contenders.extend([Contender::OursCrun, Contender::Go]);
@@ -228,11 +247,11 @@ fn on_crun(place: &Place, wanted: &Wanted) -> Result<()> {
     }
     let lives = life::interleaved(place, &contenders, wanted.samples(40))?;
     if wanted.one("total-crun") {
-        compare("total-crun", lives.total(Contender::OursCrun), lives.total(Contender::Go));
+        compare("total-crun", &lives.total(Contender::OursCrun), &lives.total(Contender::Go));
     }
     if wanted.one("total-youki-crun") {
         let (ours, peer) = (lives.total(Contender::OursYouki), lives.total(Contender::RawCrun));
-        compare("total-youki-crun", ours, peer);
+        compare("total-youki-crun", &ours, &peer);
     }
     if wanted.one("exec-crun") {
         let contenders = [Contender::OursCrun, Contender::Go];

@@ -69,11 +69,12 @@ impl Contender {
 
 /// A corner of the machine for all of them.
 pub(crate) struct Place {
-    root: Root,
     rootfs: PathBuf,
     events: Events,
     hierarchies: Vec<PathBuf>,
     runtime_roots: RefCell<Vec<PathBuf>>,
+    /// Last, so that it is looked for what was left only when nobody listens any more.
+    root: Root,
 }
 
 impl Place {
@@ -94,7 +95,7 @@ impl Place {
             .filter(|path| path.join("cgroup.procs").exists())
             .collect();
         fs::create_dir_all(root.path().join("b"))?;
-        Ok(Self { root, rootfs, events, hierarchies, runtime_roots: RefCell::default() })
+        Ok(Self { rootfs, events, hierarchies, runtime_roots: RefCell::default(), root })
     }
 
     /// The directory.
@@ -234,7 +235,11 @@ impl Place {
 
     fn has_cgroup(&self, id: &str) -> bool {
         let name = format!("{}/{id}", self.token());
-        self.hierarchies.iter().any(|hierarchy| hierarchy.join(&name).join("cgroup.procs").exists())
+        // One that was hidden meanwhile is none: crun leaves plain files of these names there.
+        self.hierarchies
+            .iter()
+            .filter(|hierarchy| hierarchy.join("cgroup.procs").exists())
+            .any(|hierarchy| hierarchy.join(&name).join("cgroup.procs").exists())
     }
 }
 
