@@ -18,7 +18,6 @@ use serde::Deserialize;
 use shim_sdk::ContainerId;
 
 use super::{below, collect_pids, find, send, write};
-use crate::engine::INIT_PID_FILE;
 use crate::error::EngineError;
 
 /// How often it is tried: killed processes need a moment to leave.
@@ -54,9 +53,6 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
     }
     let Some(path) = path.to_str() else { return Ok(()) };
     let groups: Vec<PathBuf> = find::trees()?.iter().map(|tree| below(tree, path)).collect();
-    // libcontainer's processes do not die with the shim: where Create had not got far enough to
-    // write the pid down, one may be about to make the first group.
-    let mut quiet = if bundle.join(INIT_PID_FILE).exists() { 1 } else { 4 };
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
         refusal = None;
@@ -69,13 +65,10 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
                 }
             }
         }
-        // One that makes groups joins each, and is found in it. What it had made behind our back by
-        // then takes another round.
+        // Whoever makes groups joins each, and is found in it; those that it had made behind our
+        // back by then take another round.
         if !found && refusal.is_none() {
-            quiet -= 1;
-            if quiet == 0 {
-                return Ok(());
-            }
+            return Ok(());
         }
         tokio::time::sleep(INTERVAL).await;
     }
