@@ -11,6 +11,8 @@ pub(crate) enum Engine {
     Youki,
     /// Our shim over runc.
     Runc,
+    /// Our shim over crun, which the runtime's options name.
+    Crun,
     /// containerd's own shim: a control that shows what these tests ask for to be reasonable.
     Stock,
 }
@@ -20,14 +22,14 @@ impl Engine {
     pub(crate) fn runtime(self) -> &'static str {
         match self {
             Self::Youki => "io.containerd.youki.v1",
-            Self::Runc | Self::Stock => "io.containerd.runc.v2",
+            Self::Runc | Self::Crun | Self::Stock => "io.containerd.runc.v2",
         }
     }
 
     /// The directory to put first where containerd looks for shims.
     pub(crate) fn shims(self) -> Option<PathBuf> {
         match self {
-            Self::Youki | Self::Runc => Some(programs::directory()),
+            Self::Youki | Self::Runc | Self::Crun => Some(programs::directory()),
             Self::Stock => None,
         }
     }
@@ -36,7 +38,7 @@ impl Engine {
     pub(crate) fn binary(self) -> PathBuf {
         match self {
             Self::Youki => programs::ours("containerd-shim-youki-v1"),
-            Self::Runc => programs::ours("containerd-shim-runc-v2"),
+            Self::Runc | Self::Crun => programs::ours("containerd-shim-runc-v2"),
             Self::Stock => programs::system("containerd-shim-runc-v2"),
         }
     }

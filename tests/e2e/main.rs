@@ -4,6 +4,7 @@
 
 mod advisories;
 mod daemon;
+mod dropin;
 mod engine;
 mod images;
 mod install;

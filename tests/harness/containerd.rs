@@ -11,6 +11,16 @@ use nix::unistd::Pid;
 use crate::command::{Finished, run};
 use crate::{Root, eventually, image, leak, programs, wait};
 
+/// Becomes `$0 $@` where the v2 hierarchy beside those of v1 is not to be seen. crun makes
+/// directories in its place all the same, which must not be on the host's own tmpfs.
+const HIDE_UNIFIED: &str = r#"
+unified=/sys/fs/cgroup/unified
+if [ -e $unified/cgroup.procs ]; then
+    umount $unified
+    mount -t tmpfs none $unified
+fi
+exec "$0" "$@""#;
+
 /// A running containerd.
 #[derive(Debug)]
 pub struct Containerd<'r> {
@@ -19,6 +29,7 @@ pub struct Containerd<'r> {
     directory: PathBuf,
     shims: Option<PathBuf>,
     log_level: &'static str,
+    hides_unified: bool,
 }
 
 impl<'r> Containerd<'r> {
@@ -29,6 +40,21 @@ impl<'r> Containerd<'r> {
     /// When it does not come up.
     #[must_use]
     pub fn start(root: &'r Root, shims: Option<&Path>) -> Self {
+        Self::start_in(root, shims, false)
+    }
+
+    /// The same in a mount namespace of its own, where a hybrid host's v2 hierarchy is hidden:
+    /// crun takes it for the only one.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_for_crun(root: &'r Root, shims: Option<&Path>) -> Self {
+        Self::start_in(root, shims, true)
+    }
+
+    fn start_in(root: &'r Root, shims: Option<&Path>, hides_unified: bool) -> Self {
         root.tolerate_namespace_cgroup();
         let directory = root.dir("containerd");
         let config = format!(
@@ -52,7 +78,8 @@ disabled_plugins = [
         );
         fs::write(directory.join("config.toml"), config).expect("write containerd's config");
         let shims = shims.map(Path::to_owned);
-        let mut this = Self { root, child: None, directory, shims, log_level: "info" };
+        let mut this =
+            Self { root, child: None, directory, shims, log_level: "info", hides_unified };
         this.launch();
         this
     }
@@ -63,7 +90,15 @@ disabled_plugins = [
             .append(true)
             .open(self.directory.join("log"))
             .expect("open containerd's log");
-        let mut command = self.root.command(programs::system("containerd"));
+        let program = programs::system("containerd");
+        let mut command = if self.hides_unified {
+            let mut command = self.root.command(programs::system("unshare"));
+            command.args(["--mount", "--propagation", "slave", "sh", "-ec", HIDE_UNIFIED]);
+            command.arg(program);
+            command
+        } else {
+            self.root.command(program)
+        };
         command
             .arg("--config")
             .arg(self.directory.join("config.toml"))

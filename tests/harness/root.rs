@@ -112,7 +112,7 @@ impl Root {
     }
 
     /// Watches a socket outside the root's directory, too.
-    pub(crate) fn watch_socket(&self, path: PathBuf) {
+    pub fn watch_socket(&self, path: PathBuf) {
         self.sockets.lock().expect("no holder panics").push(path);
     }
 

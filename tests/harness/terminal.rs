@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ pub struct Terminal {
     keyboard: File,
     screen: Arc<Mutex<Vec<u8>>>,
     line: String,
+    path: PathBuf,
 }
 
 impl Terminal {
@@ -34,6 +36,7 @@ impl Terminal {
         let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(Some(&size), None).expect("open a pseudo-terminal");
         let line = command::line(inner);
+        let path = nix::unistd::ttyname(&pair.slave).expect("a terminal has a name");
         let mut outer = Command::new(programs::system("setsid"));
         outer.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args());
         for (name, value) in inner.get_envs() {
@@ -62,7 +65,7 @@ impl Terminal {
                 shown.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
             }
         });
-        Self { child, keyboard, screen, line }
+        Self { child, keyboard, screen, line, path }
     }
 
     /// Types.
@@ -72,6 +75,17 @@ impl Terminal {
     /// When the terminal is gone.
     pub fn type_in(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).expect("the terminal is open");
+    }
+
+    /// Changes its size, as the user of a terminal window does.
+    ///
+    /// # Panics
+    ///
+    /// When the terminal is gone.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let mut stty = Command::new(programs::system("stty"));
+        stty.arg("-F").arg(&self.path).args(["rows", &rows.to_string()]);
+        let _ = command::run(stty.args(["cols", &columns.to_string()])).success();
     }
 
     /// What the screen has shown so far.

@@ -1,0 +1,134 @@
+//! What dies on the way: containerd, or the shim.
+
+use std::fs;
+use std::time::Duration;
+
+use harness::shim::{Stream, bundle};
+use harness::{Root, eventually, run, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::client::{Busybox, Client, Streams, wait_for};
+use super::{House, with_engines};
+use crate::engine::Engine;
+
+with_engines! {
+    runc: Runc {
+        output_goes_on_through_restarts_of_containerd_and_loses_no_byte
+        exits_while_containerd_is_away_are_told_when_it_is_back
+        a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again
+    }
+    crun: Crun {
+        a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again
+    }
+    youki: Youki {
+        output_goes_on_through_restarts_of_containerd_and_loses_no_byte
+    }
+}
+
+/// The lines of `seq 1 <last>`.
+fn numbers(last: usize) -> String {
+    (1..=last).map(|number| format!("{number}\n")).collect()
+}
+
+fn output_goes_on_through_restarts_of_containerd_and_loses_no_byte(engine: Engine) {
+    let root = Root::new();
+    let mut house = House::start(&root, engine);
+    // Its streams are the test's own, as those of dockerd are: `ctr` would go with containerd.
+    let (out, err) = (root.path().join("out"), root.path().join("err"));
+    let out = Stream::read(&out).expect("make a fifo and read it");
+    let err = Stream::read(&err).expect("make a fifo and read it");
+    let id = root.id("c");
+    house.containerd.expect_shim(&id);
+    let script = "echo from init >&2; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; \
+                  [ $((i % 10)) = 0 ] && sleep 0.01; done; exit 21";
+    let busybox = Busybox::make(&root.dir("busybox"));
+    let cgroup = format!("/{}/{id}", root.namespace());
+    wait_for(async {
+        let client = Client::connect(&house.containerd, root.namespace()).await;
+        client
+            .record_for(&id, &bundle::spec(&bundle::shell(script), &cgroup), engine.runtime())
+            .await;
+        let streams = Streams { stdout: &out.path(), stderr: &err.path() };
+        client.create(&id, busybox.mount(&id), streams).await.expect("Create");
+        client.start(&id, "").await.expect("Start");
+    });
+    let shim = house.containerd.shim(&id);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGKILL] {
+        let seen = out.bytes().len();
+        assert!(out.wait(wait::SOON, |bytes, _| bytes.len() > seen + 200), "it goes on");
+        house.containerd.stop(signal);
+        // The reader goes too, and is back before containerd is.
+        out.leave();
+        std::thread::sleep(Duration::from_millis(100));
+        out.resume().expect("the fifo is there");
+        let seen = out.bytes().len();
+        assert!(out.wait(wait::SOON, |bytes, _| bytes.len() > seen + 100), "it goes on");
+        house.containerd.restart();
+        assert_eq!(house.containerd.shim(&id), shim, "the shim is the one that was");
+        assert_eq!(house.status(&id), "RUNNING", "it must outlast the restarts");
+    }
+    wait_for(async {
+        let client = Client::connect(&house.containerd, root.namespace()).await;
+        assert_eq!(client.wait(&id, "").await.expect("Wait"), 21);
+        assert!(out.wait_end(wait::SOON), "the output ends");
+        assert_eq!(client.delete(&id).await.expect("Delete"), 21);
+        client.forget(&id).await;
+        busybox.discard(&id);
+    });
+    assert!(err.wait_end(wait::SOON), "the errors end");
+    assert_eq!(err.text(), "from init\n");
+    let text = out.text();
+    assert!(
+        text == numbers(3000),
+        "{} bytes instead of {}: {:?}",
+        text.len(),
+        numbers(3000).len(),
+        text.lines().zip(1..).find(|(line, number)| *line != number.to_string())
+    );
+}
+
+fn exits_while_containerd_is_away_are_told_when_it_is_back(engine: Engine) {
+    let root = Root::new();
+    let mut house = House::start(&root, engine);
+    let ids: Vec<String> = (0..4)
+        .map(|number| {
+            let script = format!("until [ -e /go ]; do sleep 0.05; done; exit {}", 30 + number);
+            house.detached(&[], &script)
+        })
+        .collect();
+    let go: Vec<_> = ids.iter().map(|id| house.containerd.bundle(id).join("rootfs/go")).collect();
+    house.containerd.stop(Signal::SIGKILL);
+    for file in &go {
+        fs::write(file, "").expect("the root file system stays mounted");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    house.containerd.restart();
+    for (id, number) in ids.iter().zip(30..) {
+        house.becomes(id, "STOPPED");
+        let words = format!("exit code {number}");
+        house.ctr(&["task", "rm", id]).success().complains_of(&[&words]);
+        let _ = house.ctr(&["containers", "rm", id]).success();
+    }
+}
+
+fn a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again(engine: Engine) {
+    let root = Root::new();
+    let house = House::start(&root, engine);
+    let watch = house.watch();
+    let id = house.detached(&[], "sleep 600 & exec sleep 601");
+    kill(Pid::from_raw(house.containerd.shim(&id)), Signal::SIGKILL).expect("the shim runs");
+    let bundle = house.containerd.bundle(&id);
+    eventually(wait::SOON, "containerd removes the bundle", || (!bundle.exists()).then_some(()));
+    assert_eq!(house.status(&id), "");
+    watch.wait_for(&id, "delete");
+    let exits: Vec<_> = watch.of(&id).into_iter().filter(|(topic, _)| topic == "exit").collect();
+    assert_eq!(exits.len(), 1, "{exits:?}");
+    assert_eq!(exits[0].1["exit_status"], 137, "{exits:?}");
+    // The container is as it was, and takes another task.
+    let mut again = house.containerd.ctr(&["task", "start", "--detach", "--null-io", &id]);
+    let _ = run(&mut again).success();
+    assert_eq!(house.status(&id), "RUNNING");
+    let _ = run(&mut house.exec(&id, "e", "exit 8")).ended_with(8);
+    house.remove(&id);
+}
