@@ -9,6 +9,7 @@ mod engine;
 mod images;
 mod install;
 mod licences;
+mod pains;
 mod quickstart;
 mod refusals;
 mod run;

@@ -1,0 +1,195 @@
+//! A daemon's part, played over raw ttrpc, for whatever no real daemon can be brought to do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use harness::shim::bundle::{self, Bundle};
+use harness::shim::{Client, Dialect, Events, Invocation, Reply, Task, until};
+use harness::{Root, leak, programs, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protos::ttrpc::api::CreateTaskRequest;
+use serde_json::{Value, json};
+
+/// One test's daemon.
+pub(crate) struct Stage {
+    // Gone before the root looks for what is left.
+    pub(crate) events: Events,
+    pub(crate) root: Root,
+    binary: PathBuf,
+    serial: AtomicUsize,
+}
+
+/// A shim that runs.
+pub(crate) struct Shim {
+    client: Client,
+    pub(crate) reply: Reply,
+    pub(crate) pid: i32,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self::with("containerd-shim-runc-v2")
+    }
+
+    /// With another shim of ours.
+    pub(crate) fn with(binary: &str) -> Self {
+        let root = Root::new();
+        root.tolerate_namespace_cgroup();
+        let events = Events::serve(&root.path().join("events.sock")).expect("listen for events");
+        bundle::busybox(&root.dir("lower"), &programs::system("busybox")).expect("busybox");
+        let serial = AtomicUsize::new(0);
+        Self { events, root, binary: programs::ours(binary), serial }
+    }
+
+    /// A bundle of a script, with its spec changed.
+    pub(crate) fn shaped(&self, script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
+        let id = self.root.id("c");
+        let cgroup = format!("/{}/{id}", self.root.namespace());
+        let mut spec = bundle::spec(&bundle::shell(script), &cgroup);
+        change(&mut spec);
+        let mut bundle = Bundle::make(&self.root.dir("bundles"), &id, spec).expect("a bundle");
+        let upper = format!("upper-{}", self.serial.fetch_add(1, Ordering::Relaxed));
+        let mount = bundle::overlay(&self.root.dir("lower"), &self.root.dir(&upper));
+        bundle.rootfs = vec![mount.expect("directories")];
+        bundle
+    }
+
+    pub(crate) fn bundle(&self, script: &str) -> Bundle {
+        self.shaped(script, |_| {})
+    }
+
+    /// A bundle whose container joins the shim of the others.
+    pub(crate) fn member(&self, script: &str) -> Bundle {
+        self.shaped(script, |spec| {
+            spec["annotations"] = json!({ "io.containerd.runc.v2.group": self.root.namespace() });
+        })
+    }
+
+    pub(crate) fn invocation(&self, bundle: &Bundle, dialect: Dialect) -> Invocation {
+        let marker = (harness::root::MARKER.to_owned(), self.root.path().display().to_string());
+        Invocation {
+            binary: self.binary.clone(),
+            namespace: self.root.namespace().to_owned(),
+            id: bundle.id.clone(),
+            address: self.root.path().join("containerd.sock").display().to_string(),
+            publish: "/usr/bin/containerd".to_owned(),
+            debug: false,
+            bundle: bundle.path.clone(),
+            ttrpc: self.events.path().display().to_string(),
+            dialect,
+            options: bundle.options_any(),
+            socket_dir: None,
+            environment: vec![marker],
+            limit: Duration::from_secs(15),
+        }
+    }
+
+    /// Starts a shim, or joins one, and reads its log.
+    pub(crate) fn start(&self, bundle: &Bundle) -> Shim {
+        bundle.log.as_ref().expect("it has one").follow().expect("read the log");
+        self.start_with(&self.invocation(bundle, Dialect::V1_6))
+    }
+
+    pub(crate) fn start_with(&self, invocation: &Invocation) -> Shim {
+        let reply = invocation.start().expect("start");
+        self.root.watch_socket(Path::new(reply.address.trim_start_matches("unix://")).to_owned());
+        let client = Client::connect(&reply.address).expect("connect");
+        let answer = Task::new(&client, reply.service(), &invocation.id).connect();
+        let pid = i32::try_from(answer.expect("Connect").shim_pid).expect("pids are small");
+        Shim { client, reply, pid }
+    }
+
+    /// A container in a shim of its own.
+    pub(crate) fn run(&self, bundle: &Bundle) -> (Shim, Task) {
+        self.run_with(bundle, &bundle.create_request())
+    }
+
+    pub(crate) fn run_with(&self, bundle: &Bundle, request: &CreateTaskRequest) -> (Shim, Task) {
+        let shim = self.start(bundle);
+        let task = shim.task(&bundle.id);
+        task.create(request).expect("Create");
+        task.start("").expect("Start");
+        (shim, task)
+    }
+
+    /// A runtime that does as runc does, until a verb is made to go wrong.
+    pub(crate) fn runtime(&self, bundle: &mut Bundle) -> Fault {
+        let directory = self.root.dir("runtime");
+        let (path, real) = (directory.join("runtime"), programs::system("runc"));
+        let script = format!(
+            "#!/bin/sh\nreal='{}'\nfor word do\n  case $word in\n    \
+             create|start|exec|delete) if [ -e '{1}'/$word ]; then . '{1}'/$word; fi; break ;;\n  \
+             esac\ndone\nexec \"$real\" \"$@\"\n",
+            real.display(),
+            directory.join("faults").display()
+        );
+        fs::create_dir_all(directory.join("faults")).expect("make a directory");
+        if !path.exists() {
+            fs::write(&path, script).expect("write a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("own file");
+        }
+        let options = bundle.options.get_or_insert_default();
+        options.binary_name = path.display().to_string();
+        Fault { directory: directory.join("faults") }
+    }
+
+    /// Ends a container and its shim.
+    pub(crate) fn end(&self, shim: &Shim, task: &Task) {
+        // One that has ended is as good.
+        let _ = task.kill("", 9);
+        task.wait("").expect("Wait");
+        task.delete("").expect("Delete");
+        self.leave(shim, task);
+    }
+
+    /// Has a shim without a task leave, and forgets the bundles.
+    pub(crate) fn leave(&self, shim: &Shim, task: &Task) {
+        // It may be gone before it has answered.
+        let _ = task.shutdown();
+        shim.gone(wait::SOON);
+        self.forget();
+    }
+
+    /// What a daemon removes.
+    pub(crate) fn forget(&self) {
+        let _ = fs::remove_dir_all(self.root.path().join("bundles"));
+    }
+}
+
+impl Shim {
+    pub(crate) fn task(&self, id: &str) -> Task {
+        Task::new(&self.client, self.reply.service(), id)
+    }
+
+    /// Kills it outright.
+    pub(crate) fn kill(&self) {
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL).expect("the shim runs");
+        self.gone(wait::SOON);
+    }
+
+    #[track_caller]
+    pub(crate) fn gone(&self, limit: Duration) {
+        let gone = || matches!(leak::state(self.pid), None | Some('Z' | 'X')).then_some(());
+        assert!(until(limit, gone).is_some(), "the shim is still there after {limit:?}");
+    }
+}
+
+/// Where a runtime's faults are.
+pub(crate) struct Fault {
+    directory: PathBuf,
+}
+
+impl Fault {
+    /// Makes a verb run this first; `"$real" "$@"` is what it would have run.
+    pub(crate) fn before(&self, verb: &str, script: &str) {
+        fs::write(self.directory.join(verb), format!("{script}\n")).expect("write a fault");
+    }
+
+    pub(crate) fn mend(&self, verb: &str) {
+        fs::remove_file(self.directory.join(verb)).expect("it was made");
+    }
+}
