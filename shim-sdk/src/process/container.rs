@@ -190,6 +190,8 @@ pub(crate) struct Container<C> {
     pub(crate) bundle: Bundle,
     /// Whether there is something to unmount.
     pub(crate) mounted: bool,
+    /// Whether start will make its processes from a checkpoint.
+    pub(crate) restores: bool,
     pub(crate) init: Rc<Process>,
     record: RefCell<Option<Rc<C>>>,
     execs: RefCell<BTreeMap<ExecId, Rc<Process>>>,
@@ -203,6 +205,7 @@ impl<C> Container<C> {
         namespace: &str,
         bundle: Bundle,
         mounted: bool,
+        restores: bool,
         names: Names,
         shim: Record,
     ) -> Self {
@@ -211,6 +214,7 @@ impl<C> Container<C> {
             id,
             bundle,
             mounted,
+            restores,
             init: Rc::new(Process::new(Which::Init, Phase::Creating, names)),
             record: RefCell::new(None),
             execs: RefCell::new(BTreeMap::new()),

@@ -6,7 +6,7 @@ use oci_spec::runtime::Process as Spec;
 
 use super::container::{Container, Process};
 use super::core::Core;
-use super::lifecycle::{Phase, Request, Which};
+use super::lifecycle::{Phase, Refused, Request, Which};
 use crate::event::{Event, Names};
 use crate::reaper::{self, Watch};
 use crate::stdio::{self, Owner};
@@ -28,7 +28,13 @@ impl<R: Runtime> Core<R> {
             return Err(Error::unimplemented("a terminal"));
         }
         let container = self.container(id)?;
-        container.init.admit(&container.id, Request::Exec).await?;
+        let now = container.init.admit(&container.id, Request::Exec).await?;
+        if container.restores && matches!(now, Phase::Created | Phase::Starting) {
+            // There is nothing yet that a process could join.
+            return Err(
+                Refused::State("cannot exec in a created state").into_error(container.id.as_str())
+            );
+        }
         let process = Process::new(Which::Exec, Phase::Created, names);
         *process.spec.borrow_mut() = Some(Box::new(spec));
         container.reserve(&exec, process)?;

@@ -43,6 +43,7 @@ impl<R: Runtime> Core<R> {
             &self.namespace,
             order.bundle.clone(),
             !order.rootfs.is_empty(),
+            !order.checkpoint.is_empty(),
             order.names.clone(),
             self.shim.clone(),
         ));
