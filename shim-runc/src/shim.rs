@@ -16,6 +16,7 @@ use crate::container::Container;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
 use crate::engine::{AnyEngine, Choice, Engine, EngineRoot};
+use crate::error::EngineError;
 use crate::making;
 use crate::options::Options;
 
@@ -110,6 +111,16 @@ impl Runtime for Shim {
         let options = Options::from_payload(request.options.as_ref())?;
         let bundle = request.bundle.path();
         let engine = self.engine(&options, &request.namespace, bundle);
+        if options.systemd_cgroup && matches!(engine, AnyEngine::Libcontainer(_)) {
+            // Not in silence: systemd would take cgroups that it did not make for its own to tidy.
+            return Err(EngineError::Malformed {
+                what: "runtime option SystemdCgroup".to_owned(),
+                problem: "libcontainer is built without systemd and makes cgroups itself; \
+                          leave the option unset, or choose runc or crun as BinaryName"
+                    .to_owned(),
+            }
+            .into());
+        }
         match request.checkpoint {
             Some(checkpoint) => {
                 let container = Container::from_checkpoint(
