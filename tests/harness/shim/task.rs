@@ -11,6 +11,7 @@ use protos::ttrpc::api::{
 };
 use protos::ttrpc::protobuf::well_known_types::any::Any;
 use protos::ttrpc::protobuf::{Message, MessageField};
+use protos::ttrpc::shim::oci::CheckpointOptions;
 
 use super::ttrpc::{CallError, Client, PATIENCE, Pending};
 
@@ -224,12 +225,24 @@ impl Task {
         self.call("Update", &request).map(|_: Empty| ())
     }
 
-    /// Writes its memory to `path`.
+    /// Writes its memory to `path`; it goes on running.
     #[allow(clippy::missing_errors_doc)]
     pub fn checkpoint(&self, path: &str) -> Answer<()> {
+        self.checkpoint_with(path, &CheckpointOptions::default())
+    }
+
+    /// The same with the runtime's options.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn checkpoint_with(&self, path: &str, options: &CheckpointOptions) -> Answer<()> {
+        let options = Any {
+            type_url: "containerd.runc.v1.CheckpointOptions".to_owned(),
+            value: options.write_to_bytes().unwrap_or_default(),
+            ..Any::default()
+        };
         let request = CheckpointTaskRequest {
             id: self.id.clone(),
             path: path.to_owned(),
+            options: MessageField::some(options),
             ..Default::default()
         };
         self.call("Checkpoint", &request).map(|_: Empty| ())

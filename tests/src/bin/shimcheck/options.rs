@@ -11,6 +11,7 @@ use harness::shim::Dialect;
 pub(crate) const USAGE: &str = "\
 usage: shimcheck SHIM [--runtime-binary PATH] [--only ROW]... [--dialect 1.6|1.7|2.0|2.3]
                       [--jobs N] [--execs N] [--limit SECONDS] [--keep]
+                      [--as-tests NAME]
        shimcheck --list
 
   SHIM              the shim to check, under the name it is to have
@@ -20,7 +21,8 @@ usage: shimcheck SHIM [--runtime-binary PATH] [--only ROW]... [--dialect 1.6|1.7
   --jobs N          how many rows run side by side (default twice the processors, at most 8)
   --execs N         how many execs the row on growth makes (default 200)
   --limit SECONDS   for everything (default 600)
-  --keep            leave the files of broken rows for a look (processes and mounts still go)";
+  --keep            leave the files of broken rows for a look (processes and mounts still go)
+  --as-tests NAME   report each row as a test, NAME::ROW; one that is not offered is one that failed";
 
 /// What to do.
 pub(crate) enum Command {
@@ -53,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) limit: Duration,
     /// Whether files stay.
     pub(crate) keep: bool,
+    /// What the rows are called as tests, if they are to be reported as such.
+    pub(crate) tests: Option<String>,
     /// The row's own directory, when this process checks one.
     pub(crate) place: PathBuf,
     /// The root file system that containers share.
@@ -71,6 +75,7 @@ impl Options {
             execs: 200,
             limit: Duration::from_secs(600),
             keep: false,
+            tests: None,
             place: PathBuf::new(),
             rootfs: PathBuf::new(),
         };
@@ -95,6 +100,7 @@ impl Options {
                     options.limit = Duration::from_secs(text(value()?).parse().context("--limit")?);
                 }
                 "--keep" => options.keep = true,
+                "--as-tests" => options.tests = Some(text(value()?)),
                 // Between this program and its own copies.
                 "--row" => row = Some(text(value()?)),
                 "--place" => options.place = value()?.into(),

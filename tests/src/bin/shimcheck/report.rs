@@ -75,6 +75,35 @@ pub(crate) fn verdict(row: &Row, verdict: &Verdict, took: Duration, swept: usize
     }
 }
 
+/// How one row ended, as a test program says it. Whoever chose the rows knows that the machine can
+/// show them, so one that is not offered has failed.
+pub(crate) fn test(name: &str, row: &Row, verdict: &Verdict, took: Duration) {
+    let said = match verdict {
+        Verdict::Held => None,
+        Verdict::Broken(seen) | Verdict::Known(seen, _) => Some(seen.clone()),
+        Verdict::NotOffered(why) => Some(format!("not offered: {why}")),
+    };
+    let word = if said.is_none() { "ok" } else { "FAILED" };
+    line(&format!("test {name}::{} ... {word}", row.id));
+    if let Some(said) = said {
+        line(&format!("    {} [{}] {:.2} s", row.promise, row.source, took.as_secs_f32()));
+        for part in said.lines() {
+            line(&format!("    {part}"));
+        }
+    }
+}
+
+/// The last line of a test program.
+pub(crate) fn tests(counts: Counts, took: Duration) {
+    let failed = counts.broken + counts.known + counts.not_offered;
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    line(&format!(
+        "test result: {word}. {} passed; {failed} failed; finished in {:.2}s",
+        counts.held,
+        took.as_secs_f32()
+    ));
+}
+
 /// The last line.
 pub(crate) fn counts(counts: Counts, rows: usize, took: Duration) {
     line(&format!(

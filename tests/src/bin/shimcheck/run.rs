@@ -81,7 +81,10 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
             let done = job.end(keep.as_deref());
             let verdict = if go { on_record(&done) } else { done.verdict.clone() };
             counts.add(&verdict);
-            report::verdict(&done.row, &verdict, done.took, done.swept);
+            match &options.tests {
+                Some(name) => report::test(name, &done.row, &verdict, done.took),
+                None => report::verdict(&done.row, &verdict, done.took, done.swept),
+            }
         }
         if running.is_empty() && (stopped || waiting.is_empty()) {
             break;
@@ -92,6 +95,10 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
         report::line("# stopped by a signal");
     }
     let done = counts.held + counts.broken + counts.known + counts.not_offered;
+    if options.tests.is_some() {
+        report::tests(counts, began.elapsed());
+        return Ok(counts.held == total);
+    }
     report::counts(counts, done, began.elapsed());
     if options.keep {
         report::line(&format!("# files are in {}", home.keep().display()));

@@ -1,10 +1,12 @@
 //! The rows, by what they are about.
 
 mod bootstrap;
+mod checkpoint;
 mod console;
 mod crash;
 mod events;
 mod exec;
+mod host;
 mod logger;
 mod patience;
 mod place;
@@ -23,6 +25,8 @@ pub(crate) fn all() -> Vec<Row> {
         place::rows(),
         task::rows(),
         resources::rows(),
+        host::rows(),
+        checkpoint::rows(),
         exec::rows(),
         events::rows(),
         stdio::rows(),

@@ -1,4 +1,4 @@
-//! What a container uses and may use: freezing, statistics, limits, memory that runs out, images.
+//! What a container uses and may use: freezing, statistics, limits, memory that runs out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use protos::ttrpc::cgroups::metrics::Metrics;
 use protos::ttrpc::protobuf::Message;
 use serde_json::json;
 
+use super::host;
 use crate::row::{Row, not_offered, row};
 use crate::stage::{Life, SOON, Stage, refused, timed, unless_unimplemented};
 
@@ -52,18 +53,6 @@ pub(crate) fn rows() -> Vec<Row> {
             "resources that make no sense are refused, and nothing changes",
             "§1.4",
             update_bad,
-        ),
-        row(
-            "checkpoint",
-            "Checkpoint works, or says in one line why not, and the container lives",
-            "§1.4, point 20",
-            checkpoint,
-        ),
-        row(
-            "restore-declared",
-            "Create from a checkpoint that is not there fails and leaves nothing",
-            "point 20",
-            restore,
         ),
         row(
             "oom",
@@ -173,7 +162,7 @@ fn pause_kill(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn limited(stage: &Stage) -> Result<Life<'_>> {
+pub(crate) fn limited(stage: &Stage) -> Result<Life<'_>> {
     let bundle = stage.shaped("exec sleep 100", |spec| {
         spec["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
         spec["linux"]["resources"]["pids"] = json!({ "limit": 77 });
@@ -181,7 +170,7 @@ fn limited(stage: &Stage) -> Result<Life<'_>> {
     stage.run_bundle(bundle)
 }
 
-fn unified() -> bool {
+pub(crate) fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
@@ -217,6 +206,10 @@ fn stats_as_runc(stage: &Stage) -> Result<()> {
     let runc = stage.options.runtime.clone().or_else(|| programs::find("runc"));
     let runc = runc.context("runc is missing")?;
     let life = limited(stage)?;
+    if unified() {
+        // Figures that stand still can be compared to the last digit.
+        unless_unimplemented(life.task.pause(), "Pause")?;
+    }
     let root = format!("/run/containerd/runc/{}", stage.token);
     if !Path::new(&root).join(life.task.id()).exists() {
         return not_offered(format!("no runtime keeps state in {root}"));
@@ -235,7 +228,8 @@ fn stats_as_runc(stage: &Stage) -> Result<()> {
         }
     };
     if unified() {
-        return not_offered("compared on version 1 only");
+        host::same_as_runc(&unless_unimplemented(life.task.stats(), "Stats")?, &said["data"])?;
+        return life.end();
     }
     let any = unless_unimplemented(life.task.stats(), "Stats")?;
     let metrics = Metrics::parse_from_bytes(&any.value)?;
@@ -342,56 +336,6 @@ fn update_bad(stage: &Stage) -> Result<()> {
     ensure!(limit.trim() == "77", "pids.max became {limit}");
     ensure!(life.status()? == Status::RUNNING);
     life.end()
-}
-
-fn checkpoint(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let image = stage.dir.join("image");
-    match life.task.within(Duration::from_secs(30)).checkpoint(&image.display().to_string()) {
-        Ok(()) => {
-            ensure!(image.read_dir()?.next().is_some(), "Checkpoint wrote nothing");
-        }
-        Err(CallError::Refused { code: Code::UNIMPLEMENTED, .. }) => {
-            life.end()?;
-            return not_offered("Checkpoint is UNIMPLEMENTED");
-        }
-        Err(CallError::Refused { message, .. }) => {
-            ensure!(message.trim().lines().count() == 1, "the message is {message:?}");
-            ensure!(life.status()? == Status::RUNNING, "the container is {:?}", life.status()?);
-        }
-        Err(why) => bail!("Checkpoint: {why}"),
-    }
-    life.end()
-}
-
-fn restore(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
-    let task = shim.task(&bundle.id);
-    let mut request = bundle.create_request();
-    request.checkpoint = stage.dir.join("no-such-image").display().to_string();
-    match task.create(&request) {
-        Err(CallError::Refused { code: Code::UNIMPLEMENTED, .. }) => {
-            shim.leave(&bundle.id)?;
-            stage.nothing_left()?;
-            return not_offered("Create from a checkpoint is UNIMPLEMENTED");
-        }
-        Err(CallError::Refused { .. }) => {}
-        Err(why) => bail!("Create: {why}"),
-        Ok(_) => {
-            match task.start("") {
-                Err(CallError::Refused { .. }) => {}
-                other => bail!("Start from an image that is not there answered {other:?}"),
-            }
-            match task.delete("") {
-                Ok(_) => {}
-                Err(why) if why.code() == Some(Code::NOT_FOUND) => {}
-                Err(why) => bail!("Delete after the Start that failed: {why}"),
-            }
-        }
-    }
-    shim.leave(&bundle.id)?;
-    stage.nothing_left()
 }
 
 fn oom(stage: &Stage) -> Result<()> {
