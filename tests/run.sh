@@ -80,8 +80,9 @@ setup() {
   local missing=() package
   [ "$(id -u)" -eq 0 ] || { echo "run as root: the tests make containers"; return 1; }
   command -v cargo >/dev/null || { echo "cargo is not on PATH"; return 1; }
-  for package in busybox-static ca-certificates containerd crun gcc git libc6-dev libseccomp-dev \
-    pkg-config runc skopeo umoci util-linux; do
+  for package in apparmor binutils busybox-static ca-certificates containerd cpio criu crun gcc git \
+    iproute2 iptables kmod libc6-dev libseccomp-dev pkg-config qemu-system-x86 runc skopeo umoci \
+    util-linux; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
@@ -152,6 +153,7 @@ step "shimcheck crun" shimcheck "$target/release/containerd-shim-runc-v2" --runt
 step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
 step "shimcheck skeleton" shimcheck_skeleton
 step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2
+step "vm tests" tests/vm/test.sh "$target/release" "$target/debug/shimcheck"
 step "advisories" advisories
 
 echo

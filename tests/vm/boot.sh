@@ -5,7 +5,8 @@
 #
 # DIRECTORY is what initramfs.sh made. JOB_DIRECTORY holds `run`, a shell script, and whatever it
 # needs; it appears there as /job. Prints the console; exits with the job's status, 125 if the
-# machine did not get that far within VM_SECONDS (300).
+# machine did not get that far within VM_SECONDS (300), be it that it hung or that its kernel
+# stopped.
 set -euo pipefail
 
 base=$(realpath "$1")
@@ -21,6 +22,7 @@ cat "$base/base.cpio" "$work/job.cpio" > "$work/initrd"
 timeout --kill-after=5 "${VM_SECONDS:-300}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max \
     -m 3000 -smp 2 -nographic -no-reboot -nic none \
     -kernel "$base/vmlinuz" -initrd "$work/initrd" \
-    -append "console=ttyS0 quiet panic=-1 $*" < /dev/null | tr -d '\r' | tee "$work/console" || true
+    -append "console=ttyS0 quiet panic=-1 $*" < /dev/null | stdbuf -oL tr -d '\r' | tee "$work/console" || true
 status=$(sed -n 's/^vm: exit \([0-9]*\)$/\1/p' "$work/console" | tail -n 1)
+[ -n "$status" ] || echo "vm: the machine did not finish within ${VM_SECONDS:-300} s"
 exit "${status:-125}"

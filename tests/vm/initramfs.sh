@@ -17,8 +17,16 @@ work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The kernel package is unpacked, not installed: the host's /boot is not ours.
-package=$(apt-cache depends --important linux-image-cloud-amd64 | sed -n 's/^  Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-(cd "$work" && apt-get download -qq "$package" 2>&1 | grep -v 'unsandboxed' || true)
+for pause in 2 5 10 0; do
+    package=$(apt-cache depends --important linux-image-cloud-amd64 2>/dev/null |
+        sed -n 's/^  Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1) || true
+    [ -z "$package" ] ||
+        (cd "$work" && apt-get download -qq "$package" 2>&1 | grep -v 'unsandboxed' || true)
+    ls "$work"/linux-image-*.deb >/dev/null 2>&1 && break
+    # The lists are missing, or tell of a package that has been replaced.
+    sleep "$pause"
+    apt-get -q update || true
+done
 dpkg-deb --extract "$work"/linux-image-*.deb "$work/kernel"
 release=$(ls "$work/kernel/lib/modules")
 cp "$work/kernel/boot/vmlinuz-$release" "$out/vmlinuz"
@@ -41,16 +49,18 @@ busybox=$(command -v busybox)
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list); do ln -s busybox "$root/bin/$applet" 2>/dev/null || true; done
 # GNU tar comes before busybox's on PATH: criu's callers use its options.
-for program in runc crun criu tar containerd ctr containerd-shim-runc-v2 apparmor_parser iptables ip nsenter; do
+# criu saves a network namespace with ip, and locks it with iptables.
+for program in runc crun criu tar apparmor_parser iptables ip; do
     copy_program "$program"
 done
-mkdir -p "$root/etc/apparmor.d"
-cp -r /etc/apparmor.d/abi /etc/apparmor.d/tunables /etc/apparmor.d/abstractions "$root/etc/apparmor.d/" 2>/dev/null || true
-
+for name in iptables-{save,restore} ip6tables{,-save,-restore}; do
+    ln -s iptables "$root/usr/bin/$name"
+done
+cp -r --parents /usr/lib/x86_64-linux-gnu/xtables "$root"
 # Modules, with what each depends on.
 modules="$work/kernel/lib/modules/$release"
 /sbin/depmod -b "$work/kernel" "$release"
-wanted="nf_tables unix_diag tcp_diag udp_diag netlink_diag af_packet_diag overlay veth tun"
+wanted="nf_tables nft_compat xt_mark nf_conntrack_netlink unix_diag tcp_diag udp_diag netlink_diag af_packet_diag overlay veth tun"
 for name in $wanted; do
     /sbin/modprobe -d "$work/kernel" -S "$release" --show-depends "$name" 2>/dev/null | sed -n 's/^insmod \([^ ]*\).*/\1/p'
 done | sort -u | while read -r module; do

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs the release shim on a host of cgroup v2 with AppArmor and a criu that works, which is a nested
+# machine: one boot, in which `job` runs shimcheck for each engine. Reports as test programs do.
+#
+#   tests/vm/test.sh RELEASE_DIRECTORY SHIMCHECK
+set -euo pipefail
+
+release=$1
+shimcheck=$2
+here=$(cd "$(dirname "$0")" && pwd)
+base=$(realpath -m "$here/../../target/vm")
+"$here/initramfs.sh" "$base"
+job=$(mktemp -d)
+trap 'rm -rf "$job"' EXIT
+cp "$here/job" "$job/run"
+cp "$release/containerd-shim-runc-v2" "$job/"
+ln "$job/containerd-shim-runc-v2" "$job/containerd-shim-youki-v1"
+# Emulated memory is dear, and line tables are half of a debug build.
+strip -o "$job/shimcheck" "$shimcheck"
+VM_SECONDS=${VM_SECONDS:-420} "$here/boot.sh" "$base" "$job"
