@@ -80,9 +80,11 @@ setup() {
   local missing=() package
   [ "$(id -u)" -eq 0 ] || { echo "run as root: the tests make containers"; return 1; }
   command -v cargo >/dev/null || { echo "cargo is not on PATH"; return 1; }
-  for package in apparmor binutils busybox-static ca-certificates containerd cpio criu crun gcc git \
-    iproute2 iptables kmod libc6-dev libseccomp-dev pkg-config qemu-system-x86 runc skopeo umoci \
-    util-linux; do
+  # Debian's own, which is about to be installed, must not come before it.
+  PATH=$(dirname "$(command -v cargo)"):$PATH
+  for package in apparmor binutils busybox-static ca-certificates cargo-web containerd cpio criu \
+    crun gcc git iproute2 iptables kmod libc6-dev libseccomp-dev pkg-config qemu-system-x86 runc \
+    rust-web-src rustc-web skopeo umoci util-linux; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
@@ -143,6 +145,7 @@ step "release build" build_release
 step "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 step "supervisor alone" cargo check --locked -p supervisor
 step "shim-sdk alone" cargo check --locked -p shim-sdk --no-default-features
+step "windows" tests/windows.sh
 step "documentation" documentation
 step "test build" cargo test --locked --workspace --no-run
 step "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast

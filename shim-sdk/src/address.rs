@@ -25,15 +25,7 @@ pub fn socket_path(
     namespace: &str,
     group: &str,
 ) -> Result<PathBuf, Error> {
-    let mut hash = Sha256::new();
-    hash.update(joined(&[daemon_address, namespace, group]));
-    let mut name = String::with_capacity(64);
-    for byte in hash.finalize() {
-        for digit in [byte >> 4, byte & 15] {
-            name.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-    }
-    let path = socket_dir.join(name);
+    let path = socket_dir.join(name(daemon_address, namespace, group));
     let bytes = path.as_os_str().len();
     if bytes > MAX_SOCKET_PATH_BYTES {
         return Err(Error::new(
@@ -46,6 +38,24 @@ pub fn socket_path(
         ));
     }
     Ok(path)
+}
+
+/// The named pipe for a group of a daemon, where there are such pipes.
+pub fn pipe(daemon_address: &str, namespace: &str, group: &str) -> String {
+    format!(r"\\.\pipe\containerd-shim-{}", name(daemon_address, namespace, group))
+}
+
+/// What stands for a group in the name of its socket or pipe.
+fn name(daemon_address: &str, namespace: &str, group: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(joined(&[daemon_address, namespace, group]));
+    let mut name = String::with_capacity(64);
+    for byte in hash.finalize() {
+        for digit in [byte >> 4, byte & 15] {
+            name.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+    }
+    name
 }
 
 /// An address as shims print it.
@@ -110,6 +120,18 @@ mod tests {
         assert_eq!(error.kind(), Kind::InvalidArgument);
         let dir = format!("/{}", "d".repeat(MAX_SOCKET_DIR_BYTES - 2));
         assert!(socket_path(Path::new(&dir), "a", "b", "c").is_ok());
+    }
+
+    #[test]
+    fn members_of_a_group_share_a_pipe_and_others_do_not() {
+        let daemon = r"\\.\pipe\containerd-containerd";
+        let pipe = pipe(daemon, "default", "web");
+        assert!(pipe.starts_with(r"\\.\pipe\containerd-shim-"), "{pipe}");
+        // A pipe's name may have 256 characters, and no further separator.
+        assert!(pipe.len() < 256 && !pipe[9..].contains('\\'), "{pipe}");
+        assert_eq!(pipe, super::pipe(daemon, "default", "web"));
+        assert_ne!(pipe, super::pipe(daemon, "default", "other"));
+        assert_ne!(pipe, super::pipe(daemon, "other", "web"));
     }
 
     #[test]

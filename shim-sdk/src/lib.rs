@@ -6,6 +6,11 @@
 //! request is valid when, standard streams, exits and the order of events, the journal, and
 //! cleaning up after a crash.
 //!
+//! Linux is what all of this is written for. For Windows the SDK compiles, with the same traits: the
+//! task service on a named pipe, processes by their handles, the client's pipes as streams. Mounts,
+//! terminals, loggers, signals that do not end a process, and the option ShimCgroup answer
+//! UNIMPLEMENTED there; nothing of it has been run yet.
+//!
 //! Without the `serve` feature only that is built which both ends of the protocol must agree on.
 #![cfg_attr(not(feature = "serve"), allow(dead_code))]
 
@@ -21,22 +26,27 @@ pub mod mount;
 mod process;
 pub mod resolve;
 mod signal;
-#[cfg(unix)]
 mod sys;
 
 #[cfg(feature = "serve")]
 mod command;
 #[cfg(feature = "serve")]
 mod event;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 mod log_fifo;
 #[cfg(feature = "serve")]
 mod notifier;
 #[cfg(all(feature = "serve", unix))]
 mod reaper;
+#[cfg(all(feature = "serve", windows))]
+#[path = "reaper_windows.rs"]
+mod reaper;
 #[cfg(feature = "serve")]
 pub mod runtime;
 #[cfg(all(feature = "serve", unix))]
+pub mod spawn;
+#[cfg(all(feature = "serve", windows))]
+#[path = "spawn_windows.rs"]
 pub mod spawn;
 #[cfg(feature = "serve")]
 pub mod stdio;
@@ -60,7 +70,9 @@ pub use command::{Launch, Role, run};
 pub use notifier::Notifier;
 #[cfg(feature = "serve")]
 pub use runtime::{Capabilities, Checkpoint, Create, Created, Description, Exec, Payload, Runtime};
+#[cfg(feature = "serve")]
+pub use spawn::spawn_process;
 #[cfg(all(feature = "serve", unix))]
-pub use spawn::{Child, Output, spawn, spawn_process};
+pub use spawn::{Child, Output, spawn};
 #[cfg(feature = "serve")]
 pub use stdio::{Io, Stream, Streams};

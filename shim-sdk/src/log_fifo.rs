@@ -1,6 +1,6 @@
 //! The shim's log: lines to the fifo that the daemon reads, never waiting for it.
 //!
-//! Promise: logging never blocks. What the fifo does not take is kept, up to a bound; what goes
+//! Promise: logging to a fifo opened without blocking never blocks. What the fifo does not take is kept, up to a bound; what goes
 //! beyond is dropped and counted, and the count is logged when there is room again.
 //!
 //! The fifo is opened for reading as well: a daemon may go and come back, and finds what was
@@ -8,10 +8,8 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,15 +29,8 @@ struct State {
     dropped: u64,
 }
 
-/// Sends this process's log, and what it writes to standard error, to a fifo or a file.
-pub(crate) fn install(path: &Path, debug: bool) {
-    // Where there is no such file nobody wants to read.
-    let fifo = OpenOptions::new().read(true).append(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let fifo = fifo.ok();
-    if let Some(fifo) = &fifo {
-        // For what is written without the logger: a panic's last words. It stays non-blocking.
-        let _ = rustix::stdio::dup2_stderr(fifo);
-    }
+/// Sends this process's log to what the daemon reads; nowhere if there is no such thing.
+pub(crate) fn install(fifo: Option<File>, debug: bool) {
     let state = State { fifo, kept: VecDeque::new(), dropped: 0 };
     let logger = Box::new(Fifo(Mutex::new(state)));
     if log::set_boxed_logger(logger).is_ok() {
@@ -137,7 +128,9 @@ fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
     use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
     fn times_are_written_as_rfc_3339() {

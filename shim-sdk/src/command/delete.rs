@@ -6,7 +6,6 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use protos::ttrpc::api::DeleteResponse;
@@ -14,13 +13,12 @@ use protos::ttrpc::protobuf::Message;
 use tokio::task::LocalSet;
 
 use super::args::Args;
-use super::serve::ADDRESS_FILE;
-use super::start::is_served;
+use super::host;
 use crate::journal::Stage;
 use crate::wire::convert;
 use crate::{
     Bundle, ContainerId, Error, Exit, Journal, Kind, Pid, ProcessHandle, Result, Runtime, Signal,
-    address, mount,
+    mount,
 };
 
 /// How long the runtime may take; the daemon itself waits 5 s.
@@ -33,16 +31,6 @@ pub(crate) fn bundle(args: &Args) -> Result<Bundle> {
     let named = args.bundle.clone().filter(|path| path.is_dir());
     let sibling = || here.parent().map(|parent| parent.join(&args.id)).filter(|path| path.is_dir());
     Ok(Bundle::new(named.or_else(sibling).unwrap_or_else(|| here.clone())))
-}
-
-/// Lets SIGTERM and SIGINT, which end a server, pass: half a clean-up helps nobody, and the daemon
-/// asks once. Handlers, unlike signals that are ignored, are not passed on to what is executed.
-pub(crate) fn heed_no_signal() -> Result<()> {
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        signal_hook::flag::register(signal, Arc::default())
-            .map_err(|cause| Error::io("catch signals", cause))?;
-    }
-    Ok(())
 }
 
 /// Answers `delete`.
@@ -79,7 +67,7 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
     });
     event_loop.shutdown_background();
     let unmounted = mount::unmount_recursive(&bundle.rootfs()).map_err(Error::from);
-    remove_socket(bundle);
+    host::remove_socket(bundle);
     let exit = init.exit.unwrap_or_else(Exit::killed);
     let pid = init.pid.or_else(|| pid_file(&bundle.file("init.pid")));
     // Both errors matter; the first is told.
@@ -94,17 +82,6 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
         .write_to_bytes()
         .map_err(|cause| Error::new(Kind::Internal, "encode the answer").with_source(cause))?;
     io::stdout().lock().write_all(&bytes).map_err(|cause| Error::io("print the answer", cause))
-}
-
-/// Removes the dead server's socket; a socket that is served belongs to a group that lives on.
-fn remove_socket(bundle: &Bundle) {
-    let Ok(at) = fs::read_to_string(bundle.file(ADDRESS_FILE)) else { return };
-    if let Some(path) = address::unix_path(at.trim())
-        && !is_served(path)
-    {
-        // Somebody else may have been faster.
-        let _ = fs::remove_file(path);
-    }
 }
 
 /// The pid that runtimes write down for each other.

@@ -5,9 +5,20 @@
 
 pub(crate) mod args;
 mod delete;
+#[cfg(unix)]
+mod host;
+#[cfg(windows)]
+#[path = "host_windows.rs"]
+mod host;
 mod info;
+#[cfg(unix)]
 mod placement;
+mod request;
 mod serve;
+#[cfg(unix)]
+mod start;
+#[cfg(windows)]
+#[path = "start_windows.rs"]
 mod start;
 
 use std::process::ExitCode;
@@ -89,7 +100,7 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
             info::print(&runtime.describe(), options)
         }
         Action::Start => {
-            let request = start::read_request(&args)?;
+            let request = request::read_request(&args)?;
             let options = request.options.clone();
             let launch = launch(Role::Start, Some(Bundle::new(".")), options)?;
             named(&launch)?;
@@ -100,7 +111,7 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
             serve::serve(&args, || make(&launch))
         }
         Action::Delete => {
-            delete::heed_no_signal()?;
+            host::heed_no_signal()?;
             let bundle = delete::absolute(delete::bundle(&args)?);
             let launch = launch(Role::Delete, Some(bundle.clone()), None)?;
             delete::delete(named(&launch)?, &bundle, make(&launch)?)

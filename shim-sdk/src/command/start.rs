@@ -4,10 +4,9 @@
 //! server's own making goes on behind. Whatever is not needed for the address is the server's
 //! work.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -20,9 +19,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 
 use super::args::Args;
+use super::request::annotations;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
-use crate::wire::bootstrap::{self, MAX_STDIN_BYTES, Request};
-use crate::{Bundle, Error, Kind, Result, Runtime, address, sys};
+use crate::wire::bootstrap::{self, Request};
+use crate::{Bundle, Error, Result, Runtime, address, sys};
 
 /// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
 const SOCKET_DIR_LINK: &str = "s";
@@ -86,25 +86,6 @@ fn remember_socket_dir(bundle: &Bundle, socket_dir: &str) -> Result<()> {
         // A start that is repeated after a failure.
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(|cause| Error::io(format!("symlink {}", link.display()), cause)),
-    }
-}
-
-/// Reads what the daemon says on stdin.
-pub(crate) fn read_request(args: &Args) -> Result<Request> {
-    let mut stdin = Vec::new();
-    let read = io::stdin().lock().take(MAX_STDIN_BYTES + 1).read_to_end(&mut stdin);
-    let read = read.map_err(|cause| Error::io("read stdin", cause))?;
-    if read as u64 > MAX_STDIN_BYTES {
-        return Err(Error::invalid("more than 10 MiB on stdin"));
-    }
-    Request::parse(&stdin, &args.id, &args.namespace)
-}
-
-fn annotations(bundle: &Bundle) -> Result<HashMap<String, String>> {
-    match bundle.annotations() {
-        // A sandbox's bundle has no spec.
-        Err(error) if error.kind() == Kind::NotFound => Ok(HashMap::new()),
-        other => other,
     }
 }
 

@@ -19,6 +19,13 @@ use super::{Mount, MountError};
 /// What the classic call takes, its terminator and some slack left out.
 const MAX_DATA_BYTES: usize = 4096 - 512;
 
+/// Makes the directory of a root file system, which others may pass through and not list.
+#[cfg(feature = "serve")]
+pub(crate) fn make_root(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().mode(0o711).create(path)
+}
+
 /// Makes a list of mounts on a root, in order. On an error, those already made are undone.
 pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
     for (made, entry) in mounts.iter().enumerate() {

@@ -10,8 +10,12 @@ mod options;
 #[cfg(not(target_os = "linux"))]
 mod other;
 
+#[cfg(all(feature = "serve", target_os = "linux"))]
+pub(crate) use linux::make_root;
 #[cfg(target_os = "linux")]
 pub use linux::{mount_all, unmount, unmount_recursive};
+#[cfg(all(feature = "serve", not(target_os = "linux")))]
+pub(crate) use other::make_root;
 #[cfg(not(target_os = "linux"))]
 pub use other::{mount_all, unmount, unmount_recursive};
 

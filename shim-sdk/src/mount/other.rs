@@ -4,6 +4,12 @@ use std::path::Path;
 
 use super::{Mount, MountError};
 
+/// Makes the directory of a root file system.
+#[cfg(feature = "serve")]
+pub(crate) fn make_root(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(path)
+}
+
 /// Makes a list of mounts on a root.
 pub fn mount_all(mounts: &[Mount], _root: &Path) -> Result<(), MountError> {
     match mounts.first() {

@@ -332,6 +332,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// What is in the table, for the log.
+    #[cfg_attr(windows, allow(dead_code))] // no signal asks for it there
     pub(crate) fn dump(&self) {
         let containers = self.containers.borrow();
         log::info!("{} containers, {} events waiting", containers.len(), self.events.len());

@@ -2,17 +2,15 @@
 
 use crate::{Error, Pid, Result, Signal};
 
-/// A process of a container: its pid and, on Linux, a pidfd.
+/// A process of a container: its pid and a pidfd.
 ///
 /// See pidfd_open(2), pidfd_send_signal(2).
 #[derive(Debug)]
 pub struct ProcessHandle {
     pid: Pid,
-    #[cfg(unix)]
     pidfd: Option<std::os::fd::OwnedFd>,
 }
 
-#[cfg(unix)]
 impl ProcessHandle {
     /// Takes hold of a process. One that is gone already is held as such: signals to it answer
     /// "not found".

@@ -261,8 +261,7 @@ async fn end_execs<C>(container: &Container<C>) {
 async fn mount_rootfs(bundle: &Bundle, mounts: Vec<Mount>) -> Result<()> {
     let rootfs = bundle.rootfs();
     blocking(move || {
-        use std::os::unix::fs::DirBuilderExt;
-        match std::fs::DirBuilder::new().mode(0o711).create(&rootfs) {
+        match mount::make_root(&rootfs) {
             Ok(()) => {}
             Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(cause) => return Err(Error::io(format!("mkdir {}", rootfs.display()), cause)),

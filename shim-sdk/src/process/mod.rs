@@ -1,22 +1,31 @@
 //! Processes: the handle a runtime signals them by, their states, and the table of all of them.
 
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 pub(crate) mod container;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 pub(crate) mod core;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 mod delete;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 mod exec;
+#[cfg(unix)]
 mod handle;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(windows)]
+#[path = "handle_windows.rs"]
+mod handle;
+#[cfg(feature = "serve")]
 pub(crate) mod init;
 #[cfg(feature = "serve")]
 pub(crate) mod lifecycle;
 #[cfg(unix)]
+pub(crate) mod start_time;
+#[cfg(windows)]
+#[path = "start_time_windows.rs"]
 pub(crate) mod start_time;
 
 #[cfg(all(test, feature = "serve", unix))]
 mod tests;
 
 pub use handle::ProcessHandle;
+#[cfg(all(feature = "serve", windows))]
+pub(crate) use handle::keep;

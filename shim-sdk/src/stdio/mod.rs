@@ -9,6 +9,9 @@ mod place;
 
 #[cfg(unix)]
 mod attached;
+#[cfg(windows)]
+#[path = "attached_windows.rs"]
+mod attached;
 #[cfg(unix)]
 mod console;
 #[cfg(unix)]
@@ -18,7 +21,8 @@ mod logger;
 #[cfg(unix)]
 mod output;
 
-#[cfg(unix)]
+#[cfg(windows)]
+pub(crate) use attached::end_loggers;
 pub(crate) use attached::{Attached, Owner, open};
 pub use io::{Io, Stream, Streams, Terminal};
 #[cfg(unix)]

@@ -1,22 +1,30 @@
 //! System calls that no crate wraps safely. Each wrapper bears its man page's name.
 #![allow(unsafe_code)]
 
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 mod fd;
+#[cfg(unix)]
 mod pidfd;
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 mod poll;
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 mod prctl;
+#[cfg(windows)]
+mod windows;
 
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 pub(crate) use fd::{
     close_inherited, pass_descriptors, pass_listener, received, set_window_size, take_listener,
 };
+#[cfg(unix)]
 pub(crate) use pidfd::pidfd_send_signal;
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 pub(crate) use pidfd::{Waited, waitid_any, waitid_pid};
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 pub(crate) use poll::async_fd;
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "serve", unix))]
 pub(crate) use prctl::{die_with_parent, one_malloc_arena, sched_core_create, trim_heap};
+#[cfg(windows)]
+pub(crate) use windows::{creation_time, has_ended, open_process, terminate_process};
+#[cfg(all(feature = "serve", windows))]
+pub(crate) use windows::{trim_heap, wait_for_exit};

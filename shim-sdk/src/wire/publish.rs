@@ -18,13 +18,11 @@ use protos::ttrpc::shim::event::Envelope;
 use protos::ttrpc::shim_async::EventsClient;
 use protos::ttrpc::topics;
 use protos::ttrpc::ttrpc::asynchronous::Client;
-use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
 use protos::ttrpc::ttrpc::{Error as TtrpcError, context};
-use tokio::net::UnixStream;
 
+use crate::Error;
 use crate::event::{Event, Queue, Stamped};
-use crate::wire::convert;
-use crate::{Error, address};
+use crate::wire::{convert, socket};
 
 /// How long the daemon may take over one event.
 const CALL: Duration = Duration::from_secs(5);
@@ -89,13 +87,7 @@ pub(crate) async fn publish(queue: Queue, namespace: String, events_address: Str
 }
 
 async fn connect(events_address: &str) -> Result<EventsClient, Error> {
-    let path = address::unix_path(events_address).ok_or_else(|| {
-        Error::invalid(format!("events address {events_address} is no unix socket"))
-    })?;
-    let stream = UnixStream::connect(path).await;
-    let stream =
-        stream.map_err(|cause| Error::io(format!("connect to {events_address}"), cause))?;
-    Ok(EventsClient::new(Client::new(Socket::from(stream))))
+    Ok(EventsClient::new(Client::new(socket::dial(events_address).await?)))
 }
 
 async fn forward(

@@ -12,10 +12,10 @@ use protos::ttrpc::shim_async::TaskClient;
 use protos::ttrpc::ttrpc::asynchronous::Client;
 use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
 use protos::ttrpc::ttrpc::{Code, Error as TtrpcError, Request, context};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
-use super::server;
+use super::{server, socket};
 use crate::event::Queue;
 use crate::process::core::{Core, Job};
 use crate::{
@@ -69,7 +69,8 @@ impl Daemon {
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("s");
-        let listener = UnixListener::bind(&path).expect("bind");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let listener = socket::listen(listener).expect("listen");
         let stop = Rc::new(Notify::new());
         let (notes, _) = mpsc::unbounded_channel();
         let events = Queue::default();
