@@ -50,6 +50,16 @@ impl Cgroups {
         Ok(Self { directories: directories(&table, path).filter(|path| path.is_dir()).collect() })
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// A file of the container's own group, in whichever hierarchy has such a one.
+    pub(super) fn file(&self, name: &str) -> Option<PathBuf> {
+        self.directories.iter().map(|directory| directory.join(name)).find(|file| file.exists())
+    }
+
     /// Every process in the container, init included.
     pub(super) fn pids(&self) -> Vec<i32> {
         let mut pids = Vec::new();

@@ -23,7 +23,9 @@ use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
 use super::cgroup::Cgroups;
+use super::corrections::Corrections;
 use super::executor::UserCommand;
+use super::interior::Interior;
 use super::tailored::{self, Tailored};
 use crate::making;
 
@@ -89,11 +91,19 @@ pub(super) fn create(
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
+    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let group = tailored::group(asked, id);
+    let interior = Interior::of(&spec);
+    let corrections = Corrections::of(&spec);
     let (tailored, identity) = Tailored::new(root, id, bundle, spec)?;
+    // What is there already is another's.
+    let is_fresh = cgroups(&group)?.is_empty();
     let result = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(root)
         .and_then(ContainerBuilder::validate_id)
-        .map(|builder| builder.with_executor(UserCommand::new(report.writer(), identity)))
+        .map(|builder| {
+            builder.with_executor(UserCommand::new(report.writer(), identity, Some(interior)))
+        })
         .and_then(|builder| {
             streams
                 .attach(builder)
@@ -110,21 +120,27 @@ pub(super) fn create(
             Ok(container)
         });
     let error = match result {
-        Ok(container) => match container.pid() {
-            Some(pid) => return Ok((pid.as_raw(), report.hand_over())),
-            None => Failure::new(Reason::Other, "the container has no init"),
+        Ok(container) => match (container.pid(), corrections.apply(&container.root)) {
+            (Some(pid), Ok(())) => return Ok((pid.as_raw(), report.hand_over())),
+            (Some(_), Err(error)) => failure(Reason::Other, &error),
+            (None, _) => Failure::new(Reason::Other, "the container has no init"),
         },
         Err(error) => failure(Reason::Other, &error),
     };
     // What it has cloned and opened by now may stay with this process.
     session.retire();
-    let failure = report.explain(error.reason, error.message);
-    // libcontainer cleans up after some failures and not after others.
-    match remove(&directory) {
-        Ok(()) => Err(failure),
+    let refusal = report.explain(error.reason, error.message);
+    // libcontainer cleans up after some failures and not after others; and it forgets its record
+    // also where processes that are still on their way out hold the groups.
+    let removed = remove(&directory).and_then(|()| {
+        let left = if is_fresh { cgroups(&group)?.remove() } else { Ok(()) };
+        left.map_err(|error| failure(Reason::Other, &error))
+    });
+    match removed {
+        Ok(()) => Err(refusal),
         Err(left) => Err(Failure::new(
-            failure.reason,
-            format!("{}; and not everything could be removed: {}", failure.message, left.message),
+            refusal.reason,
+            format!("{}; and not everything could be removed: {}", refusal.message, left.message),
         )),
     }
 }
@@ -184,6 +200,8 @@ fn remove(directory: &Path) -> Result<(), Failure> {
             && let Ok(mut state) = State::load(directory)
         {
             state.status = ContainerStatus::Stopped;
+            // Somebody else's by now, if anybody's.
+            state.pid = None;
             // The specification wants a failing hook logged and the rest of the delete done.
             if let Err(error) =
                 libcontainer::hooks::run_hooks(Some(hooks), Some(&state), None, None, None)

@@ -17,6 +17,7 @@ use rustix::fs::MemfdFlags;
 use super::super::report::Report;
 use super::super::wire::{Failure, Reason};
 use super::Session;
+use super::check;
 use super::container::{Streams, failure, load, read_spec, record};
 use super::executor::UserCommand;
 use super::identity::{self, Identity};
@@ -43,6 +44,7 @@ pub(super) fn exec(
     let mut process: Process = std::io::read_to_string(File::from(process))
         .and_then(|text| Ok(serde_json::from_str(&text)?))
         .map_err(|error| Failure::new(Reason::InvalidRequest, format!("process: {error}")))?;
+    check::process(&process)?;
     let init = container.pid().map_or(0, |pid| pid.as_raw());
     let identity = Identity::of_exec(root, &spec, &process, init)?;
     identity::plain(&mut process)?;
@@ -55,7 +57,7 @@ pub(super) fn exec(
     }
     let result = streams
         .attach(ContainerBuilder::new(id.to_owned(), SyscallType::default()))
-        .with_executor(UserCommand::new(report.writer(), identity))
+        .with_executor(UserCommand::new(report.writer(), identity, None))
         .with_root_path(root)
         .and_then(|builder| {
             builder

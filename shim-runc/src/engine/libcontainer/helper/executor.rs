@@ -28,6 +28,7 @@ use nix::sys::signal::Signal;
 use super::super::wire::{Failure, Reason};
 use super::super::{HELPER_SOCKET, report, sys};
 use super::identity::Identity;
+use super::interior::Interior;
 use super::{lookup, null};
 
 /// The most of a container's `/etc/passwd` that is searched for a home directory.
@@ -38,12 +39,15 @@ const PASSWD_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) struct UserCommand {
     report: Rc<OwnedFd>,
     identity: Rc<Identity>,
+    /// Of init alone.
+    interior: Option<Rc<Interior>>,
     program: RefCell<PathBuf>,
 }
 
 impl UserCommand {
-    pub(super) fn new(report: Rc<OwnedFd>, identity: Identity) -> Self {
-        Self { report, identity: Rc::new(identity), program: RefCell::default() }
+    pub(super) fn new(report: Rc<OwnedFd>, identity: Identity, interior: Option<Interior>) -> Self {
+        let (identity, interior) = (Rc::new(identity), interior.map(Rc::new));
+        Self { report, identity, interior, program: RefCell::default() }
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), Failure> {
@@ -51,6 +55,9 @@ impl UserCommand {
         null::reopen_for_writing();
         // Nothing in the container is to reach the shim through what it waits for.
         sys::close_inherited(HELPER_SOCKET);
+        if let Some(interior) = &self.interior {
+            interior.arrange()?;
+        }
         self.identity.assume()?;
         let [command, ..] = arguments(process)? else { return Err(no_command()) };
         let environment = environment(process, 0);

@@ -26,13 +26,19 @@ const OWN_IMAGE: &str = "/proc/self/exe";
 /// The largest state that is passed on.
 const STATE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The hook that runs `hook` with this bundle's path in the state.
-pub(super) fn wrapped(hook: &Hook, bundle: &Path) -> Result<Hook, OciSpecError> {
+/// The hook that runs `hook` with this bundle's path in the state, and with this status where
+/// libcontainer has another than the specification.
+pub(super) fn wrapped(
+    hook: &Hook,
+    bundle: &Path,
+    status: Option<&str>,
+) -> Result<Hook, OciSpecError> {
     let path = hook.path().to_string_lossy().into_owned();
     let mut args = vec![
         "containerd-shim-hook".to_owned(),
         HOOK_ARGUMENT.to_owned(),
         bundle.to_string_lossy().into_owned(),
+        status.unwrap_or_default().to_owned(),
         path.clone(),
     ];
     match hook.args() {
@@ -51,11 +57,13 @@ pub(super) fn wrapped(hook: &Hook, bundle: &Path) -> Result<Hook, OciSpecError> 
 
 /// Becomes the hook; `arguments` are those after [`HOOK_ARGUMENT`].
 pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let (Some(bundle), Some(path)) = (arguments.next(), arguments.next()) else {
+    let (Some(bundle), Some(status), Some(path)) =
+        (arguments.next(), arguments.next(), arguments.next())
+    else {
         return ExitCode::FAILURE;
     };
     let become_hook = || {
-        correct_state(Path::new(&bundle))?;
+        correct_state(Path::new(&bundle), &status.to_string_lossy())?;
         // A hook must not inherit what Rust does to its own processes.
         sys::reset_signal(Signal::SIGPIPE)?;
         let path = CString::new(path.into_vec())?;
@@ -74,12 +82,15 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Puts the corrected state in the place of stdin.
-fn correct_state(bundle: &Path) -> io::Result<()> {
+fn correct_state(bundle: &Path, status: &str) -> io::Result<()> {
     let mut text = Vec::new();
     io::stdin().take(STATE_BYTES).read_to_end(&mut text)?;
     let mut state: serde_json::Value = serde_json::from_slice(&text)?;
     if let Some(known) = state.get_mut("bundle") {
         *known = bundle.to_string_lossy().into();
+    }
+    if !status.is_empty() {
+        state["status"] = status.into();
     }
     let mut file = File::from(rustix::fs::memfd_create("state", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&state)?)?;

@@ -11,14 +11,16 @@
 //! See capabilities(7), seccomp(2), user_namespaces(7).
 
 use std::cell::Cell;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::{
     LinuxCapabilities, LinuxNamespaceType, Process, Spec, User, UserBuilder,
 };
 use rustix::fs::{FileType, fchown, fstat};
+use rustix::io::Errno;
 use rustix::thread::{Gid, LinkNameSpaceType, Uid, move_into_link_name_space};
 
 use super::super::wire::{Failure, Reason};
@@ -30,6 +32,9 @@ use super::seccomp::Program;
 pub(super) struct Identity {
     user_namespace: Option<OwnedFd>,
     user: User,
+    directory: PathBuf,
+    /// Whether the directory is made where it is missing, as runc has it for init.
+    makes_directory: bool,
     capabilities: LinuxCapabilities,
     no_new_privileges: bool,
     profile: Option<Program>,
@@ -43,7 +48,7 @@ impl Identity {
         let Some(process) = spec.process() else {
             return Err(Failure::new(Reason::InvalidRequest, "the spec has no process section"));
         };
-        Self::new(root, spec, process, None)
+        Ok(Self { makes_directory: true, ..Self::new(root, spec, process, None)? })
     }
 
     /// Of a further process, which has all that init has unless its own spec says otherwise.
@@ -93,6 +98,8 @@ impl Identity {
         Ok(Self {
             user_namespace,
             user: process.user().clone(),
+            directory: process.cwd().clone(),
+            makes_directory: false,
             capabilities: complete(process.capabilities().as_ref().or(init)),
             no_new_privileges: process.no_new_privileges() == Some(true),
             profile,
@@ -107,7 +114,7 @@ impl Identity {
     /// Takes the identity on. Called once, by the process itself, in the container.
     pub(super) fn assume(&self) -> Result<(), Failure> {
         let step = |step: &'static str| {
-            move |error: rustix::io::Errno| Failure::new(Reason::Other, format!("{step}: {error}"))
+            move |error: Errno| Failure::new(Reason::Other, format!("{step}: {error}"))
         };
         if let Some(namespace) = &self.user_namespace {
             let kind = LinkNameSpaceType::User;
@@ -116,6 +123,7 @@ impl Identity {
         }
         let uid = Uid::from_raw(self.user.uid());
         let gid = Gid::from_raw(self.user.gid());
+        let entered = self.enter_directory()?;
         own_streams(uid).map_err(step("fchown of a standard stream"))?;
         if !self.no_new_privileges {
             // Needs a capability that the process may be about to lose.
@@ -140,7 +148,38 @@ impl Identity {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
         }
+        if !entered {
+            rustix::process::chdir(&self.directory).map_err(|error| self.no_directory(error))?;
+        }
+        // One that is not below the container's root has no path (CVE-2024-21626).
+        std::env::current_dir().map_err(|error| {
+            let path = self.directory.display();
+            Failure::new(Reason::Other, format!("cwd {path:?} is outside the container: {error}"))
+        })?;
         Ok(())
+    }
+
+    /// Goes into the working directory while still root; whether root may. Another user may still
+    /// be let in where root, without all capabilities over the files' owners, is not.
+    fn enter_directory(&self) -> Result<bool, Failure> {
+        if self.makes_directory && !self.directory.exists() {
+            DirBuilder::new().recursive(true).mode(0o755).create(&self.directory).map_err(
+                |error| {
+                    let path = self.directory.display();
+                    Failure::new(Reason::Other, format!("make the cwd {path:?}: {error}"))
+                },
+            )?;
+        }
+        match rustix::process::chdir(&self.directory) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS | Errno::PERM) => Ok(false),
+            Err(error) => Err(self.no_directory(error)),
+        }
+    }
+
+    fn no_directory(&self, error: Errno) -> Failure {
+        let path = self.directory.display();
+        Failure::new(Reason::Other, format!("chdir to the cwd {path:?}: {error}"))
     }
 
     /// The last step before the command is executed.
@@ -171,7 +210,7 @@ fn own_streams(uid: Uid) -> rustix::io::Result<()> {
         match fchown(stream, Some(uid), None) {
             // Not every file can change hands: sockets of some kinds, read-only mounts, owners
             // that the user namespace does not map. runc lets these be as well.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {}
+            Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             other => other?,
         }
     }
@@ -196,5 +235,11 @@ pub(super) fn plain(process: &mut Process) -> Result<(), Failure> {
     process.set_user(user);
     process.set_capabilities(None);
     process.set_no_new_privileges(None);
+    // Gone into by the process itself, which makes it where it is missing.
+    process.set_cwd("/".into());
+    if process.apparmor_profile().as_deref() == Some("") {
+        process.set_apparmor_profile(None);
+    }
+    process.set_selinux_label(None);
     Ok(())
 }

@@ -10,11 +10,14 @@
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
 mod cgroup;
+mod check;
 mod container;
+mod corrections;
 mod exec;
 mod executor;
 mod hook;
 mod identity;
+mod interior;
 mod lookup;
 mod null;
 mod seccomp;

@@ -16,13 +16,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::{
-    Hook, Hooks, LinuxSeccomp, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, Spec,
+    Hook, Hooks, Linux, LinuxDeviceCgroupBuilder, LinuxSeccomp, LinuxSeccompArg,
+    LinuxSeccompArgBuilder, LinuxSeccompOperator, Spec,
 };
 
 use super::super::wire::{Failure, Reason};
 use super::container::failure;
 use super::identity::{self, Identity};
-use super::{cgroup, hook};
+use super::{check, hook};
 
 /// A bundle for libcontainer's eyes.
 pub(super) struct Tailored {
@@ -37,7 +38,7 @@ impl Tailored {
         bundle: &Path,
         mut spec: Spec,
     ) -> Result<(Self, Identity), Failure> {
-        check(&spec)?;
+        check::spec(&spec)?;
         let identity = Identity::of_init(root, &spec)?;
         tailor(&mut spec, id, bundle)?;
         let tailored = Self { directory: directory(root, id) };
@@ -82,29 +83,6 @@ fn directory(root: &Path, id: &str) -> PathBuf {
     root.join(format!(".creating-{id}"))
 }
 
-/// Refuses what libcontainer would take and should not.
-fn check(spec: &Spec) -> Result<(), Failure> {
-    let invalid = |message: String| Err(Failure::new(Reason::InvalidRequest, message));
-    let Some(linux) = spec.linux() else {
-        return invalid("the spec has no linux section".to_owned());
-    };
-    if let Some(path) = linux.cgroups_path()
-        && !cgroup::is_safe(path)
-    {
-        return invalid(format!("cgroupsPath {:?} is not below the root", path.display()));
-    }
-    let process = spec.process().as_ref().and_then(|process| process.selinux_label().as_ref());
-    if let Some(label) = process.or(linux.mount_label().as_ref()).filter(|label| !label.is_empty())
-    {
-        // It would be ignored, and the container less confined than it was to be.
-        return Err(Failure::new(
-            Reason::Unsupported,
-            format!("SELinux label {label:?}: this engine knows no SELinux"),
-        ));
-    }
-    Ok(())
-}
-
 fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
     if let Some(mut process) = spec.process().clone() {
         identity::plain(&mut process)?;
@@ -115,12 +93,20 @@ fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
         spec.set_root(Some(root));
     }
     if let Some(mut linux) = spec.linux().clone() {
-        let path = linux.cgroups_path().clone().unwrap_or_else(|| id.into());
-        linux.set_cgroups_path(Some(Path::new("/").join(path)));
+        linux.set_cgroups_path(Some(group(linux.cgroups_path().as_deref(), id)));
         // A listener for the profile's notifications is libcontainer's to inform.
         let notifies = linux.seccomp().clone().filter(libcontainer::seccomp::is_notify);
         linux.set_seccomp(notifies.map(with_masks_as_libcontainer_reads_them));
+        plain_words(&mut linux)?;
         spec.set_linux(Some(linux));
+    }
+    if let Some(mut mounts) = spec.mounts().clone() {
+        for mount in mounts.iter_mut().filter(|mount| mount.source().is_none()) {
+            // A file system that has no source is still to be given one.
+            let kind = mount.typ().clone().unwrap_or_else(|| "none".to_owned());
+            mount.set_source(Some(kind.into()));
+        }
+        spec.set_mounts(Some(mounts));
     }
     if let Some(mut hooks) = spec.hooks().clone() {
         let has_proc =
@@ -131,24 +117,55 @@ fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where a container's cgroups are, in each hierarchy.
+pub(super) fn group(asked: Option<&Path>, id: &str) -> PathBuf {
+    Path::new("/").join(asked.unwrap_or(Path::new(id)))
+}
+
+/// Says in libcontainer's words what runc takes in others: no label where it is empty, propagation
+/// without the `r`, which it has either way; and that devices are denied where no rule says so.
+fn plain_words(linux: &mut Linux) -> Result<(), Failure> {
+    if linux.mount_label().as_deref() == Some("") {
+        linux.set_mount_label(None);
+    }
+    if let Some(asked) = linux.rootfs_propagation().as_deref()
+        && let Some(kind) = asked.strip_prefix('r')
+    {
+        linux.set_rootfs_propagation(Some(kind.to_owned()));
+    }
+    // Init's own to arrange.
+    linux.set_readonly_paths(None);
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    if resources.devices().as_ref().is_none_or(Vec::is_empty) {
+        let none = LinuxDeviceCgroupBuilder::default()
+            .allow(false)
+            .access("rwm")
+            .build()
+            .map_err(|error| failure(Reason::InvalidRequest, &error))?;
+        resources.set_devices(Some(vec![none]));
+        linux.set_resources(Some(resources));
+    }
+    Ok(())
+}
+
 /// Lets the hooks of a create learn the bundle's true path. The later ones read it in the record.
 fn wrap(hooks: &mut Hooks, bundle: &Path, has_proc: bool) -> Result<(), Failure> {
-    let all = |list: &Option<Vec<Hook>>| {
+    let all = |list: &Option<Vec<Hook>>, status: Option<&str>| {
         list.as_ref()
-            .map(|list| list.iter().map(|one| hook::wrapped(one, bundle)).collect())
+            .map(|list| list.iter().map(|one| hook::wrapped(one, bundle, status)).collect())
             .transpose()
             .map_err(|error| failure(Reason::InvalidRequest, &error))
     };
     #[allow(deprecated)] // still in use, and still to be run
-    let prestart = all(hooks.prestart())?;
+    let prestart = all(hooks.prestart(), None)?;
     #[allow(deprecated)]
     hooks.set_prestart(prestart);
-    let create_runtime = all(hooks.create_runtime())?;
+    let create_runtime = all(hooks.create_runtime(), None)?;
     hooks.set_create_runtime(create_runtime);
-    let create_container = all(hooks.create_container())?;
+    let create_container = all(hooks.create_container(), None)?;
     hooks.set_create_container(create_container);
     if has_proc {
-        let start_container = all(hooks.start_container())?;
+        let start_container = all(hooks.start_container(), Some("created"))?;
         hooks.set_start_container(start_container);
     }
     Ok(())
