@@ -68,6 +68,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// A helper that leaves just as it is asked is replaced this often before giving up.
 const ATTEMPTS: usize = 3;
 
+/// How often a half-made container is tried to be removed, each time by another helper.
+const CLEAN_UPS: usize = 20;
+
 /// How many processes are remembered before those that have gone are forgotten.
 const KNOWN: usize = 256;
 
@@ -305,8 +308,16 @@ impl Libcontainer {
 
     /// Removes what a helper that died in a create left.
     async fn clean_up_half_made(&self, id: &str) {
-        self.kill_strays().await;
-        if let Err(error) = self.delete_container(id, true).await {
+        let mut last = None;
+        for _ in 0..CLEAN_UPS {
+            self.kill_strays().await;
+            match self.delete_container(id, true).await {
+                Ok(()) => return,
+                // Whoever killed the helper may have killed this one, too.
+                Err(error) => last = Some(error),
+            }
+        }
+        if let Some(error) = last {
             log::warn!("clean up the half-made container {id}: {error}");
         }
     }
