@@ -133,6 +133,9 @@ shimcheck_skeleton() {
     shimcheck "$target/debug/containerd-shim-skeleton-v1"
 }
 
+# The engines compared spec by spec; built along with the tests.
+differ() { "$target/debug/differ"; }
+
 exec 3>&1
 setup || { echo "set-up failed"; echo "0 passed, 1 failed"; exit 1; }
 echo "[$(clock)] set up: $(cargo --version), $(runc --version | head -1), $(containerd --version | cut -d' ' -f3)"
@@ -157,6 +160,7 @@ step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
 step "shimcheck skeleton" shimcheck_skeleton
 step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2
 step "vm tests" tests/vm/test.sh "$target/release" "$target/debug/shimcheck"
+step "runc, crun and youki compared" differ
 step "advisories" advisories
 
 echo
