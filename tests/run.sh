@@ -133,8 +133,9 @@ shimcheck_skeleton() {
     shimcheck "$target/debug/containerd-shim-skeleton-v1"
 }
 
-# The engines compared spec by spec; built along with the tests.
+# The engines compared spec by spec, and ours under load and under blows; built along with the tests.
 differ() { "$target/debug/differ"; }
+soak() { "$target/debug/soak" "$@"; }
 
 exec 3>&1
 setup || { echo "set-up failed"; echo "0 passed, 1 failed"; exit 1; }
@@ -161,6 +162,8 @@ step "shimcheck skeleton" shimcheck_skeleton
 step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2
 step "vm tests" tests/vm/test.sh "$target/release" "$target/debug/shimcheck"
 step "runc, crun and youki compared" differ
+step "soak" soak --containers 200 --execs 200
+step "soak while its helper dies" soak --unkind 15
 step "advisories" advisories
 
 echo

@@ -131,6 +131,12 @@ impl Root {
         }
     }
 
+    /// What but files remains of what ran here, once it had time to go.
+    #[must_use]
+    pub fn remains(&self) -> Vec<leak::Trace> {
+        leak::settled(&self.scope())
+    }
+
     /// Asserts that nothing but files remains of what ran here.
     ///
     /// # Panics
