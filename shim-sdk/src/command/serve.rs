@@ -21,7 +21,8 @@ pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
 
 /// How long a server without a container waits for a request before it leaves.
 const FORGOTTEN: Duration = Duration::from_secs(300);
-/// How often such a server looks whether its bundle is still there. Without it no Create can come.
+/// How often a server in which nothing runs looks whether its bundle is still there. Without it no
+/// Create can come, and nobody asks for what has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long loggers may take that had their output's end, and were asked, before.
@@ -74,10 +75,14 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
                     job(&owner);
                 }
                 Some(note) = noted.recv() => owner.fatal(&note),
+                // From now on it may have to look.
+                () = owner.some_end() => {}
                 // A daemon that died after `start` has left a server that nobody knows of.
-                () = tokio::time::sleep(LOOK), if owner.is_empty() => {
+                () = tokio::time::sleep(LOOK), if owner.is_over() => {
                     unused += LOOK;
-                    if unused >= FORGOTTEN || std::env::current_dir().is_err() {
+                    if owner.is_abandoned() {
+                        owner.abandon();
+                    } else if unused >= FORGOTTEN {
                         owner.shutdown();
                     }
                 }

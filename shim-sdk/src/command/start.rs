@@ -71,8 +71,10 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     printed.map_err(|cause| {
         // The daemon has died, and no other will ever know of the server: it would stay for good.
         if let Some(server) = spawned {
-            // It is our child and not reaped, so the number is its own; it may be gone already.
-            let _ = kill(server, Signal::SIGTERM);
+            // It is our child and not reaped, so the number is its own; it may be gone already. It
+            // is not asked: it may not listen to signals yet, and would leave its socket.
+            let _ = kill(server, Signal::SIGKILL);
+            let _ = fs::remove_file(&path);
         }
         Error::io("print the address", cause)
     })

@@ -19,8 +19,8 @@ use crate::event::{Event, Names, Queue};
 use crate::journal::Record;
 use crate::notifier::Note;
 use crate::{
-    Capabilities, Checkpoint, ContainerId, Error, ExecId, Exit, Kind, Payload, Pid, ProcessHandle,
-    Result, Runtime, Signal,
+    Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Exit, Kind, Payload, Pid,
+    ProcessHandle, Result, Runtime, Signal,
 };
 
 /// How many deleted containers are remembered for repeated calls.
@@ -47,6 +47,8 @@ pub(crate) struct Core<R: Runtime> {
     deleted: RefCell<VecDeque<(ContainerId, Deleted)>>,
     /// Something is over, and what it needed is free.
     over: Notify,
+    /// A container has ended, or is gone.
+    ended: Notify,
     stop: Rc<Notify>,
     stopping: Cell<bool>,
 }
@@ -92,6 +94,7 @@ impl<R: Runtime> Core<R> {
             containers: RefCell::default(),
             deleted: RefCell::default(),
             over: Notify::new(),
+            ended: Notify::new(),
             stop,
             stopping: Cell::new(false),
         }
@@ -120,6 +123,7 @@ impl<R: Runtime> Core<R> {
     /// Gives an id back whose container could not be made.
     pub(crate) fn release(&self, id: &ContainerId) {
         self.containers.borrow_mut().remove(id);
+        self.ended();
     }
 
     /// Forgets a container but for what Delete answered.
@@ -239,6 +243,7 @@ impl<R: Runtime> Core<R> {
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: None, exit });
         init.stopped(exit);
+        self.ended();
         Ok(())
     }
 
@@ -299,6 +304,55 @@ impl<R: Runtime> Core<R> {
     /// Whether there is no container.
     pub(crate) fn is_empty(&self) -> bool {
         self.containers.borrow().is_empty()
+    }
+
+    /// A container has ended, or is gone.
+    pub(crate) fn ended(&self) {
+        self.ended.notify_one();
+    }
+
+    /// Waits until a container has ended or gone since the last call.
+    pub(crate) async fn some_end(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Whether nothing runs: each container has ended, or was never started.
+    pub(crate) fn is_over(&self) -> bool {
+        let containers = self.containers.borrow();
+        let mut phases = containers.values().map(|container| container.init.phase());
+        phases.all(|phase| matches!(phase, Phase::Created | Phase::Stopped))
+    }
+
+    /// Whether nothing runs, and nobody will ask for what there is: the bundles are gone, which a
+    /// daemon removes after `delete`. One that was killed in the middle of a create does just that
+    /// when it is back, without a word to the shim.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let gone = |bundle: &Bundle| !bundle.path().exists();
+        self.is_over()
+            && std::env::current_dir().is_err()
+            && self.containers.borrow().values().all(|container| gone(&container.bundle))
+    }
+
+    /// Leaves once there is nothing that was created after `delete` had looked for it.
+    pub(crate) fn abandon(self: &Rc<Self>) {
+        let created: Vec<_> = self
+            .containers
+            .borrow()
+            .values()
+            .filter(|container| container.init.phase() == Phase::Created)
+            .map(|container| container.id.clone())
+            .collect();
+        if created.is_empty() {
+            self.leave();
+        }
+        for id in created {
+            let this = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = this.delete_container(id.as_str()).await {
+                    log::warn!("delete container {id}, whose bundle is gone: {error}");
+                }
+            });
+        }
     }
 
     /// Leaves, unless there is still a container.

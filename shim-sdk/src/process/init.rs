@@ -227,6 +227,7 @@ impl<R: Runtime> Core<R> {
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
         init.stopped(exit);
+        self.ended();
     }
 }
 

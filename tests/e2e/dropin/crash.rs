@@ -1,10 +1,10 @@
-//! What dies on the way: containerd, or the shim.
+//! What dies on the way: containerd, the shim, or containerd in the middle of a create.
 
 use std::fs;
 use std::time::Duration;
 
 use harness::shim::{Stream, bundle};
-use harness::{Root, eventually, run, wait};
+use harness::{Root, containerd, eventually, run, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,12 +17,14 @@ with_engines! {
         output_goes_on_through_restarts_of_containerd_and_loses_no_byte
         exits_while_containerd_is_away_are_told_when_it_is_back
         a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again
+        containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed
     }
     crun: Crun {
         a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again
     }
     youki: Youki {
         output_goes_on_through_restarts_of_containerd_and_loses_no_byte
+        containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed
     }
 }
 
@@ -131,4 +133,39 @@ fn a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again(engine:
     assert_eq!(house.status(&id), "RUNNING");
     let _ = run(&mut house.exec(&id, "e", "exit 8")).ended_with(8);
     house.remove(&id);
+}
+
+fn containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed(engine: Engine) {
+    let root = Root::new();
+    let mut house = House::start(&root, engine);
+    // From before the shim is started until after its container runs.
+    for pause in [5, 15, 25, 35, 45, 60, 80] {
+        let (mut command, id) = house.run(&["--detach", "--null-io"], "exec sleep 600");
+        std::thread::scope(|scope| {
+            let running = scope.spawn(move || run(&mut command));
+            std::thread::sleep(Duration::from_millis(pause));
+            house.containerd.stop(Signal::SIGKILL);
+            // It may have been quick enough.
+            let _ = running.join().expect("ctr ends");
+        });
+        house.containerd.restart();
+        if !house.status(&id).is_empty() {
+            let _ = house.ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
+            eventually(wait::SOON, "the task can be removed", || {
+                let _ = house.ctr(&["task", "rm", "--force", &id]);
+                house.status(&id).is_empty().then_some(())
+            });
+        }
+        let listed = house.ctr(&["containers", "ls", "-q"]).success().out();
+        if listed.contains(&id) {
+            let _ = house.ctr(&["containers", "rm", &id]).success();
+        }
+        eventually(
+            wait::SOON,
+            &format!("no shim stays of a create killed after {pause} ms"),
+            || containerd::shim_of(&id).is_none().then_some(()),
+        );
+        let bundle = house.containerd.bundle(&id);
+        assert!(!bundle.exists(), "{} stays", bundle.display());
+    }
 }
