@@ -108,10 +108,7 @@ impl Overlay {
     /// Removes the directories of snapshot `id`. Its number is never used again, so this can
     /// happen at any time after its record has gone.
     pub(crate) fn remove(&self, id: i64) -> io::Result<()> {
-        match fs::remove_dir_all(self.home(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        remove_all(&self.home(id))
     }
 
     /// Removes the directories of snapshots that `known` denies.
@@ -124,7 +121,7 @@ impl Overlay {
                 continue;
             }
             log::debug!("removing {}, which no record names", path.display());
-            fs::remove_dir_all(&path).map_err(directory("remove", &path))?;
+            remove_all(&path).map_err(directory("remove", &path))?;
         }
         Ok(())
     }
@@ -136,5 +133,13 @@ impl Overlay {
 
     fn home(&self, id: i64) -> PathBuf {
         self.folder.join(id.to_string())
+    }
+}
+
+/// Removes a directory that others may be removing at the same time.
+fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
