@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -107,6 +107,9 @@ impl Tool<'_> {
         let out = self.run.dir.join(format!("{verb}.out"));
         let err = self.run.dir.join(format!("{verb}.err"));
         let log = self.run.dir.join(format!("{verb}.log"));
+        // At its end from the beginning. Not the null device: crun 1.8 gives the one that it finds
+        // among its streams, which is the host's, to the user of the container.
+        let (stdin, _) = std::io::pipe()?;
         let mut command = Command::new(self.runtime);
         command
             .arg("--root")
@@ -116,7 +119,7 @@ impl Tool<'_> {
             .args(words)
             .args(more)
             .env(harness::root::MARKER, self.run.ground.root.path())
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(File::create(out)?)
             .stderr(File::create(&err)?);
         let mut child = command.spawn().context("execute the runtime")?;
