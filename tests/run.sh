@@ -159,7 +159,7 @@ step "shimcheck runc" shimcheck "$target/release/containerd-shim-runc-v2"
 step "shimcheck crun" shimcheck "$target/release/containerd-shim-runc-v2" --runtime-binary crun
 step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
 step "shimcheck skeleton" shimcheck_skeleton
-step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2
+step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2 --confirm
 step "vm tests" tests/vm/test.sh "$target/release" "$target/debug/shimcheck"
 step "runc, crun and youki compared" differ
 step "soak" soak --containers 200 --execs 200

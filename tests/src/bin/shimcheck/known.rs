@@ -48,6 +48,11 @@ const RECORDS: &[(&str, &str)] = &[
     ),
     ("stdio-some", "1.6.20: every path is opened as a fifo, the empty one too"),
     ("stdio-file-two", "1.6.20: the file of stdout is used for both"),
+    (
+        "stdio-file-shared",
+        "1.6.20, now and then: the end of stdout closes the file under stderr, since only stderr \
+         counts as its user (pkg/process/io.go, copyPipes)",
+    ),
     ("stdio-file-alone", "1.6.20: the shim dies in Create"),
     (
         "stdio-binary-unready",

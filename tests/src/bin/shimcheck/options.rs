@@ -10,7 +10,7 @@ use harness::shim::Dialect;
 /// How to call it.
 pub(crate) const USAGE: &str = "\
 usage: shimcheck SHIM [--runtime-binary PATH] [--only ROW]... [--dialect 1.6|1.7|2.0|2.3]
-                      [--jobs N] [--execs N] [--limit SECONDS] [--keep]
+                      [--jobs N] [--execs N] [--limit SECONDS] [--keep] [--confirm]
                       [--as-tests NAME]
        shimcheck --list
 
@@ -22,6 +22,8 @@ usage: shimcheck SHIM [--runtime-binary PATH] [--only ROW]... [--dialect 1.6|1.7
   --execs N         how many execs the row on growth makes (default 200)
   --limit SECONDS   for everything (default 600)
   --keep            leave the files of broken rows for a look (processes and mounts still go)
+  --confirm         check a broken row once more, alone, and count what is seen then: for a shim
+                    that is not yours to mend, and that has races
   --as-tests NAME   report each row as a test, NAME::ROW; one that is not offered is one that failed";
 
 /// What to do.
@@ -55,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) limit: Duration,
     /// Whether files stay.
     pub(crate) keep: bool,
+    /// Whether a broken row is checked once more, and counts as it ends then.
+    pub(crate) confirm: bool,
     /// What the rows are called as tests, if they are to be reported as such.
     pub(crate) tests: Option<String>,
     /// The row's own directory, when this process checks one.
@@ -75,6 +79,7 @@ impl Options {
             execs: 200,
             limit: Duration::from_secs(600),
             keep: false,
+            confirm: false,
             tests: None,
             place: PathBuf::new(),
             rootfs: PathBuf::new(),
@@ -100,6 +105,7 @@ impl Options {
                     options.limit = Duration::from_secs(text(value()?).parse().context("--limit")?);
                 }
                 "--keep" => options.keep = true,
+                "--confirm" => options.confirm = true,
                 "--as-tests" => options.tests = Some(text(value()?)),
                 // Between this program and its own copies.
                 "--row" => row = Some(text(value()?)),

@@ -46,6 +46,11 @@ pub(crate) fn list() {
     }
 }
 
+/// That a row was broken, and is checked once more before that counts.
+pub(crate) fn doubt(row: &Row, seen: &str) {
+    line(&format!("# {} was broken, and is checked once more, alone: {seen}", row.id));
+}
+
 /// How one row ended.
 pub(crate) fn verdict(row: &Row, verdict: &Verdict, took: Duration, swept: usize) {
     let (word, seen) = match verdict {

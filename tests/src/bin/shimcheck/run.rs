@@ -60,6 +60,7 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
     rows.sort_by_key(|row| (row.alone, std::cmp::Reverse(row.limit)));
     let mut waiting: VecDeque<Row> = rows.into();
     let mut running: Vec<Job> = Vec::new();
+    let mut doubted: Vec<&str> = Vec::new();
     let mut begun = 0;
     loop {
         let stopped = stop.load(Ordering::Relaxed);
@@ -80,6 +81,16 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
             let keep = options.keep.then(|| home.path().join(job.row.id));
             let done = job.end(keep.as_deref());
             let verdict = if go { on_record(&done) } else { done.verdict.clone() };
+            if let Verdict::Broken(seen) = &verdict
+                && options.confirm
+                && !stopped
+                && !doubted.contains(&done.row.id)
+            {
+                report::doubt(&done.row, seen);
+                doubted.push(done.row.id);
+                waiting.push_back(done.row.alone());
+                continue;
+            }
             counts.add(&verdict);
             match &options.tests {
                 Some(name) => report::test(name, &done.row, &verdict, done.took),
