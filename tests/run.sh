@@ -153,6 +153,7 @@ step "windows" tests/windows.sh
 step "documentation" documentation
 step "test build" cargo test --locked --workspace --no-run
 step "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast
+step "documentation tests" cargo test --locked -p shim-sdk --doc
 # Two at a time: each starts daemons and containers of its own.
 step "e2e tests" cargo test --locked -p tests --test e2e --no-fail-fast -- --test-threads=2 "$@"
 step "shimcheck runc" shimcheck "$target/release/containerd-shim-runc-v2"

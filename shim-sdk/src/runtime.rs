@@ -1,20 +1,7 @@
 //! What a runtime author writes.
 //!
-//! # Terms
-//!
-//! - *bundle*: the directory that holds a container's `config.json` (an OCI runtime spec) and its
-//!   `rootfs`; the shim runs in it.
-//! - *container*: what [`Runtime::create`] made from a bundle, until [`Runtime::delete`].
-//! - *process*: the container's *init*, or an *exec*, a further process inside it.
-//! - *pid*: the process as the host numbers it.
-//!
-//! The SDK owns everything that every shim must get right: the command line and the start-up
-//! dialects of every containerd, the task service in both versions, the table of processes and
-//! which request is valid in which state, standard streams, exits and the order of events,
-//! the journal, and cleaning up after a crash. A runtime makes containers and processes.
-//!
-//! Methods run on one thread, several at once; no lock is held around them. None is dropped half
-//! way: a client's deadline ends the client's waiting, not the method.
+//! The terms, which request is valid when, and what a runtime may rely on are on the
+//! [crate's page](crate).
 //!
 //! Answers to the OCI runtime specification and containerd's runtime v2 documentation.
 
@@ -30,45 +17,80 @@ use crate::{Bundle, ContainerId, ExecId, Mount, Pid, Signal};
 
 /// A container runtime, as a shim needs it.
 ///
-/// Four methods make a complete shim; every other has a default that either declares the call
-/// unsupported, so that containerd is answered UNIMPLEMENTED, or does what a runtime of plain host
-/// processes wants.
+/// Those without a default make a complete shim. Every other has a default that either declares the
+/// request unsupported, so that the client is answered UNIMPLEMENTED, or does what a runtime of
+/// plain host processes wants.
 #[allow(async_fn_in_trait)] // every future runs on the shim's one thread
 pub trait Runtime: Sized + 'static {
     /// What the runtime remembers of one container, from create to delete.
     type Container: 'static;
 
-    /// Name, version and the optional calls that work, for `-info`, `-v` and UNIMPLEMENTED.
+    /// Name, version and the optional requests that work, for `-info`, `-v` and UNIMPLEMENTED.
+    ///
+    /// Asked once when the server starts, and by each command that tells of the shim; cheap.
     fn describe(&self) -> Description;
 
     /// Makes a container, with its init ready but not yet running the user's command.
     ///
-    /// Called once per container. The root file system is mounted. On an error the runtime leaves
-    /// nothing behind; the SDK unmounts the root file system and closes the streams.
+    /// Called once per container; its id is free and its bundle exists. The root file system is
+    /// mounted, the streams are open. Until this answers, nobody can ask for the container.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for a spec or options that make no sense, UNIMPLEMENTED for a feature that
+    /// this runtime lacks. The runtime leaves nothing behind; the SDK unmounts the root file system
+    /// and closes the streams, and the id is free again.
     async fn create(&self, request: Create, io: Io) -> Result<Created<Self::Container>>;
 
     /// Runs the user's command; returns init's pid (the same one as create's, if that told one).
     ///
-    /// Called once per container, after create. On an error the container stays created.
+    /// Called in state created. Execs may have been started before.
+    ///
+    /// # Errors
+    ///
+    /// The container stays created: the client may start it again, or delete it.
     async fn start(&self, container: &Self::Container) -> Result<Pid>;
 
     /// Starts a further process in a container that is created or running.
     ///
-    /// Called once per exec, when the client starts it. On an error nothing runs.
+    /// Called once per exec, when the client starts it; its id is free among the container's execs.
+    /// Several may be under way at once.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND or INVALID_ARGUMENT for a command that cannot be run. Nothing runs, and the exec
+    /// is over: it can only be deleted.
     async fn exec(&self, container: &Self::Container, request: Exec, io: Io) -> Result<Pid>;
 
-    /// Removes what create made. Init has exited, or never started.
+    /// Removes what create made.
     ///
-    /// May be called again after an error; what is already gone is not an error.
+    /// Init has exited and its output was drained (for 10 s at most), or there never was one; no
+    /// exec runs. When this has answered, the SDK unmounts the root file system.
+    ///
+    /// # Errors
+    ///
+    /// The container stays as it was, and this may be called again; what is already gone is not
+    /// an error.
     async fn delete(&self, container: &Self::Container) -> Result<()>;
 
     /// Removes a container whose shim died, knowing its bundle alone.
     ///
-    /// Kills whatever still runs of it. What is already gone is not an error. Called in a fresh
-    /// process (`delete` on the command line), perhaps of a newer version than the one that died.
+    /// Kills whatever still runs of it; the SDK has killed the init that the journal knows. Called
+    /// in a fresh process (`delete` on the command line), perhaps of a newer version than the one
+    /// that died, at whichever stage that was: the create may have been half done, or never begun.
+    ///
+    /// # Errors
+    ///
+    /// The daemon logs it and may try again; what is already gone is not an error.
     async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()>;
 
-    /// Signals one process. The default sends it by pidfd, so a reused pid is never hit.
+    /// Signals one process: init in any state from created to paused, or an exec that runs.
+    ///
+    /// The default sends it by pidfd, so a reused pid is never hit.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND when the process has ended: clients take that for success.
     async fn signal(
         &self,
         _container: &Self::Container,
@@ -78,7 +100,8 @@ pub trait Runtime: Sized + 'static {
         process.signal(signal)
     }
 
-    /// Signals every process of the container. The default knows only init.
+    /// Signals every process of the container, init among them; valid when
+    /// [`signal`](Self::signal) of init is. The default knows only init.
     async fn signal_all(
         &self,
         container: &Self::Container,
@@ -94,33 +117,52 @@ pub trait Runtime: Sized + 'static {
     /// to resume a frozen one, and to report an out-of-memory kill that was seen late.
     async fn init_exited(&self, _container: &Self::Container) {}
 
-    /// Freezes every process.
+    /// Freezes every process. Called in state running.
+    ///
+    /// # Errors
+    ///
+    /// The container is running still, as far as the client is told.
     async fn pause(&self, _container: &Self::Container) -> Result<()> {
         Err(crate::Error::unimplemented("pause"))
     }
 
-    /// Ends a pause.
+    /// Ends a pause. Called in state paused.
+    ///
+    /// # Errors
+    ///
+    /// The container stays paused.
     async fn resume(&self, _container: &Self::Container) -> Result<()> {
         Err(crate::Error::unimplemented("resume"))
     }
 
-    /// Every pid in the container. The default answers with init and the execs alone.
+    /// Every pid in the container, in any state before delete. The default, and an answer that takes
+    /// longer than a second or fails, is init and the execs alone.
     async fn pids(&self, _container: &Self::Container) -> Result<Option<Vec<Pid>>> {
         Ok(None)
     }
 
-    /// Statistics as the payload containerd expects from this platform.
+    /// Statistics as the payload that containerd's clients expect from this platform (on Linux
+    /// `io.containerd.cgroups.v1.Metrics` or `.v2.Metrics`), in any state before delete.
     async fn stats(&self, _container: &Self::Container) -> Result<Payload> {
         Err(crate::Error::unimplemented("stats"))
     }
 
     /// Changes resource limits; the payload is the OCI spec's `LinuxResources` or
-    /// `WindowsResources` as JSON.
+    /// `WindowsResources` as JSON. Called in any state from created to paused.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for limits that make no sense; the limits are as they were.
     async fn update(&self, _container: &Self::Container, _resources: Payload) -> Result<()> {
         Err(crate::Error::unimplemented("update"))
     }
 
-    /// Writes a checkpoint to a directory.
+    /// Writes a checkpoint to a directory. Called in state running or paused; whether init goes on
+    /// afterwards the options say.
+    ///
+    /// # Errors
+    ///
+    /// The container goes on as it was.
     async fn checkpoint(&self, _container: &Self::Container, _request: Checkpoint) -> Result<()> {
         Err(crate::Error::unimplemented("checkpoint"))
     }
