@@ -4,6 +4,7 @@ mod bootstrap;
 mod checkpoint;
 mod console;
 mod crash;
+mod create;
 mod events;
 mod exec;
 mod host;
@@ -11,6 +12,7 @@ mod logger;
 mod patience;
 mod place;
 mod resources;
+mod reuse;
 mod runtime;
 mod stdio;
 mod storm;
@@ -23,11 +25,13 @@ pub(crate) fn all() -> Vec<Row> {
     [
         bootstrap::rows(),
         place::rows(),
+        create::rows(),
         task::rows(),
         resources::rows(),
         host::rows(),
         checkpoint::rows(),
         exec::rows(),
+        reuse::rows(),
         events::rows(),
         stdio::rows(),
         logger::rows(),
