@@ -133,6 +133,13 @@ shimcheck_skeleton() {
     shimcheck "$target/debug/containerd-shim-skeleton-v1"
 }
 
+# The end-to-end tests, built already, go into the nested machine; cargo knows where they are.
+vm_tests() {
+  local e2e
+  e2e=$(cargo test --locked -p tests --test e2e --no-run 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+  tests/vm/test.sh "$target/release" "$target/debug/shimcheck" "$e2e"
+}
+
 # The engines compared spec by spec, and ours under load and under blows; built along with the tests.
 differ() { "$target/debug/differ"; }
 soak() { "$target/debug/soak" "$@"; }
@@ -161,7 +168,7 @@ step "shimcheck crun" shimcheck "$target/release/containerd-shim-runc-v2" --runt
 step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
 step "shimcheck skeleton" shimcheck_skeleton
 step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2 --confirm
-step "vm tests" tests/vm/test.sh "$target/release" "$target/debug/shimcheck"
+step "vm tests" vm_tests
 step "runc, crun and youki compared" differ
 step "soak" soak --containers 200 --execs 200
 step "soak while its helper dies" soak --unkind 15

@@ -11,6 +11,9 @@ use nix::unistd::Pid;
 use crate::command::{Finished, run};
 use crate::{Root, eventually, image, leak, programs, wait};
 
+/// What a host has that has both versions of cgroups.
+const UNIFIED: &str = "/sys/fs/cgroup/unified/cgroup.procs";
+
 /// Becomes `$0 $@` where the v2 hierarchy beside those of v1 is not to be seen. crun makes
 /// directories in its place all the same, which must not be on the host's own tmpfs.
 const HIDE_UNIFIED: &str = r#"
@@ -43,7 +46,7 @@ impl<'r> Containerd<'r> {
         Self::start_in(root, shims, false)
     }
 
-    /// The same in a mount namespace of its own, where a hybrid host's v2 hierarchy is hidden:
+    /// The same; on a hybrid host in a mount namespace of its own, where the v2 hierarchy is hidden:
     /// crun takes it for the only one.
     ///
     /// # Panics
@@ -51,7 +54,7 @@ impl<'r> Containerd<'r> {
     /// When it does not come up.
     #[must_use]
     pub fn start_for_crun(root: &'r Root, shims: Option<&Path>) -> Self {
-        Self::start_in(root, shims, true)
+        Self::start_in(root, shims, Path::new(UNIFIED).exists())
     }
 
     fn start_in(root: &'r Root, shims: Option<&Path>, hides_unified: bool) -> Self {

@@ -50,7 +50,7 @@ cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list); do ln -s busybox "$root/bin/$applet" 2>/dev/null || true; done
 # GNU tar comes before busybox's on PATH: criu's callers use its options.
 # criu saves a network namespace with ip, and locks it with iptables.
-for program in runc crun criu tar apparmor_parser iptables ip; do
+for program in runc crun criu tar apparmor_parser iptables ip containerd ctr; do
     copy_program "$program"
 done
 for name in iptables-{save,restore} ip6tables{,-save,-restore}; do

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs the release shim on a host of cgroup v2 with AppArmor and a criu that works, which is a nested
-# machine: one boot, in which `job` runs shimcheck for each engine. Reports as test programs do.
+# machine: one boot, in which `job` runs shimcheck for each engine and end-to-end tests that want
+# such a host. Reports as test programs do.
 #
-#   tests/vm/test.sh RELEASE_DIRECTORY SHIMCHECK
+#   tests/vm/test.sh RELEASE_DIRECTORY SHIMCHECK E2E
 set -euo pipefail
 
 release=$1
 shimcheck=$2
+e2e=$3
 here=$(cd "$(dirname "$0")" && pwd)
 base=$(realpath -m "$here/../../target/vm")
 "$here/initramfs.sh" "$base"
@@ -17,4 +19,5 @@ cp "$release/containerd-shim-runc-v2" "$job/"
 ln "$job/containerd-shim-runc-v2" "$job/containerd-shim-youki-v1"
 # Emulated memory is dear, and line tables are half of a debug build.
 strip -o "$job/shimcheck" "$shimcheck"
-VM_SECONDS=${VM_SECONDS:-420} "$here/boot.sh" "$base" "$job"
+strip -o "$job/e2e" "$e2e"
+VM_SECONDS=${VM_SECONDS:-600} "$here/boot.sh" "$base" "$job"

@@ -200,7 +200,7 @@ const MEMORY: &[(&str, &str)] = &[
 ];
 
 /// Both as one flat list under runc's names, without what is zero: protobuf does not write it.
-fn flat(prefix: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
+pub(super) fn flat(prefix: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {

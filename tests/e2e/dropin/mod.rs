@@ -2,11 +2,13 @@
 //!
 //! Nothing is asked for by name: containerd's default runtime is looked up on a PATH that begins
 //! with our directory. [`life`] goes through the life of a container as `ctr` can tell it, [`crash`]
-//! through what dies on the way, [`scale`] through many.
+//! through what dies on the way, [`scale`] through many, and [`nested`] through what another host
+//! than this one has.
 
 mod client;
 mod crash;
 mod life;
+mod nested;
 mod scale;
 
 use std::fs::{self, File};
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use harness::fixtures::{self, APP};
+use harness::image::Image;
 use harness::{Containerd, Finished, Root, eventually, run, wait};
 use serde_json::Value;
 
@@ -31,6 +34,14 @@ impl<'r> House<'r> {
     fn start(root: &'r Root, engine: Engine) -> Self {
         let house = Self::empty(root, engine);
         house.containerd.import(&fixtures::images().app());
+        house
+    }
+
+    /// Starts one that has an image of busybox alone under that name, which needs no tools to be
+    /// made.
+    fn lean(root: &'r Root, engine: Engine) -> Self {
+        let house = Self::empty(root, engine);
+        house.containerd.import(&Image::busybox(APP).write(&root.path().join("image.tar")));
         house
     }
 
