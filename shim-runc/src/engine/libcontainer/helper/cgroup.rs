@@ -60,6 +60,12 @@ impl Cgroups {
         self.directories.iter().map(|directory| directory.join(name)).find(|file| file.exists())
     }
 
+    /// The one group that a container has on a host of version 2.
+    pub(super) fn unified(&self) -> Option<&Path> {
+        let mut all = self.directories.iter().map(PathBuf::as_path);
+        all.find(|directory| directory.join("cgroup.controllers").exists())
+    }
+
     /// Every process in the container, init included.
     pub(super) fn pids(&self) -> Vec<i32> {
         let mut pids = Vec::new();

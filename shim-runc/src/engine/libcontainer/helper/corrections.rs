@@ -1,8 +1,8 @@
-//! Limits of version 1 that libcontainer gets wrong, put right before the container is started.
+//! Limits that libcontainer gets wrong, put right before the container is started.
 //!
-//! It never switches the out-of-memory killer off, and it grants every container the host's
-//! console (5:1), which runc does not. Version 2 has no such switch, and its devices are decided
-//! by a program that is libcontainer's own.
+//! On version 1 it never switches the out-of-memory killer off, and it grants every container the
+//! host's console (5:1), which runc does not. On version 2, which has no such switch, it leaves every
+//! device to every container (see [`Devices`]).
 //!
 //! See cgroups(7); the kernel's memory.txt and devices.txt for version 1.
 
@@ -14,12 +14,14 @@ use libcontainer::config::YoukiConfig;
 use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
 
 use super::cgroup::Cgroups;
+use super::devices::Devices;
 
 /// What is to be put right.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Corrections {
     no_killer: bool,
     no_console: bool,
+    rules: Vec<LinuxDeviceCgroup>,
 }
 
 impl Corrections {
@@ -33,16 +35,17 @@ impl Corrections {
         Self {
             no_killer: memory.and_then(|memory| memory.disable_oom_killer()) == Some(true),
             no_console: !console.is_some_and(LinuxDeviceCgroup::allow),
+            rules: rules.cloned().unwrap_or_default(),
         }
     }
 
     /// Puts it right in the groups of a container, known by its record.
     pub(super) fn apply(&self, record: &Path) -> io::Result<()> {
-        if *self == (Self { no_killer: false, no_console: false }) {
-            return Ok(());
-        }
         let config = YoukiConfig::load(record).map_err(io::Error::other)?;
         let groups = Cgroups::find(&config.cgroup_path)?;
+        if let Some(group) = groups.unified() {
+            return Devices::of(&self.rules)?.attach(group);
+        }
         let write = |name: &str, text: &str| match groups.file(name) {
             Some(file) => fs::write(file, text),
             None => Ok(()),

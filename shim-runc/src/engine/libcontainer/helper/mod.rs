@@ -13,6 +13,7 @@ mod cgroup;
 mod check;
 mod container;
 mod corrections;
+mod devices;
 mod exec;
 mod executor;
 mod hook;
