@@ -23,6 +23,11 @@ impl Group {
         Self { mount: mount.to_owned(), path: below(mount, path) }
     }
 
+    /// The group in a directory of which it is not said where the tree begins.
+    pub(crate) fn at(directory: &Path) -> Self {
+        Self { mount: directory.to_owned(), path: directory.to_owned() }
+    }
+
     /// The group's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path

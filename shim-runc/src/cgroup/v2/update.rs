@@ -11,7 +11,8 @@ use crate::cgroup::write;
 use crate::error::{EngineError, Operation};
 
 impl Group {
-    pub(in crate::cgroup) fn update(&self, resources: &LinuxResources) -> Result<(), EngineError> {
+    /// Sets what of a spec's resources is given.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), EngineError> {
         if let Some(memory) = resources.memory() {
             self.update_memory(memory)?;
         }

@@ -18,6 +18,11 @@ const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 /// Exists where version 2 is the host's only hierarchy.
 const CGROUP_V2: &str = "/sys/fs/cgroup/cgroup.controllers";
 
+/// Whether the host has control groups of version 2 alone.
+pub(super) fn is_unified() -> bool {
+    Path::new(CGROUP_V2).exists()
+}
+
 /// Refuses a container's spec.
 pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
     let Some(linux) = spec.linux() else {
@@ -30,8 +35,14 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
         return invalid(format!("cgroupsPath {:?} is not below the root", path.display()));
     }
     let unified = linux.resources().as_ref().and_then(|all| all.unified().as_ref());
-    if unified.is_some_and(|keys| !keys.is_empty()) && !Path::new(CGROUP_V2).exists() {
+    if unified.is_some_and(|keys| !keys.is_empty()) && !is_unified() {
         return invalid("resources.unified on a host with control groups of version 1");
+    }
+    // Anything else would be a file of another group.
+    if let Some(key) =
+        unified.into_iter().flat_map(|keys| keys.keys()).find(|key| key.contains('/'))
+    {
+        return invalid(format!("unified resource {key:?} is not the name of a control file"));
     }
     if let Some(label) = linux.mount_label().as_ref().filter(|label| !label.is_empty()) {
         return selinux(label);

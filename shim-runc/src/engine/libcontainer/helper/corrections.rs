@@ -2,7 +2,8 @@
 //!
 //! On version 1 it never switches the out-of-memory killer off, and it grants every container the
 //! host's console (5:1), which runc does not. On version 2, which has no such switch, it leaves every
-//! device to every container (see [`Devices`]).
+//! device to every container (see [`Devices`]), and makes other weights of the shares of the processor
+//! and of block devices than runc and a later update do.
 //!
 //! See cgroups(7); the kernel's memory.txt and devices.txt for version 1.
 
@@ -11,10 +12,13 @@ use std::io;
 use std::path::Path;
 
 use libcontainer::config::YoukiConfig;
-use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
+use libcontainer::oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec,
+};
 
 use super::cgroup::Cgroups;
 use super::devices::Devices;
+use crate::cgroup::v2 as unified;
 
 /// What is to be put right.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +26,7 @@ pub(super) struct Corrections {
     no_killer: bool,
     no_console: bool,
     rules: Vec<LinuxDeviceCgroup>,
+    weights: LinuxResources,
 }
 
 impl Corrections {
@@ -36,6 +41,7 @@ impl Corrections {
             no_killer: memory.and_then(|memory| memory.disable_oom_killer()) == Some(true),
             no_console: !console.is_some_and(LinuxDeviceCgroup::allow),
             rules: rules.cloned().unwrap_or_default(),
+            weights: resources.map(weights).unwrap_or_default(),
         }
     }
 
@@ -44,6 +50,7 @@ impl Corrections {
         let config = YoukiConfig::load(record).map_err(io::Error::other)?;
         let groups = Cgroups::find(&config.cgroup_path)?;
         if let Some(group) = groups.unified() {
+            unified::Group::at(group).update(&self.weights).map_err(io::Error::other)?;
             return Devices::of(&self.rules)?.attach(group);
         }
         let write = |name: &str, text: &str| match groups.file(name) {
@@ -58,6 +65,30 @@ impl Corrections {
         }
         Ok(())
     }
+}
+
+/// The weights that were asked for and not given in words of version 2, which come first.
+fn weights(asked: &LinuxResources) -> LinuxResources {
+    let given = |file: &str| asked.unified().as_ref().is_some_and(|keys| keys.contains_key(file));
+    let mut weights = LinuxResources::default();
+    // One that idles has no weight.
+    if let Some(cpu) = asked.cpu().as_ref().filter(|cpu| cpu.idle().unwrap_or(0) == 0)
+        && !given("cpu.weight")
+    {
+        let mut shares = LinuxCpu::default();
+        shares.set_shares(cpu.shares());
+        weights.set_cpu(Some(shares));
+    }
+    if let Some(block_io) = asked.block_io().as_ref()
+        && !given("io.weight")
+        && !given("io.bfq.weight")
+    {
+        let mut weight = LinuxBlockIo::default();
+        weight.set_weight(block_io.weight());
+        weight.set_weight_device(block_io.weight_device().clone());
+        weights.set_block_io(Some(weight));
+    }
+    weights
 }
 
 fn covers_console(rule: &LinuxDeviceCgroup) -> bool {
@@ -77,6 +108,20 @@ mod tests {
     fn corrections(devices: serde_json::Value) -> Corrections {
         let spec = json!({"ociVersion": "1.0.2", "linux": {"resources": {"devices": devices}}});
         Corrections::of(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn weights_are_set_unless_they_are_given_in_words_of_version_2() {
+        let of = |text: serde_json::Value| weights(&serde_json::from_value(text).unwrap());
+        let asked = json!({"cpu": {"shares": 512, "quota": 1}, "blockIO": {"weight": 300}});
+        let found = of(asked.clone());
+        assert_eq!(found.cpu().as_ref().and_then(LinuxCpu::shares), Some(512));
+        assert_eq!(found.cpu().as_ref().and_then(LinuxCpu::quota), None);
+        assert_eq!(found.block_io().as_ref().and_then(LinuxBlockIo::weight), Some(300));
+        let mut in_both = asked.clone();
+        in_both["unified"] = json!({"cpu.weight": "7", "io.weight": "8"});
+        assert_eq!(of(in_both), LinuxResources::default());
+        assert_eq!(of(json!({"cpu": {"shares": 512, "idle": 1}})).cpu(), &None);
     }
 
     #[test]

@@ -143,6 +143,15 @@ fn plain_words(linux: &mut Linux) -> Result<(), Failure> {
             .build()
             .map_err(|error| failure(Reason::InvalidRequest, &error))?;
         resources.set_devices(Some(vec![none]));
+        linux.set_resources(Some(resources.clone()));
+    }
+    // Set afterwards, see `corrections`: libcontainer's own number is another, or none.
+    if check::is_unified()
+        && let Some(mut block_io) = resources.block_io().clone()
+    {
+        block_io.set_weight(None);
+        block_io.set_weight_device(None);
+        resources.set_block_io(Some(block_io));
         linux.set_resources(Some(resources));
     }
     Ok(())
