@@ -137,7 +137,7 @@ shimcheck_skeleton() {
 vm_tests() {
   local e2e
   e2e=$(cargo test --locked -p tests --test e2e --no-run 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-  tests/vm/test.sh "$target/release" "$target/debug/shimcheck" "$e2e"
+  tests/vm/test.sh "$target/release" "$target/debug" "$e2e"
 }
 
 # The engines compared spec by spec, and ours under load and under blows; built along with the tests.

@@ -48,9 +48,10 @@ copy_program() {
 busybox=$(command -v busybox)
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list); do ln -s busybox "$root/bin/$applet" 2>/dev/null || true; done
-# GNU tar comes before busybox's on PATH: criu's callers use its options.
+# GNU tar and util-linux's unshare come before busybox's on PATH: criu's callers use the former's
+# options, and the latter knows all namespaces.
 # criu saves a network namespace with ip, and locks it with iptables.
-for program in runc crun criu tar apparmor_parser iptables ip containerd ctr; do
+for program in runc crun criu tar apparmor_parser iptables ip containerd ctr unshare nsenter; do
     copy_program "$program"
 done
 for name in iptables-{save,restore} ip6tables{,-save,-restore}; do
@@ -60,7 +61,7 @@ cp -r --parents /usr/lib/x86_64-linux-gnu/xtables "$root"
 # Modules, with what each depends on.
 modules="$work/kernel/lib/modules/$release"
 /sbin/depmod -b "$work/kernel" "$release"
-wanted="nf_tables nft_compat xt_mark nf_conntrack_netlink unix_diag tcp_diag udp_diag netlink_diag af_packet_diag overlay veth tun"
+wanted="nf_tables nft_compat xt_mark nf_conntrack_netlink unix_diag tcp_diag udp_diag netlink_diag af_packet_diag overlay veth tun loop"
 for name in $wanted; do
     /sbin/modprobe -d "$work/kernel" -S "$release" --show-depends "$name" 2>/dev/null | sed -n 's/^insmod \([^ ]*\).*/\1/p'
 done | sort -u | while read -r module; do

@@ -56,8 +56,9 @@ impl Ground {
         let _ = umount2(&self.shared, MntFlags::empty());
         let token = self.root.namespace();
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for hierarchy in hierarchies {
-            remove_empty(&hierarchy.path().join(token), &format!("{token}-y"));
+        let all = hierarchies.map(|hierarchy| hierarchy.path());
+        for hierarchy in all.chain(["/sys/fs/cgroup".into()]) {
+            remove_empty(&hierarchy.join(token), &format!("{token}-y"));
         }
     }
 }

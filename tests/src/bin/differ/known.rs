@@ -4,6 +4,7 @@
 //! become untrue, and the run fails.
 
 use crate::compare::Difference;
+use crate::host::Hierarchy;
 
 /// A difference that is not a failure.
 pub(crate) struct Known {
@@ -15,14 +16,37 @@ pub(crate) struct Known {
     pub(crate) why: &'static str,
     /// Whether it shows every time.
     pub(crate) always: bool,
+    /// The only control groups with which it does, where it is about them.
+    pub(crate) host: Option<Hierarchy>,
+}
+
+impl Known {
+    /// Whether it must be seen where everything is run that a host runs.
+    pub(crate) fn shows_on(&self, host: Hierarchy) -> bool {
+        self.always && self.host.unwrap_or(Hierarchy::V1) == host
+    }
+
+    /// The specs in which it is seen, in words.
+    pub(crate) fn specs(&self) -> String {
+        match (self.case, self.host) {
+            ("", Some(Hierarchy::V1)) => "all, on cgroup v1".to_owned(),
+            ("", Some(Hierarchy::V2)) => "all, on cgroup v2".to_owned(),
+            ("", None) => "all".to_owned(),
+            (case, _) => case.to_owned(),
+        }
+    }
 }
 
 const fn known(case: &'static str, place: &'static str, why: &'static str) -> Known {
-    Known { case, place, why, always: true }
+    Known { case, place, why, always: true, host: None }
+}
+
+const fn on(host: Hierarchy, case: &'static str, place: &'static str, why: &'static str) -> Known {
+    Known { case, place, why, always: true, host: Some(host) }
 }
 
 const fn sometimes(case: &'static str, place: &'static str, why: &'static str) -> Known {
-    Known { case, place, why, always: false }
+    Known { case, place, why, always: false, host: None }
 }
 
 const UNNAMED: &str = "a container joins the groups of controllers; in named hierarchies \
@@ -35,6 +59,8 @@ const OURS_CAN: &str = "done as the specification says, where runc 1.1 does not"
 const SCORE: &str = "without a score in the spec it is inherited, here from a shim, whose own is \
     one above the daemon's";
 
+const CORE: &str = "the link to /proc/kcore, where the kernel has it, is called /dev/kcore";
+
 /// All of them.
 pub(crate) const KNOWN: &[Known] = &[
     sometimes(
@@ -44,8 +70,8 @@ pub(crate) const KNOWN: &[Known] = &[
     ),
     known("oom score: 500", "oom", "a score of the exec's own is set; runc 1.1 gives it init's"),
     known("", "oom", SCORE),
-    known("", "outside in ", UNNAMED),
-    known("", "cgroup", UNNAMED),
+    on(Hierarchy::V1, "", "outside in ", UNNAMED),
+    on(Hierarchy::V1, "", "cgroup", UNNAMED),
     known(
         "mount kinds: cgroup",
         "mounts /sys/fs/cgroup/systemd",
@@ -179,6 +205,18 @@ pub(crate) const KNOWN: &[Known] = &[
         "ignored where the host has no such controller; \
         runc refuses",
     ),
+    on(Hierarchy::V2, "", "dev /dev/core", CORE),
+    on(Hierarchy::V2, "", "dev /dev/kcore", CORE),
+    on(Hierarchy::V2, "cgroup v2: cpu: a burst", "outside values cpu.max.burst", OURS_CAN),
+    on(Hierarchy::V2, "cgroup v2: cpu: idle", "outside values cpu.", OURS_CAN),
+    on(Hierarchy::V2, "cgroup v2: cpu: realtime", "outcome", "refused; runc ignores it"),
+    on(
+        Hierarchy::V2,
+        "cgroup v2: other: rdma",
+        "outcome",
+        "ignored where the host has no such device; runc refuses",
+    ),
+    on(Hierarchy::V2, "cgroup v2: path: with dots", "outcome", "refused"),
     known("cgroup path: with dots", "outcome", "refused"),
     known(
         "hooks: createContainer",
@@ -207,7 +245,7 @@ const SHORTFALLS: &[&str] = &[
 ];
 
 /// The first that covers a difference.
-pub(crate) fn find(case: &str, difference: &Difference) -> Option<usize> {
+pub(crate) fn find(host: Hierarchy, case: &str, difference: &Difference) -> Option<usize> {
     let place = difference.place.strip_prefix("exec ").unwrap_or(&difference.place);
     let parts: Vec<_> =
         match case.strip_prefix("combination ").and_then(|rest| rest.split_once(": ")) {
@@ -215,7 +253,9 @@ pub(crate) fn find(case: &str, difference: &Difference) -> Option<usize> {
             None => vec![case],
         };
     KNOWN.iter().position(|known| {
-        parts.iter().any(|part| part.starts_with(known.case)) && place.starts_with(known.place)
+        known.host.is_none_or(|its| its == host)
+            && parts.iter().any(|part| part.starts_with(known.case))
+            && place.starts_with(known.place)
     })
 }
 
@@ -234,15 +274,21 @@ mod tests {
 
     #[test]
     fn a_part_of_a_combination_is_known_as_it_is_alone() {
-        let alone = find("scheduler: batch", &at("nice"));
+        let alone = find(Hierarchy::V1, "scheduler: batch", &at("nice"));
         assert!(alone.is_some());
-        assert_eq!(find("combination 7: umask: 0 + scheduler: batch", &at("nice")), alone);
-        assert_eq!(find("combination 7: umask: 0", &at("nice")), None);
+        assert_eq!(
+            find(Hierarchy::V1, "combination 7: umask: 0 + scheduler: batch", &at("nice")),
+            alone
+        );
+        assert_eq!(find(Hierarchy::V1, "combination 7: umask: 0", &at("nice")), None);
     }
 
     #[test]
     fn an_exec_differs_as_init_does() {
-        assert_eq!(find("umask: 0", &at("exec umask")), find("umask: 0", &at("umask")));
-        assert_eq!(find("umask: 0", &at("caps effective")), None);
+        assert_eq!(
+            find(Hierarchy::V1, "umask: 0", &at("exec umask")),
+            find(Hierarchy::V1, "umask: 0", &at("umask"))
+        );
+        assert_eq!(find(Hierarchy::V1, "umask: 0", &at("caps effective")), None);
     }
 }

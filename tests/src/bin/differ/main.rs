@@ -5,7 +5,8 @@
 //! and a number of combinations of them (`--combinations N`, or `DIFFER_COMBINATIONS`), always the
 //! same ones for the same number. runc is the measure. A difference is a failure unless `known` has
 //! a reason for it, a reason without a difference is a failure too, and so is a line of the coverage
-//! table in RUNC.md that is not what came out (`--write` puts it right).
+//! table in RUNC.md that is not what came out (`--write` puts it right). What is tried, and which
+//! lines are checked, goes by the control groups that the host has (see [`host`]).
 //!
 //! runc and crun are executed as a shim executes them; ours is driven through its shim, over raw
 //! ttrpc. The probe is this very program, which is linked statically, in the container.
@@ -15,6 +16,7 @@ mod case;
 mod cases;
 mod compare;
 mod ground;
+mod host;
 mod known;
 mod observe;
 mod options;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::ground::Holder;
+use crate::host::Hierarchy;
 
 /// How far a run came.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +21,7 @@ pub(crate) enum Outcome {
     Lost(String),
 }
 
-/// The files of a control group that say what was asked for.
+/// The files of a control group that say what was asked for, on version 1 and then on version 2.
 const FILES: &[&str] = &[
     "memory.limit_in_bytes",
     "memory.soft_limit_in_bytes",
@@ -49,6 +50,23 @@ const FILES: &[&str] = &[
     "devices.list",
     "freezer.state",
     "net_cls.classid",
+    "memory.max",
+    "memory.high",
+    "memory.low",
+    "memory.min",
+    "memory.swap.max",
+    "memory.oom.group",
+    "cpu.weight",
+    "cpu.max",
+    "cpu.max.burst",
+    "io.weight",
+    "io.bfq.weight",
+    "io.max",
+    "hugetlb.2MB.max",
+    "rdma.max",
+    "cgroup.controllers",
+    "cgroup.freeze",
+    "cgroup.type",
 ];
 
 /// What the host knows of a created container: its cgroups, their values, its parentage.
@@ -61,7 +79,9 @@ pub(crate) fn from_outside(pid: i32, token: &str) -> Value {
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         places.insert(controllers.to_owned(), json!(path));
         let mount = controllers.trim_start_matches("name=");
-        if mount.is_empty() || !path.contains(token) {
+        // Beside those of version 1 this one has no controllers.
+        let is_bare = mount.is_empty() && Hierarchy::of_host() == Hierarchy::V1;
+        if is_bare || !path.contains(token) {
             continue;
         }
         let directory = Path::new("/sys/fs/cgroup").join(mount).join(path.trim_start_matches('/'));

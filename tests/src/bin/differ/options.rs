@@ -1,6 +1,10 @@
 //! The command line.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
+
+use crate::host::Hierarchy;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -9,19 +13,23 @@ pub(crate) struct Options {
     pub(crate) combinations: usize,
     /// Only cases whose name contains one of these.
     pub(crate) only: Vec<String>,
-    /// Whether RUNC.md is written instead of compared.
+    /// Where RUNC.md is.
+    pub(crate) document: PathBuf,
+    /// Whether it is written instead of compared.
     pub(crate) write: bool,
     /// Whether each case's observations are printed.
     pub(crate) verbose: bool,
 }
 
-/// Enough for each pair of features to meet a few times.
-const COMBINATIONS: usize = 80;
-
 impl Options {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options =
-            Self { combinations: COMBINATIONS, only: Vec::new(), write: false, verbose: false };
+        let mut options = Self {
+            combinations: Hierarchy::of_host().combinations(),
+            only: Vec::new(),
+            document: Path::new(env!("CARGO_MANIFEST_DIR")).join("../RUNC.md"),
+            write: false,
+            verbose: false,
+        };
         if let Ok(text) = std::env::var("DIFFER_COMBINATIONS") {
             options.combinations = text.parse().context("DIFFER_COMBINATIONS is not a number")?;
         }
@@ -32,10 +40,14 @@ impl Options {
                     options.combinations = number.parse().context("--combinations")?;
                 }
                 "--only" => options.only.push(words.next().context("--only wants a name")?),
+                "--document" => {
+                    options.document = words.next().context("--document wants a path")?.into();
+                }
                 "--write" => options.write = true,
                 "--verbose" => options.verbose = true,
                 other => bail!(
-                    "what is {other:?}? [--combinations N] [--only NAME]... [--write] [--verbose]"
+                    "what is {other:?}? [--combinations N] [--only NAME]... [--document PATH] \
+                     [--write] [--verbose]"
                 ),
             }
         }
@@ -44,6 +56,6 @@ impl Options {
 
     /// Whether everything is run, so that what did not show is not there.
     pub(crate) fn is_whole(&self) -> bool {
-        self.only.is_empty() && self.combinations == COMBINATIONS
+        self.only.is_empty() && self.combinations == Hierarchy::of_host().combinations()
     }
 }

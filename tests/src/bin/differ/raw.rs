@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use harness::shim::until;
@@ -123,18 +123,12 @@ impl Tool<'_> {
             .stdout(File::create(out)?)
             .stderr(File::create(&err)?);
         let mut child = command.spawn().context("execute the runtime")?;
-        let began = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if began.elapsed() > LIMIT {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!("{verb} does not end");
-            }
-            std::thread::sleep(Duration::from_micros(500));
+        let Some(status) = until(LIMIT, || child.try_wait().transpose()) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{verb} does not end");
         };
+        let status = status?;
         if status.success() {
             return Ok(Ok(()));
         }

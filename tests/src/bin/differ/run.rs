@@ -17,6 +17,7 @@ use crate::case::{Case, Setting, Variation, generate};
 use crate::cases;
 use crate::compare::{self, Difference};
 use crate::ground::Ground;
+use crate::host::Hierarchy;
 use crate::known;
 use crate::observe::{Names, Outcome};
 use crate::options::Options;
@@ -72,7 +73,9 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
     // Whatever a runtime forgets to unmount goes with this process, before there are threads.
     namespace::private().context("make a private mount namespace")?;
     nix::sys::prctl::set_child_subreaper(true).context("become a reaper")?;
-    let variations = cases::all();
+    let host = Hierarchy::of_host();
+    let mut variations = cases::all();
+    variations.retain(|one| host.has(one.feature));
     let mut cases = generate(&variations, options.combinations);
     cases.retain(|case| {
         options.only.is_empty() || options.only.iter().any(|only| case.name.contains(only.as_str()))
@@ -88,10 +91,10 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
         results.cases.len(),
         began.elapsed().as_secs_f32()
     )?;
-    let mut good = judge(&results, options, &mut out)?;
+    let mut good = judge(&results, host, options, &mut out)?;
     good &= broken_claims(&results, &variations, &mut out)?;
     if options.only.is_empty() {
-        good &= table::check(&results, &variations, options.write, &mut out)?;
+        good &= table::check(&results, &variations, options, &mut out)?;
     }
     Ok(good)
 }
@@ -229,7 +232,12 @@ fn open_to_all(dir: &Path) -> Result<()> {
 
 /// Prints what differs between runc and ours and nobody knows of; and what is known and does not
 /// differ.
-fn judge(results: &Results, options: &Options, out: &mut impl Write) -> Result<bool> {
+fn judge(
+    results: &Results,
+    host: Hierarchy,
+    options: &Options,
+    out: &mut impl Write,
+) -> Result<bool> {
     let mut met = vec![0_usize; known::KNOWN.len()];
     let mut strange = 0;
     for (case, [runc, crun, ours]) in results.cases.iter().zip(&results.outcomes) {
@@ -244,7 +252,7 @@ fn judge(results: &Results, options: &Options, out: &mut impl Write) -> Result<b
         }
         let mut unknown: Vec<Difference> = Vec::new();
         for difference in compare::differences(runc, ours) {
-            match known::find(&case.name, &difference) {
+            match known::find(host, &case.name, &difference) {
                 Some(index) => met[index] += 1,
                 None => unknown.push(difference),
             }
@@ -263,8 +271,10 @@ fn judge(results: &Results, options: &Options, out: &mut impl Write) -> Result<b
     }
     let mut stale = 0;
     if options.is_whole() {
-        for (reason, _) in
-            known::KNOWN.iter().zip(&met).filter(|(known, count)| known.always && **count == 0)
+        for (reason, _) in known::KNOWN
+            .iter()
+            .zip(&met)
+            .filter(|(known, count)| known.shows_on(host) && **count == 0)
         {
             stale += 1;
             writeln!(out, "NO LONGER {} / {}: {}", reason.case, reason.place, reason.why)?;

@@ -1,14 +1,15 @@
 //! The coverage table in RUNC.md: what each runtime makes of each feature, from what it did.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::case::{Fate, Variation};
+use crate::cases;
 use crate::compare;
 use crate::known::KNOWN;
 use crate::observe::Outcome;
+use crate::options::Options;
 use crate::run::{RUNTIMES, Results};
 
 const BEGIN: &str = "<!-- coverage: written by `differ --write`, checked by `differ` -->\n";
@@ -18,19 +19,19 @@ const END: &str = "<!-- end of coverage -->\n";
 pub(crate) fn check(
     results: &Results,
     variations: &[Variation],
-    write: bool,
+    options: &Options,
     out: &mut impl Write,
 ) -> Result<bool> {
-    let path = document();
-    let text = std::fs::read_to_string(&path).context("read RUNC.md")?;
+    let path = &options.document;
+    let text = std::fs::read_to_string(path).context("read RUNC.md")?;
     let (before, rest) = text.split_once(BEGIN).context("RUNC.md has no coverage table")?;
     let (there, after) = rest.split_once(END).context("RUNC.md's coverage table has no end")?;
-    let table = render(results, variations);
+    let table = render(results, variations, there);
     if there == table {
         return Ok(true);
     }
-    if write {
-        std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    if options.write {
+        std::fs::write(path, format!("{before}{BEGIN}{table}{END}{after}"))?;
         writeln!(out, "# wrote {}", path.display())?;
         return Ok(true);
     }
@@ -41,10 +42,6 @@ pub(crate) fn check(
         writeln!(out, "STALE in RUNC.md, was: {line}")?;
     }
     Ok(false)
-}
-
-fn document() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../RUNC.md")
 }
 
 /// How an outcome falls short of what the specification says of a variation.
@@ -64,9 +61,11 @@ pub(crate) fn shortfall(variation: &Variation, outcome: &Outcome) -> Option<Stri
     }
 }
 
-fn render(results: &Results, variations: &[Variation]) -> String {
+/// The table of everything: the lines of what was tried, and those that are there of what another
+/// host tries.
+fn render(results: &Results, variations: &[Variation], there: &str) -> String {
     let mut features: Vec<&str> = Vec::new();
-    for variation in variations {
+    for variation in &cases::all() {
         if !features.contains(&variation.feature) {
             features.push(variation.feature);
         }
@@ -83,6 +82,11 @@ fn render(results: &Results, variations: &[Variation]) -> String {
                 _ => None,
             })
             .collect();
+        if singles.is_empty() {
+            let line = there.lines().find(|line| line.starts_with(&format!("| {feature} |")));
+            text.extend(line.into_iter().flat_map(|line| [line, "\n"]));
+            continue;
+        }
         let cells: Vec<_> = (0..RUNTIMES.len()).map(|column| cell(&singles, column)).collect();
         text.push_str(&format!("| {feature} | {} | {} |\n", singles.len(), cells.join(" | ")));
     }
@@ -94,7 +98,7 @@ fn render(results: &Results, variations: &[Variation]) -> String {
         let plain = |text: &str| text.replace('|', "\\|");
         text.push_str(&format!(
             "| {} | `{}` | {} |\n",
-            plain(if known.case.is_empty() { "all" } else { known.case }),
+            plain(&known.specs()),
             plain(if known.place.is_empty() { "everywhere" } else { known.place }),
             plain(known.why)
         ));

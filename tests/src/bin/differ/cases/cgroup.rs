@@ -1,4 +1,4 @@
-//! Control groups: where, and with which limits (version 1; the host decides which there is).
+//! Control groups: where, and with which limits (version 1; [`super::unified`] has the other).
 
 use serde_json::{Value, json};
 

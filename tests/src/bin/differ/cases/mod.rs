@@ -10,6 +10,7 @@ mod mounts;
 mod namespaces;
 mod process;
 mod tree;
+mod unified;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Variation> {
         mounts::all(),
         tree::all(),
         cgroup::all(),
+        unified::all(),
         hooks::all(),
     ]
     .into_iter()
