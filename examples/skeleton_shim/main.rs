@@ -6,12 +6,12 @@
 //!
 //! Try it: `ctr run --rm --runtime /path/to/containerd-shim-skeleton-v1 IMAGE NAME COMMAND`.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use oci_spec::runtime::Process;
 use shim_sdk::{
     Bundle, ContainerId, Create, Created, Description, Error, Exec, Io, Journal, Pid,
-    ProcessHandle, Result, Runtime, Signal, Streams, spawn_process,
+    ProcessHandle, Program, Result, Runtime, Signal, Streams, spawn_process,
 };
 
 /// The runtime: it has nothing to remember between containers.
@@ -47,11 +47,11 @@ impl Runtime for Skeleton {
     async fn start(&self, container: &Container) -> Result<Pid> {
         let init = container.init.borrow_mut().take();
         let (process, streams) = init.ok_or_else(|| Error::precondition("started before"))?;
-        run(&container.bundle, &process, streams)
+        run(&container.bundle, &process, streams).await
     }
 
     async fn exec(&self, container: &Container, request: Exec, io: Io) -> Result<Pid> {
-        run(&container.bundle, &request.process, streams(io)?)
+        run(&container.bundle, &request.process, streams(io)?).await
     }
 
     async fn delete(&self, _container: &Container) -> Result<()> {
@@ -78,20 +78,18 @@ fn streams(io: Io) -> Result<Streams> {
 }
 
 /// Runs a process of the spec on the host, in the bundle.
-fn run(bundle: &Bundle, process: &Process, streams: Streams) -> Result<Pid> {
+async fn run(bundle: &Bundle, process: &Process, streams: Streams) -> Result<Pid> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let [program, arguments @ ..] = arguments else {
         return Err(Error::invalid("the process has no arguments"));
     };
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(bundle.path()).env_clear();
+    let mut program = Program::new(program).args(arguments).directory(bundle.path()).bare_env();
     for variable in process.env().iter().flatten() {
         if let Some((name, value)) = variable.split_once('=') {
-            command.env(name, value);
+            program = program.env(name, value);
         }
     }
-    streams.apply(&mut command);
-    spawn_process(&mut command)
+    spawn_process(program.streams(streams)).await
 }
 
 fn main() -> ExitCode {

@@ -85,6 +85,10 @@
 //! daemon waits 5). Containers may be made in one shim side by
 //! side; keep what belongs to one in [`Runtime::Container`].
 //!
+//! That thread has a niceness 10 below the one that the shim came with, where the host allows it, so
+//! that it answers while runtimes keep every processor busy. What [`spawn`](crate::spawn()) and
+//! [`spawn_process`] start has the shim's own niceness, and a session of its own.
+//!
 //! # Processes
 //!
 //! The SDK is the parent and the reaper of everything that the shim starts, and the subreaper of
@@ -136,6 +140,8 @@ mod event;
 mod log_fifo;
 #[cfg(feature = "serve")]
 mod notifier;
+#[cfg(feature = "serve")]
+mod program;
 #[cfg(all(feature = "serve", unix))]
 mod reaper;
 #[cfg(all(feature = "serve", windows))]
@@ -148,8 +154,12 @@ pub mod spawn;
 #[cfg(all(feature = "serve", windows))]
 #[path = "spawn_windows.rs"]
 pub mod spawn;
+#[cfg(all(feature = "serve", unix))]
+mod spawner;
 #[cfg(feature = "serve")]
 pub mod stdio;
+#[cfg(feature = "serve")]
+mod watch;
 #[cfg(feature = "serve")]
 mod wire;
 
@@ -169,10 +179,12 @@ pub use command::{Launch, Role, run};
 #[cfg(feature = "serve")]
 pub use notifier::Notifier;
 #[cfg(feature = "serve")]
+pub use program::Program;
+#[cfg(feature = "serve")]
 pub use runtime::{Capabilities, Checkpoint, Create, Created, Description, Exec, Payload, Runtime};
 #[cfg(feature = "serve")]
 pub use spawn::spawn_process;
 #[cfg(all(feature = "serve", unix))]
-pub use spawn::{Child, Output, spawn};
+pub use spawn::{Child, Output, spawn, spawn_now};
 #[cfg(feature = "serve")]
 pub use stdio::{Io, Stream, Streams};

@@ -1,8 +1,9 @@
 //! Reaps children and hands each exit to whoever asked for it.
 //!
 //! Two ways lead here: the pidfd of each process that is watched, and SIGCHLD for the others,
-//! which are orphans that the kernel gave to the shim as their subreaper. Everything happens on
-//! the shim's one thread, so spawning and watching without an await between them cannot miss.
+//! which are orphans that the kernel gave to the shim as their subreaper. All reaping happens on the
+//! event loop's thread; whoever makes a process says first that one is expected, so that its exit is
+//! kept should it be reaped before it is watched.
 //!
 //! Promise: an exit that arrives before its watcher is kept while one is expected, so fast
 //! containers are not lost; a
@@ -12,23 +13,19 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::os::fd::BorrowedFd;
 
 use tokio::io::Interest;
 use tokio::sync::oneshot;
 
 use crate::sys::{self, Waited};
+use crate::watch::{UNKNOWN_STATUS, Watch};
 use crate::{Error, Exit, Pid, ProcessHandle, Result};
 
 /// How many exits that nobody has asked for are kept while a process is being made; the oldest go
 /// first.
 const MAX_EARLY: usize = 4096;
-
-/// What is reported of a process whose status the kernel tells only to another parent.
-const UNKNOWN_STATUS: u32 = 255;
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
@@ -91,42 +88,34 @@ impl Table {
     }
 }
 
-/// The exit of one process, to come.
-///
-/// # Cancel safety
-///
-/// Dropping it loses the exit to this watcher only; the process is reaped all the same.
-#[derive(Debug)]
-pub(crate) struct Watch(Result<oneshot::Receiver<Exit>, Exit>);
-
-impl Future for Watch {
-    type Output = Exit;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
-        let exit = match &mut self.0 {
-            Err(exit) => return Poll::Ready(*exit),
-            Ok(receiver) => match Pin::new(receiver).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                // The table lives as long as the thread; a sender dropped unsent is a shutdown.
-                Poll::Ready(received) => received.unwrap_or_else(|_| Exit::now(UNKNOWN_STATUS)),
-            },
-        };
-        self.0 = Err(exit);
-        Poll::Ready(exit)
-    }
-}
-
 /// Watches a process. Must be called within the shim's runtime, on its thread.
 pub(crate) fn watch(process: &ProcessHandle) -> Watch {
     let pid = process.pid();
     let Some(pidfd) = process.pidfd() else {
         let early = TABLE.with_borrow_mut(|table| table.take_early(pid));
-        return Watch(Err(early.unwrap_or_else(|| {
+        return Watch::known(early.unwrap_or_else(|| {
             log::warn!("process {pid} was gone before it could be watched; its status is lost");
             Exit::now(UNKNOWN_STATUS)
-        })));
+        }));
     };
     // A pidfd was had, so the number is in use, and a kept exit was that of an earlier process.
+    follow(pid, pidfd)
+}
+
+/// Watches a child whose pidfd was made with it, so that it may have been reaped since. Exits were
+/// expected when it was made, and still are.
+pub(crate) fn watch_child(process: &ProcessHandle) -> Watch {
+    let pid = process.pid();
+    let Some(pidfd) = process.pidfd() else { return watch(process) };
+    if sys::is_reaped(pidfd)
+        && let Some(exit) = TABLE.with_borrow_mut(|table| table.take_early(pid))
+    {
+        return Watch::known(exit);
+    }
+    follow(pid, pidfd)
+}
+
+fn follow(pid: Pid, pidfd: BorrowedFd<'_>) -> Watch {
     let (sender, receiver) = oneshot::channel();
     TABLE.with_borrow_mut(|table| {
         while table.take_early(pid).is_some() {}
@@ -144,7 +133,7 @@ pub(crate) fn watch(process: &ProcessHandle) -> Watch {
         // SIGCHLD still comes for children.
         Err(cause) => log::warn!("watch the pidfd of process {pid}: {cause}"),
     }
-    Watch(Ok(receiver))
+    Watch::coming(receiver)
 }
 
 /// Reaps a process whose pidfd says that it has exited.

@@ -3,17 +3,12 @@
 //! Every process has a handle of its own here, which keeps its exit code for as long as it is open;
 //! so nothing has to be kept for late watchers. A thread waits for each process that is watched.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::watch::{UNKNOWN_STATUS, Watch};
 use crate::{Exit, ProcessHandle, Result, sys};
-
-/// What is reported of a process whose exit code cannot be had.
-const UNKNOWN_STATUS: u32 = 255;
 
 /// The stack of a thread that only waits.
 const STACK_BYTES: usize = 64 << 10;
@@ -27,38 +22,13 @@ pub(crate) fn expect() -> Expecting {
     Expecting(())
 }
 
-/// The exit of one process, to come.
-///
-/// # Cancel safety
-///
-/// Dropping it loses the exit to this watcher only.
-#[derive(Debug)]
-pub(crate) struct Watch(Result<oneshot::Receiver<Exit>, Exit>);
-
-impl Future for Watch {
-    type Output = Exit;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
-        let exit = match &mut self.0 {
-            Err(exit) => return Poll::Ready(*exit),
-            Ok(receiver) => match Pin::new(receiver).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                // The thread could not wait.
-                Poll::Ready(received) => received.unwrap_or_else(|_| Exit::now(UNKNOWN_STATUS)),
-            },
-        };
-        self.0 = Err(exit);
-        Poll::Ready(exit)
-    }
-}
-
 /// Watches a process.
 pub(crate) fn watch(process: &ProcessHandle) -> Watch {
     let pid = process.pid();
     let handle = process.handle().and_then(|handle| handle.try_clone_to_owned().ok());
     let Some(handle) = handle else {
         log::warn!("process {pid} was gone before it could be watched; its status is lost");
-        return Watch(Err(Exit::now(UNKNOWN_STATUS)));
+        return Watch::known(Exit::now(UNKNOWN_STATUS));
     };
     let (sender, receiver) = oneshot::channel();
     let wait = move || {
@@ -73,7 +43,7 @@ pub(crate) fn watch(process: &ProcessHandle) -> Watch {
     if let Err(cause) = thread {
         log::warn!("start a thread that waits for process {pid}: {cause}");
     }
-    Watch(Ok(receiver))
+    Watch::coming(receiver)
 }
 
 /// Nothing has to be set up: there are no orphans here that a shim would be given.

@@ -1,21 +1,24 @@
-//! Commands that a runtime runs, and processes that it makes, without a thread or a second reaper.
+//! Programs that a runtime runs, and processes that it makes.
 //!
 //! The shim reaps every child itself, so `std::process::Child::wait` would find nothing. These
-//! calls spawn and leave the waiting to the shim.
+//! calls spawn and leave the waiting to the shim. They do not hold up the event loop, which a spawn
+//! by `std::process::Command` would do until the program runs.
 //!
 //! Two kinds: [`spawn`] is for a helper that serves one call, [`spawn_process`] for the process of a
 //! container. Both die with the shim.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::reaper::{self, Watch};
-use crate::{Error, Exit, Kind, Pid, ProcessHandle, Result, Signal, sys};
+use crate::reaper;
+use crate::spawner::{self, Made};
+use crate::sys::{self, Stack};
+use crate::watch::Watch;
+use crate::{Error, Exit, Kind, Pid, ProcessHandle, Program, Result, Signal};
 
 /// How much of a helper's output is kept; the rest is read and dropped.
 const MAX_CAPTURED_BYTES: usize = 4 << 20;
@@ -29,7 +32,6 @@ const MAX_CAPTURED_BYTES: usize = 4 << 20;
 pub struct Child {
     process: ProcessHandle,
     watch: Watch,
-    stdin: Option<std::process::ChildStdin>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
 }
@@ -52,22 +54,19 @@ impl Output {
     }
 }
 
-/// Spawns a helper. It is killed when the shim dies. Streams that the command does not set are
-/// inherited, which in a shim means the null device and the log.
+/// Spawns a helper. It is killed when the shim dies.
 ///
-/// Must be called from a [`Runtime`](crate::Runtime)'s methods, on the shim's thread: the kernel
-/// ties the helper's life to the thread that spawned it.
-pub fn spawn(command: &mut Command) -> Result<Child> {
-    sys::die_with_parent(command);
-    let (process, mut child) = start(command)?;
-    let watch = reaper::watch(&process);
-    Ok(Child {
-        process,
-        watch,
-        stdin: child.stdin.take(),
-        stdout: child.stdout.take().map(OwnedFd::from),
-        stderr: child.stderr.take().map(OwnedFd::from),
-    })
+/// Must be called from a [`Runtime`](crate::Runtime)'s methods, on the shim's thread.
+///
+/// # Cancel safety
+///
+/// Dropped before it has answered, it leaves nothing that runs.
+pub async fn spawn(program: Program) -> Result<Child> {
+    // It may have been reaped by the time that this thread hears of it.
+    let _expecting = reaper::expect();
+    let Made { process, stdout, stderr } = spawner::make(program).await?;
+    let watch = reaper::watch_child(&process);
+    Ok(Child { process, watch, stdout, stderr })
 }
 
 /// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
@@ -77,19 +76,20 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
 /// yet journaled would be nobody's, and what is journaled the daemon's `delete` kills anyway.
 ///
 /// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
-pub fn spawn_process(command: &mut Command) -> Result<Pid> {
-    sys::die_with_parent(command);
-    let (process, _child) = start(command)?;
-    Ok(process.pid())
+///
+/// # Cancel safety
+///
+/// As [`spawn`].
+pub async fn spawn_process(program: Program) -> Result<Pid> {
+    Ok(spawner::make(program).await?.process.pid())
 }
 
-fn start(command: &mut Command) -> Result<(ProcessHandle, std::process::Child)> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let child = command.spawn().map_err(|cause| Error::io(format!("spawn {name}"), cause))?;
-    // The child cannot be reaped before this thread comes back to the reaper, so the pid is its.
-    let pid = Pid::new(child.id())
-        .ok_or_else(|| Error::new(Kind::Internal, format!("spawn {name}: no pid")))?;
-    Ok((ProcessHandle::open(pid)?, child))
+/// Spawns a helper that the caller watches over, and holds up the event loop until it runs: for one
+/// that is rare and lives long.
+///
+/// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
+pub fn spawn_now(program: Program) -> Result<ProcessHandle> {
+    Ok(spawner::make_now(program, &mut Stack::new())?.process)
 }
 
 impl Child {
@@ -103,10 +103,9 @@ impl Child {
         &self.process
     }
 
-    /// The writing end of its standard input, where that was piped; dropped, the helper reads the
-    /// end of the file.
-    pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
-        self.stdin.take()
+    /// The helper and its exit, where its output is no matter.
+    pub(crate) fn apart(self) -> (ProcessHandle, Watch) {
+        (self.process, self.watch)
     }
 
     /// Waits for the exit; the same again once it is known.
@@ -119,7 +118,6 @@ impl Child {
     ///
     /// The exit ends the reading, not the end of the file: whoever inherited a pipe may keep it.
     pub async fn output(mut self, limit: Option<Duration>) -> Result<Output> {
-        drop(self.stdin.take());
         let (mut stdout, mut stderr) = (Capture::new(self.stdout), Capture::new(self.stderr));
         let work = async {
             let exit = loop {
@@ -198,7 +196,6 @@ fn read_into(pipe: &OwnedFd, bytes: &mut Vec<u8>) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
 
     fn in_shim(test: impl AsyncFnOnce()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -206,17 +203,14 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test());
     }
 
-    fn sh(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+    fn sh(script: &str) -> Program {
+        Program::new("sh").args(["-c", script]).capture_stdout().capture_stderr()
     }
 
     #[test]
     fn output_and_status_of_a_helper_come_through() {
         in_shim(async || {
-            let child = spawn(&mut sh("echo out; echo err >&2; exit 3")).expect("spawn");
+            let child = spawn(sh("echo out; echo err >&2; exit 3")).await.expect("spawn");
             let output = child.output(None).await.expect("no limit");
             assert_eq!(output.exit.status, 3);
             assert_eq!(output.stdout, b"out\n");
@@ -227,7 +221,7 @@ mod tests {
     #[test]
     fn more_output_than_a_pipe_holds_is_read_whole() {
         in_shim(async || {
-            let child = spawn(&mut sh("head -c 1000000 /dev/zero")).expect("spawn");
+            let child = spawn(sh("head -c 1000000 /dev/zero")).await.expect("spawn");
             assert_eq!(child.output(None).await.expect("no limit").stdout.len(), 1_000_000);
         });
     }
@@ -235,7 +229,7 @@ mod tests {
     #[test]
     fn a_pipe_that_was_inherited_does_not_delay_the_answer() {
         in_shim(async || {
-            let child = spawn(&mut sh("sleep 5 & echo $!")).expect("spawn");
+            let child = spawn(sh("sleep 5 & echo $!")).await.expect("spawn");
             let output = tokio::time::timeout(Duration::from_secs(3), child.output(None)).await;
             let output = output.expect("at once").expect("no limit");
             let pid = String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().expect("a pid");
@@ -247,7 +241,7 @@ mod tests {
     #[test]
     fn a_helper_that_hangs_is_killed_at_its_limit() {
         in_shim(async || {
-            let child = spawn(&mut sh("exec sleep 100")).expect("spawn");
+            let child = spawn(sh("exec sleep 100")).await.expect("spawn");
             let process = ProcessHandle::open(child.pid()).expect("open");
             let error = child.output(Some(Duration::from_millis(50))).await.expect_err("too slow");
             assert_eq!(error.kind(), Kind::DeadlineExceeded);
@@ -258,7 +252,7 @@ mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_named() {
         in_shim(async || {
-            let error = spawn(&mut Command::new("/no/such")).expect_err("missing");
+            let error = spawn(Program::new("/no/such")).await.expect_err("missing");
             assert_eq!(error.kind(), Kind::NotFound);
             assert!(error.to_string().contains("/no/such"));
         });

@@ -1,18 +1,45 @@
 //! Processes that a runtime makes; the SDK learns their exits from their handles.
 
 use std::os::windows::io::OwnedHandle;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::process::keep;
-use crate::{Error, Kind, Pid, Result};
+use crate::program::{Executable, Output};
+use crate::{Error, Kind, Pid, Program, Result};
 
 /// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
 /// answers with. It outlives the shim if that is killed; `delete` ends what is in the journal.
-pub fn spawn_process(command: &mut Command) -> Result<Pid> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let child = command.spawn().map_err(|cause| Error::io(format!("spawn {name}"), cause))?;
+pub async fn spawn_process(program: Program) -> Result<Pid> {
+    let name = program.name();
+    let spawned = command(program).spawn();
+    let child = spawned.map_err(|cause| Error::io(format!("spawn {name}"), cause))?;
     let pid = Pid::new(child.id())
         .ok_or_else(|| Error::new(Kind::Internal, format!("spawn {name}: no pid")))?;
     keep(pid, OwnedHandle::from(child));
     Ok(pid)
+}
+
+fn command(program: Program) -> Command {
+    let Executable::Named(name) = program.executable;
+    let mut command = Command::new(name);
+    command.args(program.arguments);
+    if program.bare {
+        command.env_clear();
+    }
+    for (name, value) in program.environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = program.directory {
+        command.current_dir(directory);
+    }
+    let output = |output: Output| match output {
+        Output::Null | Output::Captured => Stdio::null(),
+        Output::Given(stream) => Stdio::from(stream),
+    };
+    command.stdin(program.stdin.map_or_else(Stdio::null, Stdio::from));
+    command.stdout(output(program.stdout)).stderr(output(program.stderr));
+    command
 }

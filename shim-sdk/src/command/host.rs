@@ -18,7 +18,7 @@ use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use super::start::is_served;
 use crate::process::core::Core;
 use crate::wire::socket;
-use crate::{Bundle, Error, Result, Runtime, address, log_fifo, sys};
+use crate::{Bundle, Error, Result, Runtime, address, log_fifo, spawner, sys};
 
 /// Where a server listens.
 pub(super) struct Place {
@@ -53,6 +53,11 @@ fn open_log(path: &Path) -> Option<File> {
     // For what is written without the logger: a panic's last words. It stays non-blocking.
     let _ = rustix::stdio::dup2_stderr(&fifo);
     Some(fifo)
+}
+
+/// Lets the event loop run before what it serves.
+pub(super) fn take_lead() -> Result<()> {
+    spawner::begin()
 }
 
 impl Place {

@@ -56,6 +56,7 @@ pub(crate) fn serve<R: Runtime>(args: &Args, make: impl FnOnce() -> Result<R>) -
 
 async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Result<()> {
     reaper::start()?;
+    host::take_lead()?;
     let events = Queue::default();
     let stop = Rc::new(Notify::new());
     let (notes, mut noted) = mpsc::unbounded_channel();

@@ -8,8 +8,9 @@ use super::container::{Container, Process};
 use super::core::Core;
 use super::lifecycle::{Phase, Refused, Request, Which};
 use crate::event::{Event, Names};
-use crate::reaper::{self, Watch};
+use crate::reaper;
 use crate::stdio::{self, Owner};
+use crate::watch::Watch;
 use crate::{Error, Exec, ExecId, Exit, Pid, Result, Runtime, Signal};
 
 /// What is reported for an exec that could not be started, to those who wait for it.

@@ -25,6 +25,12 @@ impl ProcessHandle {
         }
     }
 
+    /// Takes hold of a process by the pidfd that was made with it.
+    #[cfg(feature = "serve")]
+    pub(crate) fn made(pid: Pid, pidfd: std::os::fd::OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd) }
+    }
+
     /// The pidfd, unless the process was gone when this was opened.
     pub fn pidfd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         use std::os::fd::AsFd;

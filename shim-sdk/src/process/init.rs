@@ -8,8 +8,9 @@ use super::core::Core;
 use super::lifecycle::{Phase, Request};
 use crate::event::{Event, Names};
 use crate::journal::Stage;
-use crate::reaper::{self, Watch};
+use crate::reaper;
 use crate::stdio::{self, Attached, Owner};
+use crate::watch::Watch;
 use crate::{
     Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid, Result,
     Runtime, Signal, mount,

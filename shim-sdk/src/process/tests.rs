@@ -1,7 +1,6 @@
 //! The core against a runtime of plain processes that does as it is told.
 
 use std::cell::{Cell, RefCell};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::event::{Event, Names, Queue};
 use crate::journal::Stage;
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Error, Exec, ExecId, Io,
-    Journal, Kind, Pid, Result, Runtime, Signal, spawn_process,
+    Journal, Kind, Pid, Program, Result, Runtime, Signal, spawn_process,
 };
 
 /// Runs shell scripts; the script of the init is the spec's first argument.
@@ -42,7 +41,8 @@ impl Runtime for Shell {
         if !self.early.get() {
             return Ok(Created { container: None, pid: None });
         }
-        let pid = run(&self.init.borrow(), io)?;
+        let script = self.init.borrow().clone();
+        let pid = run(&script, io).await?;
         Ok(Created { container: Some(pid), pid: Some(pid) })
     }
 
@@ -53,12 +53,16 @@ impl Runtime for Shell {
                 tokio::time::sleep(Duration::from_millis(60)).await;
                 Ok(*pid)
             }
-            None => run(&self.init.borrow(), Io::null()),
+            None => {
+                let script = self.init.borrow().clone();
+                run(&script, Io::null()).await
+            }
         }
     }
 
     async fn exec(&self, _: &Option<Pid>, _: Exec, io: Io) -> Result<Pid> {
-        run(&self.exec.borrow(), io)
+        let script = self.exec.borrow().clone();
+        run(&script, io).await
     }
 
     async fn delete(&self, _: &Option<Pid>) -> Result<()> {
@@ -84,13 +88,13 @@ impl Runtime for Shell {
     }
 }
 
-fn run(script: &str, io: Io) -> Result<Pid> {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    if let Io::Streams(streams) = io {
-        streams.apply(&mut command);
-    }
-    spawn_process(&mut command)
+async fn run(script: &str, io: Io) -> Result<Pid> {
+    let program = Program::new("sh").args(["-c", script]);
+    spawn_process(match io {
+        Io::Streams(streams) => program.streams(streams),
+        Io::Terminal(_) => program,
+    })
+    .await
 }
 
 struct Shim {

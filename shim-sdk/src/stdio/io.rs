@@ -1,7 +1,8 @@
 //! The ends of the standard streams that a runtime passes to the process it makes.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+#[cfg(windows)]
+use std::process::Stdio;
 
 /// What a process reads from and writes to.
 ///
@@ -31,14 +32,6 @@ pub struct Streams {
     pub stdout: Option<Stream>,
     /// Where the process writes its errors.
     pub stderr: Option<Stream>,
-}
-
-impl Streams {
-    /// Gives the streams to a command; those that are `None` become the null device.
-    pub fn apply(self, command: &mut Command) {
-        let stdio = |stream: Option<Stream>| stream.map_or_else(Stdio::null, Stdio::from);
-        command.stdin(stdio(self.stdin)).stdout(stdio(self.stdout)).stderr(stdio(self.stderr));
-    }
 }
 
 /// A terminal: the runtime makes it and hands its controlling side to the SDK.
@@ -81,6 +74,7 @@ impl From<Stream> for Inner {
     }
 }
 
+#[cfg(windows)]
 impl From<Stream> for Stdio {
     fn from(stream: Stream) -> Self {
         Self::from(stream.0)

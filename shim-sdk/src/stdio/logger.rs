@@ -5,8 +5,8 @@
 //! the output does, the rest is read and discarded: the process is not to die of its logger.
 
 use std::cell::RefCell;
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use super::attached::Owner;
 use super::copy;
 use super::place::LoggerPlace;
-use crate::reaper;
-use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal, sys};
+use crate::spawn::spawn;
+use crate::{Error, Kind, ProcessHandle, Program, Result, Signal};
 
 /// How long a logger may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -67,29 +67,24 @@ impl Logger {
         let name = place.program.display();
         let pipe = pipe_with(PipeFlags::CLOEXEC);
         let (ready, told) = pipe.map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))?;
-        let mut command = Command::new(&place.program);
-        command.args(&place.arguments);
-        command.env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Kept beside the logger's own, so that its death does not kill who writes.
         let mut spare = Vec::new();
         for pipe in stdout.iter().chain(&stderr) {
             let again = pipe.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
             spare.push(again);
         }
-        let mut passed = vec![(told, 5)];
-        passed.extend(stdout.map(|stdout| (stdout, 3)));
-        passed.extend(stderr.map(|stderr| (stderr, 4)));
-        sys::pass_descriptors(&mut command, passed)
-            .map_err(|cause| Error::io(format!("prepare logger {name}"), cause))?;
-        let child = command.spawn();
-        let child = child.map_err(|cause| Error::io(format!("spawn logger {name}"), cause))?;
-        // Its copies of the pipes live in the command.
-        drop(command);
-        let pid = Pid::new(child.id())
-            .ok_or_else(|| Error::new(Kind::Internal, "a logger without a pid"))?;
-        let process = Rc::new(ProcessHandle::open(pid)?);
-        let watch = reaper::watch(&process);
+        let mut program = Program::new(&place.program)
+            .args(&place.arguments)
+            .env("CONTAINER_ID", owner.id)
+            .env("CONTAINER_NAMESPACE", owner.namespace);
+        for passed in [stdout, stderr] {
+            let null = || OpenOptions::new().read(true).write(true).open("/dev/null");
+            let passed = passed.map_or_else(|| null().map(OwnedFd::from), Ok);
+            let passed = passed.map_err(|cause| Error::io("open /dev/null", cause))?;
+            program = program.descriptor(passed);
+        }
+        let (process, watch) = spawn(program.descriptor(told)).await?.apart();
+        let process = Rc::new(process);
         let program = place.program.clone();
         let ended = tokio::task::spawn_local(async move {
             let exit = watch.await;

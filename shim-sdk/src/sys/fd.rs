@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 /// The descriptor that a server's listener has.
 pub(crate) const LISTENER: RawFd = 3;
@@ -59,30 +57,5 @@ pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16)
     if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
-}
-
-/// Gives descriptors to a command under given numbers, open across its exec.
-pub(crate) fn pass_descriptors(
-    command: &mut Command,
-    descriptors: Vec<(OwnedFd, RawFd)>,
-) -> io::Result<()> {
-    // Lifted above every number that is given out, so that none is overwritten before its turn.
-    let mut lifted = Vec::with_capacity(descriptors.len());
-    for (descriptor, number) in descriptors {
-        lifted.push((rustix::io::fcntl_dupfd_cloexec(&descriptor, 64)?, number));
-    }
-    // Between fork and exec: no allocation, no locks; only dup2(2).
-    let before_exec = move || {
-        for (descriptor, number) in &lifted {
-            // SAFETY: plain integers; the copy is open, owned by this closure.
-            if unsafe { libc::dup2(descriptor.as_raw_fd(), *number) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure is async-signal-safe, as argued above.
-    unsafe { command.pre_exec(before_exec) };
     Ok(())
 }

@@ -33,6 +33,14 @@ pub(crate) fn waitid_pid(pid: u32) -> io::Result<Option<Waited>> {
     waitid(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::__WALL)
 }
 
+/// Whether a child that the pidfd was made with has been reaped. See waitid(2), WNOWAIT.
+#[cfg(feature = "serve")]
+pub(crate) fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    waitid(libc::P_PIDFD, pidfd.as_raw_fd().cast_unsigned(), flags)
+        .is_err_and(|cause| cause.raw_os_error() == Some(libc::ECHILD))
+}
+
 /// Reaps any child that has exited. ECHILD: there are no children.
 #[cfg(feature = "serve")]
 pub(crate) fn waitid_any() -> io::Result<Option<Waited>> {

@@ -1,27 +1,22 @@
 //! What a process asks the kernel and the C library for itself.
 
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
-/// Makes the kernel kill the command's process when the thread that spawns it ends.
-/// See PR_SET_PDEATHSIG in prctl(2).
-pub(crate) fn die_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    // Between fork and exec: no allocation, no locks. Two system calls, and errors as numbers.
-    let before_exec = move || {
-        // SAFETY: plain integers.
-        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: takes nothing. The parent may have died before the request was in force.
-        if unsafe { libc::getppid() } as u32 != parent {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        Ok(())
-    };
-    // SAFETY: the closure is async-signal-safe, as argued above.
-    unsafe { command.pre_exec(before_exec) };
+/// The calling thread's niceness. See getpriority(2).
+pub(crate) fn nice() -> io::Result<libc::c_int> {
+    // SAFETY: the thread's own errno, which tells an error from a niceness of -1.
+    unsafe { *libc::__errno_location() = 0 };
+    // SAFETY: plain integers; process 0 is, on Linux, the calling thread.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(0) { Ok(nice) } else { Err(error) }
+}
+
+/// Sets the calling thread's niceness. Async-signal-safe. See setpriority(2).
+pub(crate) fn set_nice(nice: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain integers; process 0 is, on Linux, the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives memory that is free back to the kernel. See malloc_trim(3).

@@ -19,8 +19,8 @@ use super::{server, socket};
 use crate::event::Queue;
 use crate::process::core::{Core, Job};
 use crate::{
-    Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid, Result,
-    Runtime, spawn_process,
+    Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid, Program,
+    Result, Runtime, spawn_process,
 };
 
 /// Sleeps in every container, and in every call that takes long.
@@ -42,7 +42,7 @@ impl Runtime for Sleeper {
     }
 
     async fn start(&self, (): &()) -> Result<Pid> {
-        spawn_process(std::process::Command::new("sleep").arg("100"))
+        spawn_process(Program::new("sleep").args(["100"])).await
     }
 
     async fn exec(&self, (): &(), _: Exec, _: Io) -> Result<Pid> {

@@ -15,19 +15,16 @@
 //! See pidfd_open(2), posix_spawn(3), unix(7).
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use shim_sdk::{ProcessHandle, Program};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-use crate::sys::spawn::{Child, Program, spawn};
 
 use super::wire::{self, Frame, Reply, Request};
 use super::{HELPER_ARGUMENT, HELPER_SOCKET, image, sys};
@@ -94,8 +91,10 @@ impl Connection {
         // This end alone; the helper's waits.
         rustix::io::ioctl_fionbio(&near, true)
             .map_err(|cause| step("ioctl(FIONBIO)")(cause.into()))?;
-        let Child { pid, pidfd } = exec(&image, &far).map_err(step("run it"))?;
-        drop(far);
+        let helper = exec(image, far).map_err(|cause| step("run it")(io::Error::other(cause)))?;
+        let (pid, pidfd) = (helper.pid().get().cast_signed(), helper.pidfd());
+        let pidfd = pidfd.ok_or_else(|| io::ErrorKind::NotFound.into());
+        let pidfd = pidfd.and_then(|pidfd| pidfd.try_clone_to_owned()).map_err(step("hold it"))?;
         let socket = sys::async_fd(near, Interest::READABLE | Interest::WRITABLE)
             .map_err(step("watch the socket"))?;
         let process = sys::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
@@ -232,16 +231,10 @@ fn describe(status: &WaitIdStatus) -> String {
 }
 
 /// Runs the image with null streams, the socket at its fixed number, and nothing else.
-fn exec(image: &OwnedFd, socket: &OwnedFd) -> io::Result<Child> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    // By descriptor, since the image has no path; out of the way of those that the child gets.
-    let image = rustix::io::fcntl_dupfd_cloexec(image, HELPER_SOCKET + 1)?;
-    spawn(&Program {
-        path: Path::new(&format!("/proc/self/fd/{}", image.as_raw_fd())),
-        args: &["containerd-shim-libcontainer".into(), HELPER_ARGUMENT.into()],
-        env: &[],
-        directory: Some(Path::new("/")),
-        fds: &[null.as_fd(), null.as_fd(), null.as_fd(), socket.as_fd()],
-        dies_with_parent: true,
-    })
+fn exec(image: OwnedFd, socket: OwnedFd) -> Result<ProcessHandle, shim_sdk::Error> {
+    let program = Program::in_file(image, "containerd-shim-libcontainer");
+    let program = program.args([HELPER_ARGUMENT]).bare_env().directory("/");
+    // Its first descriptor beside the streams.
+    const { assert!(HELPER_SOCKET == 3) };
+    shim_sdk::spawn_now(program.descriptor(socket))
 }

@@ -20,9 +20,8 @@ use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
 
-use shim_sdk::{ContainerId, Io, Kind, Pid};
+use shim_sdk::{ContainerId, Io, Kind, Pid, Program, spawn};
 
 use self::command::{Command, Global};
 use self::log::CallLog;
@@ -76,30 +75,23 @@ impl Runc {
     ) -> Result<(), EngineError> {
         let log = CallLog::new(self.bundle.join(log_name));
         let global = Global { root: &self.root.0, systemd_cgroup: self.systemd_cgroup };
-        let mut child = process::Command::new(&self.program);
-        child.args(command.arguments(&global, log.path())).current_dir(&self.bundle);
-        // The runtime would report to the service manager in the container's name.
-        child.env_remove("NOTIFY_SOCKET");
-        let capture = match io {
+        let program = Program::new(&self.program)
+            .args(command.arguments(&global, log.path()))
+            .directory(&self.bundle)
+            // The runtime would report to the service manager in the container's name.
+            .without_env("NOTIFY_SOCKET");
+        let (program, capture) = match io {
             // What the runtime has is the container's for good, so a pipe of ours will not do even
             // where nobody wants the output: it would break when the runtime has ended.
-            Io::Streams(streams) if makes_process(operation) => {
-                streams.apply(&mut child);
-                false
-            }
-            Io::Streams(_) | Io::Terminal(_) => {
-                child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-                true
-            }
+            Io::Streams(streams) if makes_process(operation) => (program.streams(streams), false),
+            Io::Streams(_) | Io::Terminal(_) => (program.capture_stderr(), true),
         };
         // "Not found" would say that the container is gone, not the program.
-        let running = shim_sdk::spawn(&mut child).map_err(|cause| EngineError::Refused {
+        let running = spawn(program).await.map_err(|cause| EngineError::Refused {
             operation,
             kind: Kind::Unknown,
             message: cause.report(),
         })?;
-        // The command holds our copies of the container's streams, whose end must be seen.
-        drop(child);
         let (status, stderr) = if capture {
             let output = running.output(None).await.map_err(|cause| EngineError::Refused {
                 operation,

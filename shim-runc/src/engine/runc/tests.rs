@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
+use std::process;
 
 use std::time::Duration;
 

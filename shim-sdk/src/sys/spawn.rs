@@ -1,107 +1,109 @@
 //! Starts a program the cheap way, with what a shim needs set before it runs.
 //!
 //! Promise: the program starts with exactly the descriptors given, on 0, 1, 2, and so on; every
-//! signal has its default action and none is blocked; it dies with the shim when asked to; a
-//! program that cannot be run is this call's error, not an exit status to be guessed at.
+//! signal has its default action and none is blocked; it dies with the thread that started it; it
+//! has a session of its own, which to a kernel with autogroups says that it and the shim are two
+//! things that want their turns on a processor; a program that cannot be run is this call's error, not
+//! an exit status to be guessed at.
 //!
 //! clone(2) with `CLONE_VM | CLONE_VFORK` as posix_spawn(3) does it: nothing of the shim's memory is
 //! copied. `std::process::Command` has that fast path only without a death signal, and
 //! gives no pidfd, which must be had from the start because a pid alone can be reused.
 //!
-//! See clone(2), execve(2), prctl(2) PR_SET_PDEATHSIG.
-#![allow(unsafe_code)]
+//! See clone(2), execve(2), prctl(2) PR_SET_PDEATHSIG, sched(7) on autogroups.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use libc::{c_char, c_int, c_void};
 
 /// A program about to be run.
 #[derive(Debug)]
-pub(crate) struct Program<'a> {
-    /// The executable; it is not searched for.
-    pub(crate) path: &'a Path,
+pub(crate) struct Start<'a> {
+    /// The executable's path, or those to be tried in turn.
+    pub(crate) paths: Vec<CString>,
     /// The arguments, the program's own name first.
-    pub(crate) args: &'a [OsString],
+    pub(crate) args: Vec<CString>,
     /// The environment, whole.
-    pub(crate) env: &'a [(OsString, OsString)],
+    pub(crate) env: Vec<CString>,
     /// Where it starts; the shim's own directory if `None`.
-    pub(crate) directory: Option<&'a Path>,
+    pub(crate) directory: Option<CString>,
     /// What it finds on descriptors 0, 1, 2, and so on; nothing else is inherited unless it is not
     /// close-on-exec.
     pub(crate) fds: &'a [BorrowedFd<'a>],
-    /// SIGKILL it when the shim's thread dies.
-    pub(crate) dies_with_parent: bool,
+    /// Its niceness; the calling thread's if `None`.
+    pub(crate) nice: Option<c_int>,
 }
 
 /// A running child of the shim.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct Started {
     /// Its process id.
-    pub(crate) pid: i32,
+    pub(crate) pid: u32,
     /// Readable once it has exited.
     pub(crate) pidfd: OwnedFd,
 }
 
+/// What a child stands on between clone and exec; can be used again.
+#[derive(Debug)]
+pub(crate) struct Stack(Box<[MaybeUninit<u128>]>);
+
+impl Stack {
+    /// A few calls need little.
+    const BYTES: usize = 16 << 10;
+
+    pub(crate) fn new() -> Self {
+        Self(Box::new_uninit_slice(Self::BYTES / size_of::<u128>()))
+    }
+}
+
 /// Everything the child reads between clone and exec, prepared so that it need not allocate.
 struct Prepared {
-    path: CString,
+    paths: Vec<*const c_char>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
-    directory: Option<CString>,
+    directory: Option<*const c_char>,
     fds: Vec<RawFd>,
-    /// The shim's pid if the child is to die with it.
-    parent: Option<libc::pid_t>,
+    nice: Option<c_int>,
+    /// The shim's pid.
+    parent: libc::pid_t,
     /// What the child reports when it could not exec.
     errno: c_int,
 }
 
-/// Bytes of stack for the few calls between clone and exec.
-const STACK_BYTES: usize = 64 * 1024;
-
 /// Runs a program.
 ///
 /// Returns once it is running, or with the reason why it could not.
-pub(crate) fn spawn(program: &Program<'_>) -> io::Result<Child> {
+pub(crate) fn spawn(start: &Start<'_>, stack: &mut Stack) -> io::Result<Started> {
     // Sources are moved above all targets first, so that no dup2 overwrites a later source.
-    let first_free = RawFd::try_from(program.fds.len()).map_err(io::Error::other)?;
+    let first_free = RawFd::try_from(start.fds.len()).map_err(io::Error::other)?;
     let mut moved = Vec::new();
-    let mut fds = Vec::with_capacity(program.fds.len());
-    for fd in program.fds {
+    let mut fds = Vec::with_capacity(start.fds.len());
+    for fd in start.fds {
         if fd.as_raw_fd() < first_free {
-            let copy = duplicate_from(*fd, first_free)?;
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, first_free)?;
             fds.push(copy.as_raw_fd());
             moved.push(copy);
         } else {
             fds.push(fd.as_raw_fd());
         }
     }
-    let args = program.args.iter().map(|arg| c_string(arg)).collect::<io::Result<Vec<_>>>()?;
-    let env = program
-        .env
-        .iter()
-        .map(|(name, value)| {
-            let mut entry = name.clone().into_vec();
-            entry.push(b'=');
-            entry.extend_from_slice(value.as_bytes());
-            CString::new(entry).map_err(io::Error::from)
-        })
-        .collect::<io::Result<Vec<_>>>()?;
     let mut prepared = Prepared {
-        path: c_string(program.path.as_os_str())?,
-        argv: pointers(&args),
-        envp: pointers(&env),
-        directory: program.directory.map(|path| c_string(path.as_os_str())).transpose()?,
+        paths: pointers(&start.paths),
+        argv: pointers(&start.args),
+        envp: pointers(&start.env),
+        directory: start.directory.as_deref().map(CStr::as_ptr),
         fds,
+        nice: start.nice,
         // SAFETY: getpid has no preconditions.
-        parent: program.dies_with_parent.then(|| unsafe { libc::getpid() }),
+        parent: unsafe { libc::getpid() },
         errno: 0,
     };
-    let child = clone_and_exec(&mut prepared);
+    let child = clone_and_exec(&mut prepared, stack);
     drop(moved);
     let child = child?;
     if prepared.errno != 0 {
@@ -114,8 +116,7 @@ pub(crate) fn spawn(program: &Program<'_>) -> io::Result<Child> {
 }
 
 /// Clones the child, which shares this memory and stops this thread until it has exec'd or exited.
-fn clone_and_exec(prepared: &mut Prepared) -> io::Result<Child> {
-    let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+fn clone_and_exec(prepared: &mut Prepared, stack: &mut Stack) -> io::Result<Started> {
     let mut pidfd: c_int = -1;
     // SAFETY: both sets are initialised by the calls that get them. All signals stay blocked while
     // the child shares our memory, so no handler of ours runs in it.
@@ -124,12 +125,12 @@ fn clone_and_exec(prepared: &mut Prepared) -> io::Result<Child> {
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
-        // SAFETY: the stack is ours, aligned to 16 and outlives the child's use of it, because
+        // SAFETY: the stack is borrowed, aligned to 16 and outlives the child's use of it, because
         // CLONE_VFORK holds this thread until the child execs or exits. The same keeps `prepared`
-        // alive and unaliased: we do not touch it while the child does.
+        // and what it points to alive and unaliased: we do not touch it while the child does.
         let pid = libc::clone(
             exec_in_child,
-            stack.as_mut_ptr_range().end.cast::<c_void>(),
+            stack.0.as_mut_ptr_range().end.cast::<c_void>(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
             ptr::from_mut(prepared).cast::<c_void>(),
             &raw mut pidfd,
@@ -144,7 +145,7 @@ fn clone_and_exec(prepared: &mut Prepared) -> io::Result<Child> {
     // SAFETY: clone succeeded with CLONE_PIDFD, so this is a new descriptor that nobody else owns;
     // the kernel made it close-on-exec.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd })
+    Ok(Started { pid: pid.cast_unsigned(), pidfd })
 }
 
 /// The child's half. No allocation and no lock: it shares the parent's memory, whose thread waits.
@@ -162,22 +163,26 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
         }
         // Runs to its end only if some call fails.
         (|| {
-            if let Some(parent) = prepared.parent {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                    return;
-                }
-                // The parent may have died before the request: then no signal will ever come.
-                if libc::getppid() != parent {
-                    libc::_exit(127);
-                }
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return;
+            }
+            // The parent may have died before the request: then no signal will ever come.
+            if libc::getppid() != prepared.parent {
+                libc::_exit(127);
+            }
+            // Fails for the leader of a process group, which a new process is not.
+            libc::setsid();
+            if let Some(nice) = prepared.nice {
+                // Giving way needs no privilege.
+                libc::setpriority(libc::PRIO_PROCESS, 0, nice);
             }
             for (target, source) in (0..).zip(&prepared.fds) {
                 if libc::dup2(*source, target) < 0 {
                     return;
                 }
             }
-            if let Some(directory) = &prepared.directory
-                && libc::chdir(directory.as_ptr()) != 0
+            if let Some(directory) = prepared.directory
+                && libc::chdir(directory) != 0
             {
                 return;
             }
@@ -185,7 +190,20 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
             libc::sigemptyset(&raw mut none);
             // The handlers are gone, so a signal that waited acts by its default here.
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-            libc::execve(prepared.path.as_ptr(), prepared.argv.as_ptr(), prepared.envp.as_ptr());
+            // As execvp(3) searches: a file that may not be executed is told of only where no other
+            // can be, and the pointer that ends the list is not a path.
+            let mut denied = false;
+            for path in prepared.paths.split_last().map_or(&[][..], |(_, paths)| paths) {
+                libc::execve(*path, prepared.argv.as_ptr(), prepared.envp.as_ptr());
+                match *libc::__errno_location() {
+                    libc::EACCES => denied = true,
+                    libc::ENOENT | libc::ENOTDIR => {}
+                    _ => return,
+                }
+            }
+            if denied {
+                *libc::__errno_location() = libc::EACCES;
+            }
         })();
         prepared.errno = *libc::__errno_location();
         libc::_exit(127)
@@ -196,7 +214,7 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
 /// the signal that killed it.
 ///
 /// `None` when somebody else has collected it.
-fn reap(child: &Child) -> Option<i32> {
+fn reap(child: &Started) -> Option<i32> {
     // SAFETY: siginfo_t is plain data, for which zero is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
@@ -221,12 +239,9 @@ fn reap(child: &Child) -> Option<i32> {
     if info.si_code == libc::CLD_EXITED { Some(status) } else { Some(128 + status) }
 }
 
-fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, lowest)?)
-}
-
-fn c_string(text: &OsStr) -> io::Result<CString> {
-    CString::new(text.as_bytes()).map_err(io::Error::from)
+/// Text as the kernel takes it.
+pub(crate) fn c_string(text: impl AsRef<OsStr>) -> io::Result<CString> {
+    CString::new(text.as_ref().as_bytes()).map_err(io::Error::from)
 }
 
 /// The null-terminated array that execve takes; it points into `strings`.
@@ -239,22 +254,22 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Seek};
     use std::os::fd::AsFd;
+    use std::path::Path;
 
     use super::*;
 
     fn run(args: &[&str], directory: Option<&Path>) -> (Option<i32>, String) {
-        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let null = File::open("/dev/null").unwrap();
         let mut out = tempfile::tempfile().unwrap();
-        let child = spawn(&Program {
-            path: Path::new("/bin/sh"),
-            args: &args,
-            env: &[("WHO".into(), "me".into())],
-            directory,
+        let start = Start {
+            paths: vec![c"/no/such/sh".into(), c"/bin/sh".into()],
+            args: args.iter().map(|arg| c_string(arg).unwrap()).collect(),
+            env: vec![c"WHO=me".into()],
+            directory: directory.map(|path| c_string(path).unwrap()),
             fds: &[null.as_fd(), out.as_fd(), out.as_fd()],
-            dies_with_parent: true,
-        })
-        .unwrap();
+            nice: None,
+        };
+        let child = spawn(&start, &mut Stack::new()).unwrap();
         let mut poll = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut poll, None).unwrap();
         let status = reap(&child);
@@ -287,16 +302,21 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_run_is_an_error_and_leaves_no_zombie() {
         let before = children();
-        let cause = spawn(&Program {
-            path: Path::new("/no/such/runtime"),
-            args: &["runtime".into()],
-            env: &[],
-            directory: None,
-            fds: &[],
-            dies_with_parent: false,
-        })
-        .unwrap_err();
-        assert_eq!(cause.kind(), io::ErrorKind::NotFound);
+        for (path, kind) in [
+            (c"/no/such/runtime", io::ErrorKind::NotFound),
+            (c"/etc/passwd", io::ErrorKind::PermissionDenied),
+        ] {
+            let start = Start {
+                paths: vec![path.into(), c"/no/such/runtime".into()],
+                args: vec![c"runtime".into()],
+                env: Vec::new(),
+                directory: None,
+                fds: &[],
+                nice: None,
+            };
+            let cause = spawn(&start, &mut Stack::new()).unwrap_err();
+            assert_eq!(cause.kind(), kind);
+        }
         assert_eq!(children(), before);
     }
 
