@@ -57,6 +57,12 @@ impl Task {
         Self { id: id.to_owned(), ..self.clone() }
     }
 
+    /// The same container over another connection.
+    #[must_use]
+    pub fn over(&self, client: &Client) -> Self {
+        Self { client: client.clone(), ..self.clone() }
+    }
+
     /// The same container through another version of the service.
     #[must_use]
     pub fn speaking(&self, service: &'static str) -> Self {

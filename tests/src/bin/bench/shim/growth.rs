@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use harness::shim::until;
 
 use super::exec;
+use super::memory;
 use super::place::{Contender, Place};
 
 /// How much more there is.
@@ -34,7 +35,12 @@ pub(crate) fn after(place: &Place, contender: Contender, execs: usize) -> Result
     }
     std::thread::sleep(Duration::from_secs(1));
     let before = held();
+    // Half way as well: what an allocator keeps is had early, what is lost is lost all the time.
+    let (first, mut half) = (memory::private_kb(pid)?, 0.0);
     for number in 0..execs {
+        if number == execs / 2 {
+            half = memory::private_kb(pid)?;
+        }
         exec::one(&shim.task, &format!("e{number}")).with_context(|| format!("exec {number}"))?;
     }
     // What is on its way out gets a moment for it.
@@ -43,10 +49,12 @@ pub(crate) fn after(place: &Place, contender: Contender, execs: usize) -> Result
         (now.0 <= before.0 && now.1 <= before.1).then_some(())
     });
     let now = held();
+    let last = memory::private_kb(pid)?;
     shim.end()?;
     place.remove(&bundle)?;
     println!(
-        "# grown {contender:?}: threads {} to {}, descriptors {} to {}",
+        "# grown {contender:?}: threads {} to {}, descriptors {} to {}, private {first:.0} kB, half \
+         way {half:.0}, at the end {last:.0}",
         before.0, now.0, before.1, now.1
     );
     let more = |now: usize, before: usize| now.saturating_sub(before) as f64;

@@ -49,10 +49,9 @@ pub(crate) fn of_twenty(place: &Place, contender: Contender) -> Result<Memory> {
     for (shim, _) in &shims {
         let pid = shim.pid()?;
         for process in std::iter::once(pid).chain(helpers(pid, place.token())) {
-            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
-                .with_context(|| format!("read the memory of {process}"))?;
+            let rollup = rollup(process)?;
             sum.pss_kb += field(&rollup, "Pss:");
-            sum.private_kb += field(&rollup, "Private_Clean:") + field(&rollup, "Private_Dirty:");
+            sum.private_kb += private(&rollup);
             sum.processes += 1.0;
         }
         sum.threads += fs::read_dir(format!("/proc/{pid}/task"))?.count() as f64;
@@ -86,6 +85,20 @@ fn helpers(shim: i32, token: &str) -> Vec<i32> {
                     .is_ok_and(|groups| !groups.contains(token))
         })
         .collect()
+}
+
+/// The private pages of one process, clean and dirty, in kB.
+pub(crate) fn private_kb(process: i32) -> Result<f64> {
+    Ok(private(&rollup(process)?))
+}
+
+fn private(rollup: &str) -> f64 {
+    field(rollup, "Private_Clean:") + field(rollup, "Private_Dirty:")
+}
+
+fn rollup(process: i32) -> Result<String> {
+    fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
+        .with_context(|| format!("read the memory of {process}"))
 }
 
 fn field(rollup: &str, name: &str) -> f64 {

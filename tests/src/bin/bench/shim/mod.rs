@@ -104,6 +104,7 @@ pub(crate) fn bench(words: impl Iterator<Item = String>) -> Result<()> {
         println!("# peer: {}", contender.version()?);
     }
     println!("# kernel: {}", std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
+    println!("# bundles: on a tmpfs, as in /run; root file systems: in {}", place.path().display());
 
     let measured = measure(&place, &wanted);
     if let Err(why) = &measured {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use harness::shim::bundle::{self, Bundle};
 use harness::shim::{Client, Dialect, Events, Invocation, Task, launch, until};
 use harness::{Root, programs};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::shim::oci::Options;
 use serde_json::json;
@@ -67,12 +68,34 @@ impl Contender {
     }
 }
 
+/// A directory in memory, like the `/run` in which containerd has its bundles; `/tmp` may be a disk.
+struct Memory(PathBuf);
+
+impl Memory {
+    /// Mounts it, in the private namespace of this program.
+    fn at(path: PathBuf) -> Result<Self> {
+        let options = Some("mode=0711");
+        mount(Some("bundles"), &path, Some("tmpfs"), MsFlags::empty(), options)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Err(why) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            println!("# unmount {}: {why}", self.0.display());
+        }
+    }
+}
+
 /// A corner of the machine for all of them.
 pub(crate) struct Place {
     rootfs: PathBuf,
     events: Events,
     hierarchies: Vec<PathBuf>,
     runtime_roots: RefCell<Vec<PathBuf>>,
+    /// Before the root, which it lies in.
+    _bundles: Memory,
     /// Last, so that it is looked for what was left only when nobody listens any more.
     root: Root,
 }
@@ -94,8 +117,15 @@ impl Place {
             .chain(std::iter::once(top))
             .filter(|path| path.join("cgroup.procs").exists())
             .collect();
-        fs::create_dir_all(root.path().join("b"))?;
-        Ok(Self { rootfs, events, hierarchies, runtime_roots: RefCell::default(), root })
+        let bundles = Memory::at(root.dir("b")).context("mount a tmpfs for the bundles")?;
+        Ok(Self {
+            rootfs,
+            events,
+            hierarchies,
+            runtime_roots: RefCell::default(),
+            _bundles: bundles,
+            root,
+        })
     }
 
     /// The directory.
@@ -194,7 +224,7 @@ impl Place {
         let reply = launch::understand(Dialect::V1_6, &output.stdout)?;
         let client = Client::connect(&reply.address).context("connect")?;
         let task = Task::new(&client, reply.service(), &bundle.id).within(Duration::from_secs(60));
-        Ok((Started { task }, took))
+        Ok((Started { task, address: reply.address }, took))
     }
 
     /// Waits until nothing of a container is left but its shim.
@@ -247,9 +277,17 @@ impl Place {
 pub(crate) struct Started {
     /// The container it was started for.
     pub(crate) task: Task,
+    /// Where it listens.
+    address: String,
 }
 
 impl Started {
+    /// The same task over a connection of its own, made by the calling thread.
+    pub(crate) fn connected_anew(&self) -> Result<Task> {
+        let client = Client::connect(&self.address).context("connect once more")?;
+        Ok(self.task.over(&client))
+    }
+
     /// The server's process.
     pub(crate) fn pid(&self) -> Result<i32> {
         Ok(i32::try_from(self.task.connect().context("Connect")?.shim_pid)?)

@@ -1,10 +1,16 @@
 //! State while six Creates are under way in the same shim.
+//!
+//! Six runtimes and what they start keep every processor busy, and a client that has to wait for one
+//! itself would count that as the shim's. So the asking and the reading of answers are done by threads
+//! of real-time priority, for either peer, where the machine allows it.
 
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use harness::shim::Bundle;
 use harness::shim::ttrpc::Pending;
+use harness::shim::{Bundle, Task};
 use protos::ttrpc::api::{StateRequest, StateResponse};
 
 use super::place::{Contender, Place};
@@ -23,12 +29,23 @@ pub(crate) fn p99(place: &Place, contender: Contender, samples: usize) -> Result
     let host = place.grouped(contender, &["/bin/sleep", "10000"], &group)?;
     let (shim, _) = place.start(contender, &host)?;
     shim.run(&host)?;
-    let mut times = Vec::new();
+    let (mut times, mut prompt) = (Vec::new(), true);
     while times.len() < samples {
         let bundles = (0..CREATES)
             .map(|_| place.grouped(contender, &["/bin/sleep", "10000"], &group))
             .collect::<Result<Vec<_>>>()?;
-        times.extend(round(&shim.task, &bundles)?);
+        let asked = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let prompt = become_prompt();
+                    Ok((prompt, round(&shim.connected_anew()?, &bundles)?))
+                })
+                .join()
+        });
+        let asked: Result<_> = asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (was_prompt, took) = asked?;
+        prompt &= was_prompt;
+        times.extend(took);
         for bundle in &bundles {
             let task = shim.task.other(&bundle.id);
             task.kill("", 9).context("Kill")?;
@@ -39,13 +56,22 @@ pub(crate) fn p99(place: &Place, contender: Contender, samples: usize) -> Result
     }
     shim.end()?;
     place.remove(&host)?;
-    println!("# state-p99 {contender:?}: {}", spread(&times));
+    let client = if prompt { "real-time" } else { "ordinary: its own delays count" };
+    println!("# state-p99 {contender:?}: {}; the client's priority is {client}", spread(&times));
     let times = sorted(&times);
     let at = (times.len() * 99).div_ceil(100).saturating_sub(1);
     Ok(times[at])
 }
 
-fn round(task: &harness::shim::Task, bundles: &[Bundle]) -> Result<Vec<Duration>> {
+/// Gives the calling thread, and those it makes from now on, a real-time priority; whether it could.
+fn become_prompt() -> bool {
+    let thread = nix::unistd::gettid().to_string();
+    let mut command = Command::new("chrt");
+    let status = command.args(["--fifo", "--pid", "1", &thread]).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn round(task: &Task, bundles: &[Bundle]) -> Result<Vec<Duration>> {
     let request = StateRequest { id: task.id().to_owned(), ..StateRequest::default() };
     let creating = bundles
         .iter()
