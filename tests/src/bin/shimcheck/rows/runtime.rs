@@ -380,21 +380,19 @@ fn create_hang(stage: &Stage) -> Result<()> {
     stage.nothing_left()
 }
 
-/// Ends the runtime that hangs.
+/// Ends the runtime that hangs. It has said that it was called, and may not hang quite yet.
 fn end_hung(stage: &Stage, fake: &Fake) -> Result<()> {
     let sleep = fake.path.with_file_name("sleep").display().to_string();
-    for trace in harness::leak::processes(&stage.scope()) {
-        if let harness::leak::Trace::Process { pid, what } = trace
-            && what.contains(&sleep)
-        {
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGKILL,
-            )
-            .context("end the runtime that hangs")?;
-        }
-    }
-    Ok(())
+    until(SOON, || {
+        let hung = harness::leak::processes(&stage.scope()).into_iter().filter_map(|trace| {
+            let harness::leak::Trace::Process { pid, what } = trace else { return None };
+            what.contains(&sleep).then(|| nix::unistd::Pid::from_raw(pid))
+        });
+        let ended = hung.map(|pid| nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL));
+        // All of them, so not by `any`.
+        (ended.filter(Result::is_ok).count() > 0).then_some(())
+    })
+    .context("no runtime hangs")
 }
 
 /// What must be answered whatever hangs.
