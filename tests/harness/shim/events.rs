@@ -230,20 +230,9 @@ impl Events {
 
     /// Waits until what was seen satisfies `enough`; whether it came to that.
     pub fn wait(&self, limit: Duration, mut enough: impl FnMut(&[Seen]) -> bool) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut state = hold(&self.shared.state);
-        loop {
-            if enough(&state.seen) {
-                return true;
-            }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            state = self
-                .shared
-                .news
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let state = hold(&self.shared.state);
+        let waited = self.shared.news.wait_timeout_while(state, limit, |now| !enough(&now.seen));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Waits for an event of a container by its word.

@@ -116,20 +116,10 @@ impl Stream {
 
     /// Waits until what was read satisfies `enough`; whether it came to that.
     pub fn wait(&self, limit: Duration, mut enough: impl FnMut(&[u8], bool) -> bool) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut state = hold(&self.shared.state);
-        loop {
-            if enough(&state.bytes, state.ended) {
-                return true;
-            }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            state = self
-                .shared
-                .news
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let state = hold(&self.shared.state);
+        let late = |now: &mut State| !enough(&now.bytes, now.ended);
+        let waited = self.shared.news.wait_timeout_while(state, limit, late);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Waits for some text.
