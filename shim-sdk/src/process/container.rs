@@ -275,9 +275,11 @@ impl<C> Container<C> {
         remembered.iter().find(|(deleted, _)| deleted.as_str() == id).map(|(_, answer)| *answer)
     }
 
-    /// Writes down a stage and what is known of init.
+    /// Writes down a stage, unless it is known already.
     pub(crate) fn journal(&self, stage: Stage) {
-        self.write_journal(|journal| journal.stage = stage);
+        if self.journal.borrow().stage != stage {
+            self.write_journal(|journal| journal.stage = stage);
+        }
     }
 
     /// Writes down init's pid, with a stage.
@@ -294,7 +296,10 @@ impl<C> Container<C> {
     /// Writes down an exit, before anybody is told of it.
     pub(crate) fn journal_exit(&self, exec: Option<&ExecId>, exit: Exit) {
         self.write_journal(|journal| match exec {
-            None => journal.init.exit = Some(exit),
+            None => {
+                journal.stage = Stage::Stopped;
+                journal.init.exit = Some(exit);
+            }
             Some(exec) => journal.execs.entry(exec.clone()).or_default().exit = Some(exit),
         });
     }

@@ -239,7 +239,6 @@ impl<R: Runtime> Core<R> {
         }
         let exit = Exit::now(128 + signal.number());
         container.journal_exit(None, exit);
-        container.journal(crate::journal::Stage::Stopped);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: None, exit });
         init.stopped(exit);

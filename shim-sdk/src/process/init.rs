@@ -224,6 +224,7 @@ impl<R: Runtime> Core<R> {
         if tokio::time::timeout(AFTERMATH, end_execs(container)).await.is_err() {
             log::warn!("execs of {} do not end", container.id);
         }
+        // Again, if a start was written down after the exit.
         container.journal(Stage::Stopped);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
