@@ -74,7 +74,8 @@ fn run(options: &Options) -> Result<()> {
         None => soak(&host, options),
     };
     if let Err(why) = done {
-        // Before the host goes, which may find that something is left.
+        // Before the host goes, which may find that something is left and abort.
+        writeln!(std::io::stdout(), "failed: {why:#}")?;
         bail!(
             "{why:#}; {}",
             host.end().err().map_or("nothing is left".into(), |left| format!("{left:#}"))
