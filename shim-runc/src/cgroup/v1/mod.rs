@@ -17,7 +17,7 @@ pub(crate) struct Groups(BTreeMap<String, PathBuf>);
 
 impl Groups {
     /// Adds the group at `path`, which these controllers share.
-    pub(super) fn insert(&mut self, controllers: &[&str], path: PathBuf) {
+    pub(crate) fn insert(&mut self, controllers: &[&str], path: PathBuf) {
         for controller in controllers {
             self.0.insert((*controller).to_owned(), path.clone());
         }

@@ -11,7 +11,8 @@ use crate::cgroup::write;
 use crate::error::{EngineError, Operation};
 
 impl Groups {
-    pub(in crate::cgroup) fn update(&self, resources: &LinuxResources) -> Result<(), EngineError> {
+    /// Sets the limits that are given; devices are not among them.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), EngineError> {
         if let Some(memory) = resources.memory() {
             self.update_memory(memory)?;
         }
@@ -30,6 +31,11 @@ impl Groups {
         for huge in resources.hugepage_limits().iter().flatten() {
             let file = format!("hugetlb.{}.limit_in_bytes", huge.page_size());
             self.set("hugetlb", &file, huge.limit())?;
+            // What is reserved counts against a limit of its own since 5.7.
+            let reserved = format!("hugetlb.{}.rsvd.limit_in_bytes", huge.page_size());
+            if self.file("hugetlb", &reserved).is_some_and(|file| file.exists()) {
+                self.set("hugetlb", &reserved, huge.limit())?;
+            }
         }
         if let Some(network) = resources.network() {
             self.update_network(network)?;
@@ -52,8 +58,11 @@ impl Groups {
     }
 
     fn update_memory(&self, memory: &LinuxMemory) -> Result<(), EngineError> {
+        // Zero is no value, as runc has it: nothing could run with it.
+        let given = |value: Option<i64>| value.filter(|value| *value != 0);
+        let limit = given(memory.limit());
         // An unlimited container cannot have limited swap, whose limit counts memory too.
-        let swap = match (memory.limit(), memory.swap()) {
+        let swap = match (limit, given(memory.swap())) {
             (Some(-1), None) => self
                 .file("memory", "memory.memsw.limit_in_bytes")
                 .filter(|file| file.exists())
@@ -68,14 +77,14 @@ impl Groups {
         };
         // The kernel keeps memory <= memory + swap at every step, so raising wants the sum first
         // and lowering wants it last.
-        if set_swap(swap).and_then(|()| set_limit(memory.limit())).is_err() {
-            set_limit(memory.limit())?;
+        if set_swap(swap).and_then(|()| set_limit(limit)).is_err() {
+            set_limit(limit)?;
             set_swap(swap)?;
         }
-        if let Some(reservation) = memory.reservation() {
+        if let Some(reservation) = given(memory.reservation()) {
             self.set("memory", "memory.soft_limit_in_bytes", reservation)?;
         }
-        if let Some(limit) = memory.kernel_tcp() {
+        if let Some(limit) = given(memory.kernel_tcp()) {
             self.set("memory", "memory.kmem.tcp.limit_in_bytes", limit)?;
         }
         if let Some(swappiness) = memory.swappiness() {
@@ -229,8 +238,8 @@ mod tests {
         ]);
         update(
             &groups,
-            r#"{"memory":{"limit":1048576},"cpu":{"shares":0,"quota":5000},"pids":{"limit":0},
-                "blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":99}]}}"#,
+            r#"{"memory":{"limit":1048576,"reservation":0},"cpu":{"shares":0,"quota":5000},
+                "pids":{"limit":0},"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":99}]}}"#,
         )
         .unwrap();
         let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap();

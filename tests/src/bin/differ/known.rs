@@ -199,12 +199,6 @@ pub(crate) const KNOWN: &[Known] = &[
     ),
     known("cgroup v1: cpu: a burst", "outside values cpu.cfs_burst_us", OURS_CAN),
     known("cgroup v1: cpu: idle", "outside values cpu.", OURS_CAN),
-    known(
-        "cgroup v1: other: rdma",
-        "outcome",
-        "ignored where the host has no such controller; \
-        runc refuses",
-    ),
     on(Hierarchy::V2, "", "dev /dev/core", CORE),
     on(Hierarchy::V2, "", "dev /dev/kcore", CORE),
     on(Hierarchy::V2, "cgroup v2: cpu: a burst", "outside values cpu.max.burst", OURS_CAN),

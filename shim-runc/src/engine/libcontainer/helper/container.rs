@@ -22,19 +22,20 @@ use libcontainer::syscall::syscall::SyscallType;
 use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
-use super::cgroup::Cgroups;
+use super::cgroup::{Cgroups, Hierarchies};
 use super::corrections::Corrections;
 use super::executor::UserCommand;
 use super::interior::Interior;
+use super::launch::{self, Launch};
 use super::tailored::{self, Tailored};
 use crate::making;
 
 /// The standard streams of a process, or the socket that wants its terminal.
 pub(super) struct Streams {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-    console: Option<PathBuf>,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) console: Option<PathBuf>,
 }
 
 impl Streams {
@@ -95,36 +96,37 @@ pub(super) fn create(
     let group = tailored::group(asked, id);
     let interior = Interior::of(&spec);
     let corrections = Corrections::of(&spec);
-    let (tailored, identity) = Tailored::new(root, id, bundle, spec)?;
+    let (spec, identity) = tailored::tailored(root, id, bundle, spec)?;
     // What is there already is another's.
-    let is_fresh = cgroups(&group)?.is_empty();
-    let result = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(root)
-        .and_then(ContainerBuilder::validate_id)
-        .map(|builder| {
-            builder.with_executor(UserCommand::new(report.writer(), identity, Some(interior)))
+    let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Other, &error))?;
+    let is_fresh = hierarchies.find(&group).is_empty();
+    let executor = UserCommand::new(report.writer(), identity, Some(interior));
+    let result = if launch::is_for(&spec, &streams) {
+        Launch {
+            root,
+            id,
+            bundle,
+            spec,
+            no_pivot_root,
+            streams: &streams,
+            executor,
+            corrections: &corrections,
+            hierarchies: &hierarchies,
+        }
+        .run()
+    } else {
+        let tailored = Tailored::new(root, id, &spec)?;
+        build(root, id, tailored.path(), no_pivot_root, streams, executor).and_then(|mut built| {
+            built.state.bundle = bundle.to_owned();
+            built.save()?;
+            Cgroups::find(&group)
+                .and_then(|groups| corrections.apply(&groups))
+                .map_err(LibcontainerError::OtherIO)?;
+            built.state.pid.ok_or_else(|| LibcontainerError::Other("it has no init".to_owned()))
         })
-        .and_then(|builder| {
-            streams
-                .attach(builder)
-                .as_init(tailored.path())
-                .with_systemd(false)
-                .with_detach(true)
-                .with_no_pivot(no_pivot_root)
-                .as_sibling(true)
-                .build()
-        })
-        .and_then(|mut container| {
-            container.state.bundle = bundle.to_owned();
-            container.save()?;
-            Ok(container)
-        });
+    };
     let error = match result {
-        Ok(container) => match (container.pid(), corrections.apply(&container.root)) {
-            (Some(pid), Ok(())) => return Ok((pid.as_raw(), report.hand_over())),
-            (Some(_), Err(error)) => failure(Reason::Other, &error),
-            (None, _) => Failure::new(Reason::Other, "the container has no init"),
-        },
+        Ok(init) => return Ok((init, report.hand_over())),
         Err(error) => failure(Reason::Other, &error),
     };
     // What it has cloned and opened by now may stay with this process.
@@ -132,7 +134,7 @@ pub(super) fn create(
     let refusal = report.explain(error.reason, error.message);
     // libcontainer cleans up after some failures and not after others; and it forgets its record
     // also where processes that are still on their way out hold the groups.
-    let removed = remove(&directory).and_then(|()| {
+    let removed = remove_recorded(&directory).and_then(|()| {
         let left = if is_fresh { cgroups(&group)?.remove() } else { Ok(()) };
         left.map_err(|error| failure(Reason::Other, &error))
     });
@@ -143,6 +145,29 @@ pub(super) fn create(
             format!("{}; and not everything could be removed: {}", refusal.message, left.message),
         )),
     }
+}
+
+/// Lets libcontainer's builder make a container.
+fn build(
+    root: &Path,
+    id: &str,
+    bundle: &Path,
+    no_pivot_root: bool,
+    streams: Streams,
+    executor: UserCommand,
+) -> Result<Container, LibcontainerError> {
+    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(root)?
+        .validate_id()?
+        .with_executor(executor);
+    streams
+        .attach(builder)
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .with_no_pivot(no_pivot_root)
+        .as_sibling(true)
+        .build()
 }
 
 /// Tells a created container's init to go on.
@@ -161,24 +186,27 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
     if !directory.exists() {
         return Ok(());
     }
-    if let Ok(config) = YoukiConfig::load(&directory)
-        && let Ok(state) = State::load(&directory)
-    {
-        let running = matches!(state.status, ContainerStatus::Running | ContainerStatus::Paused);
-        if !force && running {
-            let cgroups = cgroups(&config.cgroup_path)?;
-            if state.pid.is_some_and(|init| cgroups.pids().contains(&init)) {
-                return Err(Failure::new(
-                    Reason::WrongState,
-                    "cannot delete container that is not stopped",
-                ));
-            }
-        }
-        if config.hooks.is_some() {
-            session.retire();
-        }
+    // Written before anything else is made of a container: without it there is nothing else.
+    let Ok(config) = YoukiConfig::load(&directory) else { return forget(&directory) };
+    let cgroups = cgroups(&config.cgroup_path)?;
+    let state = State::load(&directory).ok();
+    let runs = |state: &State| {
+        matches!(state.status, ContainerStatus::Running | ContainerStatus::Paused)
+            && state.pid.is_some_and(|init| is_there(init) && cgroups.pids().contains(&init))
+    };
+    if !force && state.as_ref().is_some_and(runs) {
+        let why = "cannot delete container that is not stopped";
+        return Err(Failure::new(Reason::WrongState, why));
     }
-    remove(&directory)
+    if config.hooks.is_some() {
+        session.retire();
+    }
+    remove(&directory, &config, &cgroups, state)
+}
+
+/// Whether there is any process of that id: no search for a container's if there is not.
+fn is_there(pid: i32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Freezes a container.
@@ -191,25 +219,39 @@ pub(super) fn resume(root: &Path, id: &str) -> Result<(), Failure> {
     load(root, id)?.resume().map_err(|error| failure(Reason::Other, &error))
 }
 
+/// Removes what a record tells of.
+fn remove_recorded(directory: &Path) -> Result<(), Failure> {
+    let Ok(config) = YoukiConfig::load(directory) else { return forget(directory) };
+    let cgroups = cgroups(&config.cgroup_path)?;
+    remove(directory, &config, &cgroups, State::load(directory).ok())
+}
+
 /// Kills, removes the cgroups, runs the hooks that come last, removes the record.
-fn remove(directory: &Path) -> Result<(), Failure> {
-    // Written before anything else is made of a container: without it there is nothing else.
-    if let Ok(config) = YoukiConfig::load(directory) {
-        cgroups(&config.cgroup_path)?.remove().map_err(|error| failure(Reason::Other, &error))?;
-        if let Some(hooks) = config.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref())
-            && let Ok(mut state) = State::load(directory)
+fn remove(
+    directory: &Path,
+    config: &YoukiConfig,
+    cgroups: &Cgroups,
+    state: Option<State>,
+) -> Result<(), Failure> {
+    cgroups.remove().map_err(|error| failure(Reason::Other, &error))?;
+    if let Some(hooks) = config.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref())
+        && let Some(mut state) = state
+    {
+        state.status = ContainerStatus::Stopped;
+        // Somebody else's by now, if anybody's.
+        state.pid = None;
+        // The specification wants a failing hook logged and the rest of the delete done.
+        if let Err(error) =
+            libcontainer::hooks::run_hooks(Some(hooks), Some(&state), None, None, None)
         {
-            state.status = ContainerStatus::Stopped;
-            // Somebody else's by now, if anybody's.
-            state.pid = None;
-            // The specification wants a failing hook logged and the rest of the delete done.
-            if let Err(error) =
-                libcontainer::hooks::run_hooks(Some(hooks), Some(&state), None, None, None)
-            {
-                tracing::error!(%error, "poststop hook");
-            }
+            tracing::error!(%error, "poststop hook");
         }
     }
+    forget(directory)
+}
+
+/// Removes a record.
+fn forget(directory: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Failure::new(Reason::Other, format!("remove {}: {error}", directory.display())))

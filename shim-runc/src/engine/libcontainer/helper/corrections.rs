@@ -9,9 +9,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
-use libcontainer::config::YoukiConfig;
 use libcontainer::oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec,
 };
@@ -45,10 +43,8 @@ impl Corrections {
         }
     }
 
-    /// Puts it right in the groups of a container, known by its record.
-    pub(super) fn apply(&self, record: &Path) -> io::Result<()> {
-        let config = YoukiConfig::load(record).map_err(io::Error::other)?;
-        let groups = Cgroups::find(&config.cgroup_path)?;
+    /// Puts it right in a container's groups.
+    pub(super) fn apply(&self, groups: &Cgroups) -> io::Result<()> {
         if let Some(group) = groups.unified() {
             unified::Group::at(group).update(&self.weights).map_err(io::Error::other)?;
             return Devices::of(&self.rules)?.attach(group);

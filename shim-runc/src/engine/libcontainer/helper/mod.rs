@@ -19,6 +19,8 @@ mod executor;
 mod hook;
 mod identity;
 mod interior;
+mod launch;
+mod limits;
 mod lookup;
 mod null;
 mod seccomp;

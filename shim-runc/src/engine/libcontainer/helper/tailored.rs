@@ -1,12 +1,14 @@
 //! The spec as libcontainer gets it: what it does well is left in, the rest is ours.
 //!
-//! libcontainer reads `config.json` from a bundle's directory and nowhere else. So for the time of
-//! a create there is a second directory, beside the records, with a spec that differs in this:
+//! It differs in this:
 //!
 //! - the process is root with every capability, and unconfined ([`Identity`] makes up for it);
 //! - paths are absolute, the cgroups' too, without which libcontainer would ask systemd;
 //! - hooks that run before the create is over get the true bundle's path ([`super::hook`]), since
-//!   the state that libcontainer hands them names the second directory.
+//!   the state that libcontainer hands them names the second directory, if there is one.
+//!
+//! libcontainer's builder reads `config.json` from a bundle's directory and nowhere else. So for
+//! the time of a create that is left to it there is a second directory, beside the records.
 //!
 //! Promise: dropped, the directory is gone; what a killed helper left is removed with the
 //! container's record.
@@ -25,35 +27,40 @@ use super::container::failure;
 use super::identity::{self, Identity};
 use super::{check, hook};
 
+/// The spec for libcontainer, and who its process is to become.
+pub(super) fn tailored(
+    root: &Path,
+    id: &str,
+    bundle: &Path,
+    mut spec: Spec,
+) -> Result<(Spec, Identity), Failure> {
+    check::spec(&spec)?;
+    let identity = Identity::of_init(root, &spec)?;
+    tailor(&mut spec, id, bundle)?;
+    Ok((spec, identity))
+}
+
 /// A bundle for libcontainer's eyes.
 pub(super) struct Tailored {
     directory: PathBuf,
 }
 
 impl Tailored {
-    /// Writes the spec for libcontainer, and tells who its process is to become.
-    pub(super) fn new(
-        root: &Path,
-        id: &str,
-        bundle: &Path,
-        mut spec: Spec,
-    ) -> Result<(Self, Identity), Failure> {
-        check::spec(&spec)?;
-        let identity = Identity::of_init(root, &spec)?;
-        tailor(&mut spec, id, bundle)?;
+    /// Writes a spec that is tailored already.
+    pub(super) fn new(root: &Path, id: &str, spec: &Spec) -> Result<Self, Failure> {
         let tailored = Self { directory: directory(root, id) };
         let write = || {
             match fs::create_dir(&tailored.directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            fs::write(tailored.directory.join("config.json"), serde_json::to_vec(&spec)?)
+            fs::write(tailored.directory.join("config.json"), serde_json::to_vec(spec)?)
         };
         write().map_err(|error| {
             let path = tailored.directory.display();
             Failure::new(Reason::Other, format!("write the spec in {path}: {error}"))
         })?;
-        Ok((tailored, identity))
+        Ok(tailored)
     }
 
     pub(super) fn path(&self) -> &Path {
