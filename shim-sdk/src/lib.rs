@@ -85,9 +85,10 @@
 //! daemon waits 5). Containers may be made in one shim side by
 //! side; keep what belongs to one in [`Runtime::Container`].
 //!
-//! That thread has a niceness 10 below the one that the shim came with, where the host allows it, so
-//! that it answers while runtimes keep every processor busy. What [`spawn`](crate::spawn()) and
-//! [`spawn_process`] start has the shim's own niceness, and a session of its own.
+//! The server is a session of its own and, where the host allows it, has a niceness 10 below the one
+//! that it came with, so that it answers while runtimes keep every processor busy. What
+//! [`spawn`](crate::spawn()) and [`spawn_process`] start has the niceness that the server came with,
+//! and is a session of its own, too.
 //!
 //! # Processes
 //!

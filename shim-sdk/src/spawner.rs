@@ -7,7 +7,7 @@
 //!
 //! Promise: a process whose making nobody waits for any more is killed.
 //! Not here: which process it is and what becomes of it.
-//! See prctl(2) PR_SET_PDEATHSIG, setpriority(2).
+//! See prctl(2) PR_SET_PDEATHSIG, setpriority(2), sched(7) on autogroups.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -31,6 +31,9 @@ const STACK_BYTES: usize = 64 << 10;
 /// millisecond at a time, with an answer that somebody waits for, where the runtimes whose processes
 /// it would otherwise queue behind are busy for many.
 const LEAD: i32 = 10;
+
+/// The lowest niceness there is.
+const LEAST_NICE: i32 = -20;
 
 /// The niceness that the shim came with, and its children get.
 static OWN_NICE: OnceLock<i32> = OnceLock::new();
@@ -69,10 +72,19 @@ impl Drop for Unclaimed {
 /// that everything stays as it is.
 pub(crate) fn begin() -> Result<()> {
     jobs()?;
-    // Stored before the change: there is no moment in which a child would keep it.
-    let hurried = sys::nice().and_then(|own| sys::set_nice(OWN_NICE.get_or_init(|| own) - LEAD));
+    let hurried = sys::nice().and_then(|own| {
+        // Stored before the change: there is no moment in which a child would keep it.
+        let hurried = (OWN_NICE.get_or_init(|| own) - LEAD).max(LEAST_NICE);
+        sys::set_nice(hurried)?;
+        // A thread's niceness counts among those of its session alone, where the kernel has sessions
+        // take turns: the session's own decides then. Children have sessions of their own.
+        match std::fs::write("/proc/self/autogroup", hurried.to_string()) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    });
     if let Err(cause) = hurried {
-        log::debug!("setpriority(-{LEAD}): {cause}");
+        log::debug!("a niceness {LEAD} lower: {cause}");
     }
     Ok(())
 }

@@ -199,7 +199,8 @@ fn spawn_server(
     if let Some(grpc) = &request.grpc_address {
         command.env("GRPC_ADDRESS", grpc);
     }
-    command.process_group(0);
+    // Before this process answers: whoever then ends what it left in its group does not mean it.
+    sys::lead_session(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if std::env::var_os("SCHED_CORE").is_some_and(|wanted| !wanted.is_empty()) {
         // Inherited by the server.

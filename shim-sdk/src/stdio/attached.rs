@@ -8,7 +8,7 @@
 //! See fifo(7), pipe(7).
 
 use std::cell::{Cell, RefCell};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -122,7 +122,9 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
             *attached.awaited_input.borrow_mut() = Some((path.clone(), Some(write)));
             streams.stdin = Some(Stream::from(read));
         } else {
-            let file = File::open(path);
+            // A terminal is not to become the shim's own.
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_NOCTTY).open(path);
             let file =
                 file.map_err(|cause| Error::io(format!("open {}", path.display()), cause))?;
             streams.stdin = Some(Stream::from(OwnedFd::from(file)));
@@ -290,7 +292,7 @@ fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::io::Write;
 
     use super::*;

@@ -184,7 +184,10 @@ fn append(path: &Path, create: bool) -> Result<Sink> {
     if create && let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(attempt)?;
     }
-    let file = OpenOptions::new().append(true).create(create).mode(0o644).open(path);
+    let mut options = OpenOptions::new();
+    // A terminal is not to become the shim's own.
+    options.append(true).create(create).mode(0o644).custom_flags(libc::O_NOCTTY);
+    let file = options.open(path);
     Ok(Sink::File(Arc::new(file.map_err(attempt)?)))
 }
 

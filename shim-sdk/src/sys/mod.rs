@@ -23,7 +23,9 @@ pub(crate) use pidfd::{Waited, is_reaped, waitid_any, waitid_pid};
 #[cfg(all(feature = "serve", unix))]
 pub(crate) use poll::async_fd;
 #[cfg(all(feature = "serve", unix))]
-pub(crate) use prctl::{nice, one_malloc_arena, sched_core_create, set_nice, trim_heap};
+pub(crate) use prctl::{
+    lead_session, nice, one_malloc_arena, sched_core_create, set_nice, trim_heap,
+};
 #[cfg(all(feature = "serve", unix))]
 pub(crate) use spawn::{Stack, Start, Started, c_string, spawn};
 #[cfg(windows)]
