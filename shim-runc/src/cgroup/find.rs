@@ -68,6 +68,27 @@ fn mounts() -> Result<Mounted, EngineError> {
     Ok(Mounted::V1(hierarchies(&read(Path::new("/proc/self/mountinfo"))?)))
 }
 
+/// The file that lists the threads of this process's own group: in the one tree of version 2, or in
+/// any of version 1.
+pub(super) fn own_threads() -> Option<PathBuf> {
+    let ours = read(Path::new("/proc/self/cgroup")).ok()?;
+    let path_of = |wanted: &dyn Fn(&str) -> bool| {
+        lines(&ours).find(|(names, _)| wanted(names)).map(|(_, path)| path)
+    };
+    match mounts().ok()? {
+        Mounted::V1(hierarchies) => hierarchies.iter().find_map(|hierarchy| {
+            let first = hierarchy.controllers.first()?;
+            let path = path_of(&|names| names.split(',').any(|name| name == first))?;
+            let path = Path::new(path).strip_prefix(&hierarchy.root).ok()?.to_str()?;
+            Some(below(&hierarchy.mount, path).join("tasks"))
+        }),
+        Mounted::V2 => {
+            let path = path_of(&|names| names.is_empty())?;
+            Some(below(Path::new(MOUNT_POINT), path).join("cgroup.threads"))
+        }
+    }
+}
+
 /// Where each tree of groups is mounted, v1 and v2 alike.
 pub(super) fn trees() -> Result<Vec<PathBuf>, EngineError> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;

@@ -42,6 +42,7 @@ use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 use tokio::sync::Mutex;
 
+use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
 
 use super::{CreateContainer, Engine, ExecProcess};
@@ -216,6 +217,7 @@ impl Libcontainer {
             Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
         let mut fds = streams.fds();
         fds.push(file.as_fd());
+        ahead::get_ready();
         match self.ask(&request, &fds).await {
             Ok(Answer { reply: Reply::Executed { pid }, .. }) => {
                 self.hand_over(pid);

@@ -28,6 +28,7 @@ use self::log::CallLog;
 use super::{
     CheckpointContainer, CreateContainer, Engine, EngineRoot, ExecProcess, RestoreContainer,
 };
+use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
 
 pub(crate) use features::features;
@@ -86,6 +87,9 @@ impl Runc {
             Io::Streams(streams) if makes_process(operation) => (program.streams(streams), false),
             Io::Streams(_) | Io::Terminal(_) => (program.capture_stderr(), true),
         };
+        if makes_process(operation) {
+            ahead::get_ready();
+        }
         // "Not found" would say that the container is gone, not the program.
         let running = spawn(program).await.map_err(|cause| EngineError::Refused {
             operation,

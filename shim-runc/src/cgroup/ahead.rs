@@ -1,0 +1,86 @@
+//! Has the kernel get ready for a process that is about to change its control group.
+//!
+//! Whoever moves a process by `cgroup.procs` keeps all others from forking meanwhile, and before
+//! that lock is given out for the first time in a while, the kernel lets an RCU grace period pass:
+//! 5 to 20 ms, which a runtime spends waiting in the middle of a create or an exec. Here the lock is
+//! asked for when the runtime is only about to start: a short-lived thread moves itself to the group
+//! where it is, and the grace period passes while the runtime loads.
+//!
+//! Promise: nothing but time depends on this. The caller does not wait for it, no process changes
+//! its group, and an error is of no consequence.
+//! See cgroups(7), and the kernel's cgroup_threadgroup_rwsem.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::find;
+
+/// A thread that opens and writes one file needs little.
+const STACK_BYTES: usize = 32 << 10;
+
+/// Whether a thread is at it; one is enough for everybody.
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+
+/// Where the shim's own threads are listed. Should the shim be moved later, the thread alone goes
+/// where the shim was.
+static OWN_THREADS: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// Begins, and comes back at once.
+pub(crate) fn get_ready() {
+    let Some(list) = OWN_THREADS.get_or_init(find::own_threads) else { return };
+    if UNDER_WAY.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let work = move || {
+        if let Err(cause) = stay(list) {
+            log::debug!("write to {}: {cause}", list.display());
+        }
+        UNDER_WAY.store(false, Ordering::Release);
+    };
+    let thread = thread::Builder::new().name("cgroup-ahead".to_owned()).stack_size(STACK_BYTES);
+    if let Err(cause) = thread.spawn(work) {
+        log::debug!("start a thread: {cause}");
+        UNDER_WAY.store(false, Ordering::Release);
+    }
+}
+
+/// Moves the calling thread to the group that lists it. By its number: a thread that calls itself 0
+/// needs no lock.
+fn stay(list: &Path) -> io::Result<()> {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    OpenOptions::new().write(true).open(list)?.write_all(thread.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_moves_to_where_it_is_stays_there() {
+        let groups = || fs::read_to_string("/proc/thread-self/cgroup").unwrap();
+        let before = groups();
+        let list = find::own_threads().expect("this host has control groups");
+        stay(&list).unwrap();
+        assert_eq!(groups(), before);
+        let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+        assert!(fs::read_to_string(list).unwrap().lines().any(|listed| listed == own));
+    }
+
+    #[test]
+    fn the_thread_is_over_soon_and_another_may_follow() {
+        for _ in 0..3 {
+            get_ready();
+            let begun = std::time::Instant::now();
+            while UNDER_WAY.load(Ordering::Acquire) {
+                assert!(begun.elapsed().as_secs() < 10, "it does not end");
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    }
+}
