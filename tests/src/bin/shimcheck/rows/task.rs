@@ -129,6 +129,12 @@ pub(crate) fn rows() -> Vec<Row> {
             "§1.4",
             resize_plain,
         ),
+        row(
+            "niceness",
+            "init and execs have the niceness that the shim was started with",
+            "§1.1",
+            niceness,
+        ),
         row("close-again", "CloseIO is idempotent, with stdin or without", "§1.4", close_again),
     ]
 }
@@ -507,4 +513,22 @@ fn close_again(stage: &Stage) -> Result<()> {
     let plain = stage.run("exec sleep 100")?;
     plain.task.close_stdin("").context("CloseIO without stdin")?;
     plain.end()
+}
+
+fn niceness(stage: &Stage) -> Result<()> {
+    let life = stage.run("exec sleep 100")?;
+    let exec = life.exec("e1", "exec sleep 100")?;
+    let own = nice(std::process::id())?;
+    for (what, pid) in [("init", life.pid), ("an exec", exec)] {
+        let its = nice(pid)?;
+        ensure!(its == own, "{what} has niceness {its}, the shim was started with {own}");
+    }
+    life.end()
+}
+
+/// The niceness of a process. See proc_pid_stat(5).
+fn nice(pid: u32) -> Result<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(") ").context("a name in parentheses")?.1;
+    Ok(after_name.split(' ').nth(16).context("nineteen fields")?.parse()?)
 }
