@@ -8,11 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Cgroup, below, v1, v2};
+use super::{Cgroup, MOUNT_POINT, below, v1, v2};
 use crate::error::EngineError;
-
-/// Where cgroup trees are mounted on every host this has to run on.
-const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 /// A mounted v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +45,9 @@ pub(super) fn of_process(pid: i32) -> Result<Option<Cgroup>, EngineError> {
         };
         Ok(match mounted {
             Mounted::V1(hierarchies) => v1_groups(hierarchies, &theirs, &ours).map(Cgroup::V1),
-            Mounted::V2 => v2_path(&theirs, &ours)
-                .map(|path| Cgroup::V2(v2::Group::new(Path::new(MOUNT_POINT), &path))),
+            Mounted::V2 => {
+                v2_path(&theirs, &ours).map(|path| Cgroup::V2(v2::Group::of_host(Path::new(&path))))
+            }
         })
     })
 }

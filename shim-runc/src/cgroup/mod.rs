@@ -47,6 +47,9 @@ pub(crate) enum Freeze {
     Thawed,
 }
 
+/// Where cgroup trees are mounted on every host this has to run on.
+const MOUNT_POINT: &str = "/sys/fs/cgroup";
+
 /// How often a freezer is asked whether it is done. Freezing is a matter of microseconds unless a
 /// process sits in an uninterruptible sleep.
 const FREEZE_INTERVAL: Duration = Duration::from_millis(1);

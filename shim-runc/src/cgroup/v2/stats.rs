@@ -214,7 +214,7 @@ mod tests {
         for (file, text) in files {
             fs::write(folder.path().join(file), text).unwrap();
         }
-        let metrics = Group::new(folder.path(), "/").metrics();
+        let metrics = Group::at(folder.path()).metrics();
         let cpu = metrics.cpu.unwrap();
         assert_eq!(cpu.usage_usec, 10);
         let some = cpu.psi.unwrap().some.unwrap();

@@ -180,7 +180,7 @@ mod tests {
         for (file, text) in files {
             fs::write(folder.path().join(file), text).unwrap();
         }
-        let group = Group::new(folder.path(), "/");
+        let group = Group::at(folder.path());
         let done = group.update(&serde_json::from_str(json).unwrap());
         (folder, done)
     }

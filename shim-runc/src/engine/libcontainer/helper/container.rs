@@ -23,11 +23,13 @@ use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
 use super::cgroup::{Cgroups, Hierarchies};
+use super::check;
 use super::corrections::Corrections;
 use super::executor::UserCommand;
 use super::interior::Interior;
 use super::launch::{self, Launch};
 use super::tailored::{self, Tailored};
+use crate::cgroup::v2 as unified;
 use crate::making;
 
 /// The standard streams of a process, or the socket that wants its terminal.
@@ -116,7 +118,9 @@ pub(super) fn create(
         .run()
     } else {
         let tailored = Tailored::new(root, id, &spec)?;
-        build(root, id, tailored.path(), no_pivot_root, streams, executor).and_then(|mut built| {
+        let built = make_unified(&group)
+            .and_then(|()| build(root, id, tailored.path(), no_pivot_root, streams, executor));
+        built.and_then(|mut built| {
             built.state.bundle = bundle.to_owned();
             built.save()?;
             Cgroups::find(&group)
@@ -145,6 +149,16 @@ pub(super) fn create(
             format!("{}; and not everything could be removed: {}", refusal.message, left.message),
         )),
     }
+}
+
+/// Makes a container's group on a host of version 2: libcontainer fails where another container
+/// makes the same group above its own meanwhile.
+fn make_unified(group: &Path) -> Result<(), LibcontainerError> {
+    if !check::is_unified() {
+        return Ok(());
+    }
+    let made = unified::Group::of_host(group).make();
+    made.map_err(|error| LibcontainerError::OtherCgroup(shim_sdk::error::report(&error)))
 }
 
 /// Lets libcontainer's builder make a container.

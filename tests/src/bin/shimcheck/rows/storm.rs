@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::shim::bundle::{process, shell};
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Bundle, Task, until};
-use protos::ttrpc::api::{DeleteResponse, StartRequest, StartResponse, Status};
+use protos::ttrpc::api::{CreateTaskResponse, DeleteResponse, StartRequest, StartResponse, Status};
 
 use crate::row::{Row, row};
 use crate::stage::{SOON, Shim, Stage, exit_status, finish, unless_unimplemented};
@@ -19,6 +19,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("storm-kill-delete", "Kill, Wait, State and Delete at the same time each get a true answer", "§1.4", kill_delete),
         row("storm", "create, exec, kill, delete and state from six clients at once: every answer makes sense", "pain 3, pain 4", storm).within(120),
         row("storm-containers", "30 short containers in one shim each tell one exit", "pain 2, pain 9", containers).within(90),
+        row("storm-shims", "containers of several shims can be created at once below a cgroup that is new to all", "§1.4", shims).within(60),
         row("growth-execs", "after many execs there is no thread, descriptor or child more", "pain 14, pain 13", growth).within(600),
         row("growth-containers", "after 30 containers in one shim there is no thread, descriptor or child more", "pain 14", growth_containers).within(120),
         row("growth-failures", "after 60 calls that fail there is no thread, descriptor or child more", "pain 14", growth_failures).within(60),
@@ -240,6 +241,28 @@ fn containers(stage: &Stage) -> Result<()> {
     drop(events);
     finish(&shim.task(&bundle.id))?;
     shim.leave(&bundle.id)?;
+    stage.nothing_left()
+}
+
+/// The first of all containers in a namespace, each in a shim of its own: all of them find that the
+/// namespace's cgroup is missing.
+fn shims(stage: &Stage) -> Result<()> {
+    let bundles = (0..6).map(|_| stage.shell("exec sleep 100")).collect::<Result<Vec<_>>>()?;
+    let shims = bundles.iter().map(|bundle| stage.start(bundle)).collect::<Result<Vec<_>>>()?;
+    let members: Vec<_> = shims.iter().zip(&bundles).collect();
+    let sent = members
+        .iter()
+        .map(|(shim, bundle)| Ok(shim.task(&bundle.id).send("Create", &bundle.create_request())?))
+        .collect::<Result<Vec<_>>>()?;
+    for pending in sent {
+        pending.wait::<CreateTaskResponse>(SOON).context("Create")?;
+    }
+    for (shim, bundle) in members {
+        let task = shim.task(&bundle.id);
+        task.start("")?;
+        finish(&task)?;
+        shim.leave(&bundle.id)?;
+    }
     stage.nothing_left()
 }
 
