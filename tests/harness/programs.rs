@@ -1,7 +1,10 @@
 //! Where the programs under test, and the tools that the tests use, are found.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
+
+use crate::command::run_with_input;
 
 /// The directory with our release binaries; `tests/run.sh` sets it.
 pub const BINARIES: &str = "TEST_BIN_DIR";
@@ -52,6 +55,20 @@ pub fn ours(name: &str) -> PathBuf {
 #[must_use]
 pub fn system(name: &str) -> PathBuf {
     find(name).unwrap_or_else(|| panic!("{name} is not installed; tests/run.sh installs it"))
+}
+
+/// Makes a script that can be executed.
+///
+/// By another process: what another test starts while this one writes would hold the file open for
+/// writing until it executes, and such a file cannot be executed.
+///
+/// # Panics
+///
+/// When the file cannot be made.
+pub fn script(path: &Path, text: &str) {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path);
+    let _ = run_with_input(&mut shell, text.as_bytes()).success();
 }
 
 /// A tool of the system, if there is one.

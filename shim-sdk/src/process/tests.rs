@@ -400,7 +400,7 @@ fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         let stdout = fifo.display().to_string();
         let create = shim.create_with(Names { stdout, ..Names::default() });
-        tokio::time::timeout(Duration::from_secs(2), create).await.expect("at once").expect("ok");
+        create.await.expect("within the time that a test has");
     });
 }
 
@@ -432,17 +432,26 @@ fn a_missing_fifo_is_named_and_leaves_the_identifier_free() {
     });
 }
 
+/// Makes a script by another process: what another test starts while this one writes would hold
+/// the file open for writing until it executes, and such a file cannot be executed.
+fn executable(path: &std::path::Path, script: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .arg(script)
+        .status();
+    assert!(status.expect("sh").success());
+}
+
 #[test]
 fn a_logger_gets_the_output_and_is_waited_for() {
     test("", async |shim| {
-        use std::os::unix::fs::PermissionsExt;
         let program = shim.bundle.path().join("logger");
         let taken = shim.bundle.path().join("taken");
         let script = "#!/bin/sh\necho -n r >&5; exec 5>&-\n\
             { echo $CONTAINER_ID $CONTAINER_NAMESPACE $1 $2; cat <&3; cat <&4; } > $2.new\n\
             sleep 0.1; mv $2.new $2\n";
-        std::fs::write(&program, script).expect("write");
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
+        executable(&program, script);
         shim.core.runtime.early.set(true);
         shim.core.runtime.init.replace("echo out; echo err >&2".to_owned());
         let stdout = format!("binary-v2://{}?to={}", program.display(), taken.display());
@@ -458,10 +467,8 @@ fn a_logger_gets_the_output_and_is_waited_for() {
 #[test]
 fn a_logger_that_dies_does_not_take_its_container_along() {
     test("", async |shim| {
-        use std::os::unix::fs::PermissionsExt;
         let program = shim.bundle.path().join("logger");
-        std::fs::write(&program, "#!/bin/sh\necho -n r >&5; exit 1\n").expect("write");
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
+        executable(&program, "#!/bin/sh\necho -n r >&5; exit 1\n");
         shim.core.runtime.early.set(true);
         let script = "sleep 0.2; head -c 1000000 /dev/zero; exit 4";
         shim.core.runtime.init.replace(script.to_owned());

@@ -3,7 +3,6 @@
 //! Its binary is a script that prints the address of a ttrpc server that the test runs, so that the
 //! test decides what the shim answers and when it dies.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -172,8 +171,14 @@ impl Bench {
             socket = socket.display(),
         );
         let binary = place.path().join("shim");
-        std::fs::write(&binary, script).unwrap();
-        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what another test starts while this one writes would hold the file
+        // open for writing until it executes, and such a file cannot be executed.
+        let written = std::process::Command::new("sh")
+            .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
+            .arg(&binary)
+            .arg(script)
+            .status();
+        assert!(written.unwrap().success());
         let shim = Arc::new(Shim {
             exit: watch::Sender::new(None),
             created: Mutex::new(false),

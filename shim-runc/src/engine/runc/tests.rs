@@ -32,7 +32,10 @@ impl Fixture {
         for folder in ["bin", "dev", "proc"] {
             fs::create_dir_all(bundle.join("rootfs").join(folder)).unwrap();
         }
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+        // By another process: what another test starts while this one copies would hold the copy
+        // open for writing until it executes, and such a file cannot be executed.
+        let copied = process::Command::new("cp").arg("/bin/busybox").arg(&bin).status().unwrap();
+        assert!(copied.success(), "busybox-static is installed");
         std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
         let id = format!("{name}-{}", process::id());
         let spec = serde_json::json!({

@@ -1,18 +1,16 @@
 //! Ways out of a container that others have left open.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
-use super::fixture::{Fixture, on_the_shims_thread, process, read, wait};
+use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, wait};
 
 #[test]
 fn the_host_binary_cannot_be_reached_through_a_process_of_the_container() {
     on_the_shims_thread(async {
         // CVE-2019-5736: a command that is the runtime itself, caught and opened for writing.
         let mut container = Fixture::new(&["/bin/again"]);
-        let path = container.rootfs().join("bin/again");
-        fs::write(&path, "#!/proc/self/exe\n").unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        executable(&container.rootfs().join("bin/again"), "#!/proc/self/exe\n");
         let (init, _output) = container.create().await.unwrap();
         let exe = format!("/proc/{init}/exe");
         // Even the host's root cannot write through it.
@@ -45,13 +43,12 @@ fn a_container_that_catches_an_exec_cannot_write_to_the_host_binary() {
                 [ $p/exe -ef /bin/busybox ] || hold 5<$p/exe
             done; done 2>/tmp/errors";
         let mut container = Fixture::new(&["sh", "-c", script]);
-        let path = container.rootfs().join("bin/again");
-        fs::write(&path, "#!/proc/self/exe\n").unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        executable(&container.rootfs().join("bin/again"), "#!/proc/self/exe\n");
         let before = fs::metadata("/proc/self/exe").unwrap();
         let (init, output) = container.create().await.unwrap();
         container.start().await.unwrap();
-        for _ in 0..500 {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
             // Whatever becomes of it: one that begins after init's end is refused.
             let Ok((pid, output)) = container.exec(process(&["/bin/again"])).await else { break };
             drop(read(output));

@@ -52,8 +52,11 @@ impl Fixture {
         for folder in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "run"] {
             fs::create_dir_all(rootfs.join(folder)).unwrap();
         }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
-            .expect("/bin/busybox, of package busybox-static");
+        // By another process: what another test starts while this one copies would hold the copy
+        // open for writing until it executes, and such a file cannot be executed.
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("/bin/busybox").arg(rootfs.join("bin")).status().unwrap();
+        assert!(copied.success(), "/bin/busybox, of package busybox-static");
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
@@ -167,6 +170,16 @@ impl Drop for Fixture {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+/// Makes an executable file, by another process for the same reason.
+pub(super) fn executable(path: &Path, text: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .arg(text)
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// Reads a pipe to its end.

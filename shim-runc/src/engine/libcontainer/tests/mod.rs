@@ -7,7 +7,7 @@ use std::fs;
 
 use serde_json::json;
 
-use fixture::{Fixture, on_the_shims_thread, process, read, shell, wait};
+use fixture::{Fixture, executable, on_the_shims_thread, process, read, shell, wait};
 
 #[test]
 fn a_container_runs_its_command_and_leaves_nothing() {
@@ -73,9 +73,7 @@ fn a_missing_command_fails_create_and_leaves_nothing() {
 fn a_command_that_the_kernel_cannot_execute_fails_start() {
     on_the_shims_thread(async {
         let mut container = Fixture::new(&["/bin/text"]);
-        let path = container.rootfs().join("bin/text");
-        fs::write(&path, "no shebang").unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        executable(&container.rootfs().join("bin/text"), "no shebang");
         let (init, _output) = container.create().await.unwrap();
         let error = container.start().await.unwrap_err();
         assert!(error.ends_with("exec: \"/bin/text\": exec format error"), "{error}");
