@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn a_pipe_that_was_inherited_does_not_delay_the_answer() {
         in_shim(async || {
-            let child = spawn(sh("sleep 5 & echo $!")).await.expect("spawn");
-            let output = tokio::time::timeout(Duration::from_secs(3), child.output(None)).await;
+            let child = spawn(sh("sleep 100 & echo $!")).await.expect("spawn");
+            let output = tokio::time::timeout(Duration::from_secs(20), child.output(None)).await;
             let output = output.expect("at once").expect("no limit");
             let pid = String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().expect("a pid");
             let left = ProcessHandle::open(Pid::new(pid).expect("not 0")).expect("open");

@@ -275,7 +275,7 @@ mod tests {
         in_shim(async |path| {
             let begin = Instant::now();
             assert!(!write(&path, "x").finish(Duration::from_secs(10)).await, "never read");
-            assert!(begin.elapsed() < Duration::from_secs(4));
+            assert!(begin.elapsed() < Duration::from_secs(8), "not all that it might have");
 
             let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
             let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
@@ -287,7 +287,7 @@ mod tests {
             let task = tokio::task::spawn_local(async move { open.close(&progress).await });
             let begin = Instant::now();
             assert!(!Output { task, progress: told }.finish(Duration::from_secs(10)).await);
-            assert!(begin.elapsed() < Duration::from_secs(1));
+            assert!(begin.elapsed() < NEVER_READ, "less than for one who never came");
         });
     }
 }

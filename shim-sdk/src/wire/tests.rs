@@ -23,8 +23,10 @@ use crate::{
     Result, Runtime, spawn_process,
 };
 
-/// Sleeps in every container, and in every call that takes long.
-struct Sleeper;
+/// Sleeps in every container; its Create of one named "slow" waits until it is let go.
+struct Sleeper {
+    go: Rc<Notify>,
+}
 
 impl Runtime for Sleeper {
     type Container = ();
@@ -36,7 +38,7 @@ impl Runtime for Sleeper {
 
     async fn create(&self, request: Create, _: Io) -> Result<Created<()>> {
         if request.id.as_str() == "slow" {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.go.notified().await;
         }
         Ok(Created { container: (), pid: None })
     }
@@ -63,6 +65,7 @@ struct Daemon {
     client: Client,
     task: TaskClient,
     stop: Rc<Notify>,
+    go: Rc<Notify>,
 }
 
 impl Daemon {
@@ -74,7 +77,9 @@ impl Daemon {
         let stop = Rc::new(Notify::new());
         let (notes, _) = mpsc::unbounded_channel();
         let events = Queue::default();
-        let core = Core::new(Sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
+        let go = Rc::new(Notify::new());
+        let sleeper = Sleeper { go: Rc::clone(&go) };
+        let core = Core::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
         let core = Rc::new(core);
         let (jobs, mut asked) = mpsc::unbounded_channel::<Job<Sleeper>>();
         let server = server::serve(listener, &jobs, core.capabilities).await.expect("serve");
@@ -86,7 +91,7 @@ impl Daemon {
         });
         let stream = UnixStream::connect(&path).await.expect("connect");
         let client = Client::new(Socket::from(stream));
-        Self { folder, task: TaskClient::new(client.clone()), client, stop }
+        Self { folder, task: TaskClient::new(client.clone()), client, stop, go }
     }
 
     async fn create(&self, id: &str, limit: Duration) -> Result<(), TtrpcError> {
@@ -199,9 +204,16 @@ fn a_create_whose_client_gave_up_goes_on_and_is_found() {
         assert!(given_up.is_err(), "the deadline has passed");
         let taken = daemon.create("slow", LONG).await.expect_err("it is being made");
         assert_eq!(code_of(&taken), Code::ALREADY_EXISTS);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let state = StateRequest { id: "slow".to_owned(), ..StateRequest::default() };
-        let state = daemon.task.state(context::with_duration(LONG), &state).await.expect("made");
+        daemon.go.notify_one();
+        let request = StateRequest { id: "slow".to_owned(), ..StateRequest::default() };
+        let state = loop {
+            // Bounded by the time that a test has.
+            match daemon.task.state(context::with_duration(LONG), &request).await {
+                Ok(state) => break state,
+                Err(error) => assert_eq!(code_of(&error), Code::NOT_FOUND),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         assert_eq!(state.status.enum_value(), Ok(WireStatus::CREATED));
     });
 }
@@ -213,10 +225,10 @@ fn state_is_answered_at_once_while_a_container_is_being_made() {
         let slow = daemon.create("slow", LONG);
         let state = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let begin = std::time::Instant::now();
             let state = StateRequest { id: "c".to_owned(), ..StateRequest::default() };
             daemon.task.state(context::with_duration(LONG), &state).await.expect("state");
-            assert!(begin.elapsed() < Duration::from_millis(100));
+            // Not before: whatever State waits for, it is not this.
+            daemon.go.notify_one();
         };
         let (slow, ()) = tokio::join!(slow, state);
         slow.expect("create");
