@@ -15,6 +15,9 @@ use serde_json::json;
 /// if a helper that died or was stopped is noticed as such.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
+/// What the helper is called, as far as the kernel keeps it.
+const HELPER: &str = "shim-libcontain";
+
 /// A shim, its events, and a container that stays.
 pub(crate) struct Host {
     events: Events,
@@ -80,8 +83,16 @@ impl Host {
         fs::remove_dir_all(self.root.path().join("snap").join(&bundle.id)).context("its layer")
     }
 
+    /// The libcontainer helpers. What they clone is the shim's child as well, and bears their name
+    /// until it executes the container's command.
+    pub(crate) fn helpers(&self) -> Vec<i32> {
+        let mut helpers = self.children(HELPER);
+        helpers.retain(|pid| has_executed(*pid));
+        helpers
+    }
+
     /// The shim's children that bear a name.
-    pub(crate) fn children(&self, name: &str) -> Vec<i32> {
+    fn children(&self, name: &str) -> Vec<i32> {
         let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.shim));
         list.unwrap_or_default()
             .split_whitespace()
@@ -97,7 +108,7 @@ impl Host {
     pub(crate) fn settled(&self, before: Option<&Holdings>) -> Result<Holdings> {
         // A helper leaves after ten seconds without work.
         let limit = Duration::from_secs(20);
-        until(limit, || self.children("shim-libcontain").is_empty().then_some(()))
+        until(limit, || self.children(HELPER).is_empty().then_some(()))
             .context("the helper does not leave")?;
         let began = Instant::now();
         loop {
@@ -171,6 +182,14 @@ impl Host {
         ensure!(left.is_empty(), "left behind:\n{}", harness::leak::list(&left));
         Ok(())
     }
+}
+
+/// Whether a process has executed a program since it was cloned: the kernel's PF_FORKNOEXEC is not
+/// among its flags, the seventh field after its name in proc(5)'s stat.
+fn has_executed(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u32| flags & 0x40 == 0)
 }
 
 fn lay_out(root: &Root, rootfs: &std::path::Path, script: &str) -> Result<Bundle> {
