@@ -424,6 +424,16 @@ pub(crate) struct Life<'s> {
     pub(crate) created_pid: u32,
 }
 
+/// Whether a shell catches a signal. What is to become the shell may be Go's, whose own handlers are
+/// for SIGURG, too; no script has a trap for that.
+fn traps(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let catches = |signal: Signal| caught & (1 << (signal as i32 - 1)) != 0;
+    catches(signal) && !catches(Signal::SIGURG)
+}
+
 /// A script that goes on until [`Life::tell`], and then exits with a code.
 pub(crate) fn until_told(code: u32) -> String {
     format!("trap 'exit {code}' TERM; while :; do sleep 0.05; done")
@@ -432,9 +442,15 @@ pub(crate) fn until_told(code: u32) -> String {
 impl Life<'_> {
     /// Makes an init that runs [`until_told`] exit, without the shim's help.
     pub(crate) fn tell(&self) -> Result<()> {
-        // Its trap has to be set: the first process of a namespace is deaf without.
-        std::thread::sleep(Duration::from_millis(200));
+        self.listens()?;
         kill(Pid::from_raw(i32::try_from(self.pid)?), Signal::SIGTERM).context("signal init")
+    }
+
+    /// Waits until an init that is a shell has set its trap for SIGTERM: the first process of a
+    /// namespace is deaf without.
+    pub(crate) fn listens(&self) -> Result<()> {
+        until(SOON, || traps(self.pid, Signal::SIGTERM).then_some(()))
+            .context("init does not set its trap")
     }
 
     /// Starts it.

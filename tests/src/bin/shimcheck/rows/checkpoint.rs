@@ -73,7 +73,7 @@ fn checkpoint(stage: &Stage) -> Result<()> {
 /// A container that counts in its memory, and where it writes how far it is. All of a stage's have
 /// one group: on version 2 criu puts processes back into the group in which it found them.
 fn counting<'s>(stage: &'s Stage, image: Option<&PathBuf>) -> Result<(Life<'s>, PathBuf)> {
-    let script = "n=0; while :; do n=$((n + 1)); echo $n > /tmp/now; sleep 0.05; done";
+    let script = "n=0; while :; do n=$((n + 1)); echo $n >> /tmp/now; sleep 0.05; done";
     let bundle = stage.shaped(script, |spec| {
         spec["linux"]["cgroupsPath"] = format!("/{0}/{0}-counting", stage.token).into();
     })?;
@@ -83,9 +83,10 @@ fn counting<'s>(stage: &'s Stage, image: Option<&PathBuf>) -> Result<(Life<'s>, 
     Ok((stage.create_with(bundle, &request)?, file))
 }
 
-/// How far it is.
+/// How far it is: what its last whole line says, wherever in writing another it was stopped.
 fn counted(file: &PathBuf) -> Option<u32> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
+    let text = fs::read_to_string(file).ok()?;
+    text.rsplit_once('\n')?.0.lines().next_back()?.parse().ok()
 }
 
 fn restore(stage: &Stage) -> Result<()> {

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use protos::ttrpc::api::DeleteResponse;
 use protos::ttrpc::protobuf::Message;
 
+use super::runtime::hangs;
 use super::task::contained;
 use crate::fake::Fake;
 use crate::row::{Row, row};
@@ -307,8 +308,7 @@ fn runtime_dies(stage: &Stage) -> Result<()> {
     let shim = stage.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let creating = task.send("Create", &bundle.create_request())?;
-    until(Duration::from_secs(3), || (!fake.calls().is_empty()).then_some(()));
-    if fake.must_be_used("create").is_err() {
+    if !hangs(&creating, || fake.must_be_used("create").is_ok()) {
         let _: Result<protos::ttrpc::api::CreateTaskResponse, CallError> = creating.wait(SOON);
         finish(&task)?;
         shim.leave(&bundle.id)?;
@@ -316,10 +316,13 @@ fn runtime_dies(stage: &Stage) -> Result<()> {
     }
     std::thread::sleep(Duration::from_millis(100));
     crashed(&shim, &bundle)?;
-    let left: Vec<_> = leak::processes(&stage.scope())
-        .into_iter()
-        .filter(|trace| matches!(trace, leak::Trace::Process { what, .. } if what.contains("fake/sleep")))
-        .collect();
+    let mut left = Vec::new();
+    // It has been killed, and may not have been given the time to die.
+    until(SOON, || {
+        left = leak::processes(&stage.scope());
+        left.retain(|trace| matches!(trace, leak::Trace::Process { what, .. } if what.contains("fake/sleep")));
+        left.is_empty().then_some(())
+    });
     ensure!(left.is_empty(), "the runtime lives on:\n{}", leak::list(&left));
     stage.nothing_but_sockets_left()
 }
@@ -407,7 +410,7 @@ fn delete_sigterm(stage: &Stage) -> Result<()> {
     let life = stage.run_bundle(fake.bundle(stage, "exec sleep 100")?)?;
     life.shim.signal(Signal::SIGKILL)?;
     life.shim.gone(SOON)?;
-    fake.fault("delete", "\"$d/sleep\" 1")?;
+    fake.fault("delete", "until [ -e \"$d/go\" ]; do \"$d/sleep\" 0.05; done")?;
     let invocation = stage.invocation(&life.bundle);
     let binary = invocation.binary.display().to_string();
     let deleting = std::thread::spawn(move || invocation.delete());
@@ -426,6 +429,7 @@ fn delete_sigterm(stage: &Stage) -> Result<()> {
             }
         }
     }
+    std::fs::write(fake.path.with_file_name("go"), "")?;
     let answer = match deleting.join() {
         Ok(answer) => answer?,
         Err(_) => bail!("delete was not waited for"),

@@ -172,8 +172,10 @@ fn exec(stage: &Stage) -> Result<()> {
 
 fn exec_state(stage: &Stage) -> Result<()> {
     let life = sleeping(stage)?;
-    let request = life.task.exec_request("e1", &process(&shell("sleep 1; exit 4")));
-    unless_unimplemented(life.task.exec(&request), "Exec")?;
+    // It ends when its input does.
+    let mut pipes = stage.pipes_with_input()?;
+    let request = life.task.exec_request("e1", &process(&shell("cat; exit 4")));
+    unless_unimplemented(life.task.exec(&pipes.exec(request)), "Exec")?;
     ensure!(status(&life.task, "e1")? == Status::CREATED, "{:?}", status(&life.task, "e1")?);
     let pid = life.task.start("e1")?;
     let state = life.task.state("e1")?;
@@ -186,6 +188,9 @@ fn exec_state(stage: &Stage) -> Result<()> {
         state.id,
         state.exec_id
     );
+    pipes.input()?.open(SOON)?;
+    life.task.close_stdin("e1")?;
+    pipes.input()?.close();
     ensure!(exit_status(&life.task, "e1")? == 4);
     let state = life.task.state("e1")?;
     ensure!(state.status == Status::STOPPED.into(), "the status is {:?}", state.status);

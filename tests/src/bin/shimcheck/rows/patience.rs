@@ -9,7 +9,7 @@ use protos::ttrpc::api::Status;
 
 use crate::row::{Row, row};
 use crate::stage::{
-    Life, Pipes, SOON, Stage, exit_status, finish, timed, unless_unimplemented, until_told,
+    Life, Pipes, SOON, Stage, exit_status, finish, status, timed, unless_unimplemented, until_told,
 };
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -423,7 +423,7 @@ fn deadline_wait(stage: &Stage) -> Result<()> {
         let hasty = life.task.with_deadline(Duration::from_millis(10));
         drop(hasty.send("Wait", &life.task.wait_request(""))?);
     }
-    std::thread::sleep(Duration::from_millis(300));
+    until(SOON, || (life.shim.threads() <= threads + 4).then_some(()));
     let grown = life.shim.threads().saturating_sub(threads);
     ensure!(grown <= 4, "{grown} threads more");
     let grown = life.shim.resident_kb().saturating_sub(resident);
@@ -442,6 +442,8 @@ fn daemon_restart(stage: &Stage) -> Result<()> {
     let task = Task::new(&client, life.shim.reply.service(), life.task.id());
     let (answer, took) = timed(|| task.connect());
     ensure!(answer?.task_pid == life.pid || took < Duration::from_secs(5));
+    // On a slow machine, init may only just be about to end.
+    until(SOON, || status(&task, "").is_ok_and(|now| now == Status::STOPPED).then_some(()));
     let state = task.state("")?;
     ensure!(state.status == Status::STOPPED.into(), "State says {:?}", state.status);
     ensure!(state.exit_status == 14, "State says {}", state.exit_status);

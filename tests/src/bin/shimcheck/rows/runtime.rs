@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::shim::bundle::{process, shell};
-use harness::shim::ttrpc::{CallError, Code};
+use harness::shim::ttrpc::{CallError, Code, Pending};
 use harness::shim::until;
 use protos::ttrpc::api::{CreateTaskResponse, Empty, StartRequest, StartResponse, Status};
 
@@ -362,7 +362,8 @@ fn create_hang(stage: &Stage) -> Result<()> {
     fake.fault("create", HANG)?;
     let other = life.task.other(&second.id);
     let hanging = other.send("Create", &second.create_request())?;
-    std::thread::sleep(Duration::from_millis(300));
+    let creates = || fake.calls().iter().filter(|call| call.starts_with("create:")).count();
+    ensure!(hangs(&hanging, || creates() > 1), "the runtime was not called again");
     answers(&life)?;
     let (unknown, took) = timed(|| other.within(Duration::from_secs(2)).state(""));
     ensure!(
@@ -395,6 +396,13 @@ fn end_hung(stage: &Stage, fake: &Fake) -> Result<()> {
     .context("no runtime hangs")
 }
 
+/// Waits until the runtime was called, with which a call hangs, or until the call was answered without
+/// it; whether it was called.
+pub(super) fn hangs(call: &Pending, called: impl Fn() -> bool) -> bool {
+    until(SOON, || (called() || !call.is_silent_for(Duration::ZERO)).then_some(()));
+    called()
+}
+
 /// What must be answered whatever hangs.
 fn answers(life: &Life<'_>) -> Result<()> {
     for _ in 0..5 {
@@ -414,10 +422,8 @@ fn start_hang(stage: &Stage) -> Result<()> {
     fake.fault("start", HANG)?;
     let request = StartRequest { id: second.id.clone(), ..Default::default() };
     let hanging = other.send("Start", &request)?;
-    let called = until(Duration::from_secs(2), || {
-        fake.calls().iter().filter(|call| call.starts_with("start:")).nth(1).cloned()
-    });
-    if called.is_none() {
+    let called = || fake.calls().iter().filter(|call| call.starts_with("start:")).count() > 1;
+    if !hangs(&hanging, called) {
         let _: Result<StartResponse, CallError> = hanging.wait(SOON);
         finish(&other)?;
         finish(&life.task)?;
@@ -449,8 +455,7 @@ fn exec_hang(stage: &Stage) -> Result<()> {
         ..Default::default()
     };
     let hanging = life.task.send("Start", &request)?;
-    let used = until(SOON, || fake.must_be_used("exec").ok());
-    if used.is_none() {
+    if !hangs(&hanging, || fake.must_be_used("exec").is_ok()) {
         return fake.must_be_used("exec");
     }
     answers(&life)?;
@@ -491,8 +496,7 @@ fn kill_hang(stage: &Stage) -> Result<()> {
     other.start("")?;
     fake.fault("kill", HANG)?;
     let hanging = other.send("Kill", &other.kill_request("", 9))?;
-    let used = until(Duration::from_secs(2), || fake.must_be_used("kill").ok());
-    if used.is_some() {
+    if hangs(&hanging, || fake.must_be_used("kill").is_ok()) {
         answers(&life)?;
         fake.mend("kill");
         end_hung(stage, &fake)?;
@@ -578,8 +582,7 @@ fn delete_hang(stage: &Stage) -> Result<()> {
     exit_status(&other, "")?;
     fake.fault("delete", HANG)?;
     let hanging = other.send("Delete", &other.delete_request(""))?;
-    let used = until(Duration::from_secs(3), || fake.must_be_used("delete").ok());
-    if used.is_none() {
+    if !hangs(&hanging, || fake.must_be_used("delete").is_ok()) {
         return fake.must_be_used("delete");
     }
     answers(&life)?;

@@ -354,7 +354,7 @@ fn restart(stage: &Stage) -> Result<()> {
     let pipes = stage.pipes()?;
     let life = begun(
         stage,
-        "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.003; done",
+        "trap told=1 TERM; i=0; while [ -z $told ]; do i=$((i+1)); echo $i; sleep 0.003; done; echo end",
         &pipes,
     )?;
     let out = pipes.out()?;
@@ -366,11 +366,14 @@ fn restart(stage: &Stage) -> Result<()> {
         ensure!(life.status()? == Status::RUNNING, "the container died when its reader left");
         out.resume()?;
     }
+    life.tell()?;
     ensure!(life.exit_status()? == 0, "the container failed");
     life.task.delete("")?;
     ensure!(out.wait_end(SOON), "stdout did not end");
-    let count = lines_in_order(&out.text())?;
-    ensure!(count == 400, "{count} of 400 lines arrived");
+    let text = out.text();
+    let lines = text.strip_suffix("end\n").context("the last line is missing")?;
+    let count = lines_in_order(lines)?;
+    ensure!(count > 40, "{count} lines arrived");
     life.shim.leave(&life.bundle.id)?;
     stage.nothing_left()
 }
