@@ -72,6 +72,10 @@ fn standard_input_reaches_the_container_and_ends(engine: Engine) {
     assert!(done.out().starts_with(&image::hex(&input)), "{done:?}");
 }
 
+/// Clients set the terminal's size when the container runs already.
+pub(crate) const ON_A_TERMINAL: &str = "tty; until [ \"$(stty size)\" = '33 99' ]; do sleep 0.1; \
+                                        done; stty size; read word; echo got:$word; exit 7";
+
 fn a_terminal_has_its_size_and_answers(engine: Engine) {
     let root = Root::new();
     let containerd = containerd(&root, engine);
@@ -79,7 +83,7 @@ fn a_terminal_has_its_size_and_answers(engine: Engine) {
         engine.runtime(),
         &["--rm", "--tty"],
         APP,
-        &["/bin/sh", "-c", "sleep 0.3; tty; stty size; read word; echo got:$word; exit 7"],
+        &["/bin/sh", "-c", ON_A_TERMINAL],
     );
     let mut terminal = Terminal::start(&ctr);
     terminal.shows("/dev/pts/0");
@@ -219,7 +223,9 @@ fn a_shim_killed_outright_leaves_nothing_once_its_container_is_removed(engine: E
     // containerd notices, has the shim binary clean up, and forgets the task.
     let bundle = containerd.bundle(&id);
     eventually(wait::SOON, "containerd removes the bundle", || (!bundle.exists()).then_some(()));
-    assert_eq!(containerd.run(&["task", "ls", "-q"]).success().out(), "");
+    eventually(wait::SOON, "it forgets the task", || {
+        containerd.run(&["task", "ls", "-q"]).success().out().is_empty().then_some(())
+    });
     let _ = containerd.run(&["containers", "rm", &id]).success();
     if engine == Engine::Stock {
         // containerd's own shim leaves the dead one's socket.

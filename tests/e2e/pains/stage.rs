@@ -1,14 +1,13 @@
 //! A daemon's part, played over raw ttrpc, for whatever no real daemon can be brought to do.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::shim::bundle::{self, Bundle};
 use harness::shim::{Client, Dialect, Events, Invocation, Reply, Task, until};
-use harness::{Root, leak, programs, wait};
+use harness::{Root, eventually, leak, programs, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protos::ttrpc::api::CreateTaskRequest;
@@ -118,23 +117,21 @@ impl Stage {
 
     /// A runtime that does as runc does, until a verb is made to go wrong.
     pub(crate) fn runtime(&self, bundle: &mut Bundle) -> Fault {
-        let directory = self.root.dir("runtime");
+        let (directory, faults) = (self.root.dir("runtime"), self.root.dir("runtime/faults"));
         let (path, real) = (directory.join("runtime"), programs::system("runc"));
         let script = format!(
             "#!/bin/sh\nreal='{}'\nfor word do\n  case $word in\n    \
              create|start|exec|delete) if [ -e '{1}'/$word ]; then . '{1}'/$word; fi; break ;;\n  \
              esac\ndone\nexec \"$real\" \"$@\"\n",
             real.display(),
-            directory.join("faults").display()
+            faults.display()
         );
-        fs::create_dir_all(directory.join("faults")).expect("make a directory");
         if !path.exists() {
-            fs::write(&path, script).expect("write a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("own file");
+            programs::script(&path, &script);
         }
         let options = bundle.options.get_or_insert_default();
         options.binary_name = path.display().to_string();
-        Fault { directory: directory.join("faults") }
+        Fault { directory: faults }
     }
 
     /// Ends a container and its shim.
@@ -187,6 +184,24 @@ impl Fault {
     /// Makes a verb run this first; `"$real" "$@"` is what it would have run.
     pub(crate) fn before(&self, verb: &str, script: &str) {
         fs::write(self.directory.join(verb), format!("{script}\n")).expect("write a fault");
+    }
+
+    /// Makes a verb stop before it has begun, until [`Self::let_go`].
+    pub(crate) fn hold(&self, verb: &str) {
+        let at = |name: &str| self.directory.join(name).display().to_string();
+        let (held, go) = (at("held"), at("go"));
+        self.before(verb, &format!(": >'{held}'; until [ -e '{go}' ]; do sleep 0.05; done"));
+    }
+
+    /// Waits until a call has come to where it is held.
+    #[track_caller]
+    pub(crate) fn holds(&self) {
+        let held = self.directory.join("held");
+        eventually(wait::SOON, "the runtime is called", || held.exists().then_some(()));
+    }
+
+    pub(crate) fn let_go(&self) {
+        fs::write(self.directory.join("go"), "").expect("write a file");
     }
 
     pub(crate) fn mend(&self, verb: &str) {
