@@ -100,7 +100,8 @@ fn signals_reach_the_process_they_are_for_and_all_of_them_when_asked(engine: Eng
                   while :; do sleep 0.05; done";
     let id = house.detached(&[], script);
     let there = |exec: &str, file: &str| {
-        let look = format!("until [ -e {file} ]; do sleep 0.05; done; cat {file}");
+        // Made, it may still be empty.
+        let look = format!("until [ -s {file} ]; do sleep 0.05; done; cat {file}");
         run(&mut house.exec(&id, exec, &look)).success().out()
     };
     assert_eq!(there("look", "/up"), "up");

@@ -403,9 +403,9 @@ mod tests {
         let ended = ended.expect("it ends");
         assert_eq!((ended.out.as_slice(), ended.err.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
         let held = run(
-            Command::new("/bin/sh").args(["-c", "sleep 2 & echo out"]),
+            Command::new("/bin/sh").args(["-c", "sleep 6 & echo out"]),
             &[],
-            Duration::from_millis(500),
+            Duration::from_secs(2),
         );
         assert!(held.expect_err("it is held").to_string().contains("holds its output open"));
     }
