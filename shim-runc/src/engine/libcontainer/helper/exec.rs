@@ -21,6 +21,7 @@ use super::check;
 use super::container::{Streams, failure, load, read_spec, record};
 use super::executor::UserCommand;
 use super::identity::{self, Identity};
+use crate::making;
 
 /// Starts a process; returns its pid. The process is read from a descriptor, as JSON.
 pub(super) fn exec(
@@ -40,6 +41,11 @@ pub(super) fn exec(
             return Err(Failure::new(Reason::WrongState, "cannot exec in a stopped container"));
         }
     }
+    // libcontainer makes the cgroups that it joins where they are missing: should the shim be killed
+    // meanwhile, whoever cleans up after it must not be done before this.
+    let _making = making::mark(container.bundle()).map_err(|error| {
+        Failure::new(Reason::Other, format!("mark the bundle of {id}: {error}"))
+    })?;
     let spec = read_spec(container.bundle())?;
     let mut process: Process = std::io::read_to_string(File::from(process))
         .and_then(|text| Ok(serde_json::from_str(&text)?))
