@@ -21,8 +21,8 @@ use serde_json::Value;
 use crate::options::Options;
 use crate::row::not_offered;
 
-/// How long what should happen at once may take on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// How long what should happen at once may take on a busy machine, or on one that is emulated.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A row's surroundings.
 pub(crate) struct Stage {

@@ -19,7 +19,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("storm-kill-delete", "Kill, Wait, State and Delete at the same time each get a true answer", "§1.4", kill_delete),
         row("storm", "create, exec, kill, delete and state from six clients at once: every answer makes sense", "pain 3, pain 4", storm).within(120),
         row("storm-containers", "30 short containers in one shim each tell one exit", "pain 2, pain 9", containers).within(90),
-        row("storm-shims", "containers of several shims can be created at once below a cgroup that is new to all", "§1.4", shims).within(60),
+        row("storm-shims", "containers of several shims can be created at once below a cgroup that is new to all", "§1.4", shims).within(90),
         row("growth-execs", "after many execs there is no thread, descriptor or child more", "pain 14, pain 13", growth).within(600),
         row("growth-containers", "after 30 containers in one shim there is no thread, descriptor or child more", "pain 14", growth_containers).within(120),
         row("growth-failures", "after 60 calls that fail there is no thread, descriptor or child more", "pain 14", growth_failures).within(60),
@@ -255,7 +255,8 @@ fn shims(stage: &Stage) -> Result<()> {
         .map(|(shim, bundle)| Ok(shim.task(&bundle.id).send("Create", &bundle.create_request())?))
         .collect::<Result<Vec<_>>>()?;
     for pending in sent {
-        pending.wait::<CreateTaskResponse>(SOON).context("Create")?;
+        // Six at once in an emulated machine.
+        pending.wait::<CreateTaskResponse>(SOON * 2).context("Create")?;
     }
     for (shim, bundle) in members {
         let task = shim.task(&bundle.id);
