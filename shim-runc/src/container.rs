@@ -12,6 +12,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
 
 use crate::cgroup::{Cgroup, Freeze};
@@ -30,8 +31,7 @@ pub(crate) struct Container {
     options: Options,
     engine: AnyEngine,
     notifier: Notifier,
-    /// Whether all that init leaves behind dies with it.
-    own_pid_namespace: bool,
+    traits: Traits,
     stage: RefCell<Stage>,
     started: Cell<bool>,
     paused: Cell<bool>,
@@ -72,7 +72,11 @@ impl Container {
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
         };
-        let init = engine.create(&request, io).await?;
+        // Asked first, so that what is looked up here is looked up while the engine works.
+        let (init, (traits, ())) = tokio::join!(engine.create(&request, io), async {
+            (Traits::of(bundle), Cgroup::look_ahead())
+        });
+        let init = init?;
         if matches!(engine, AnyEngine::Libcontainer(_)) {
             // runc has written it; a later delete, perhaps of another shim, looks for it.
             let path = bundle.join(INIT_PID_FILE);
@@ -80,8 +84,19 @@ impl Container {
                 log::warn!("write {}: {cause}", path.display());
             }
         }
-        let stage = Stage::Made(Made::of(init, &notifier));
-        Ok((Self::at(stage, id, bundle, options, engine, notifier), init))
+        let stage = RefCell::new(Stage::Made(Made::of(init, &notifier)));
+        let container = Self {
+            id,
+            bundle: bundle.to_owned(),
+            options,
+            engine,
+            notifier,
+            traits,
+            stage,
+            started: Cell::new(false),
+            paused: Cell::new(false),
+        };
+        Ok((container, init))
     }
 
     /// Remembers a container that start will make from a checkpoint.
@@ -103,19 +118,8 @@ impl Container {
         options.write(bundle)?;
         give_streams(&io, &options)?;
         let stage = Stage::Checkpointed(Restore::new(bundle, checkpoint, &options), Some(io));
-        Ok(Self::at(stage, id, bundle, options, engine, notifier))
-    }
-
-    fn at(
-        stage: Stage,
-        id: ContainerId,
-        bundle: &Path,
-        options: Options,
-        engine: AnyEngine,
-        notifier: Notifier,
-    ) -> Self {
-        Self {
-            own_pid_namespace: own_pid_namespace(bundle),
+        Ok(Self {
+            traits: Traits::of(bundle),
             id,
             bundle: bundle.to_owned(),
             options,
@@ -124,7 +128,7 @@ impl Container {
             stage: RefCell::new(stage),
             started: Cell::new(false),
             paused: Cell::new(false),
-        }
+        })
     }
 
     /// Runs the user's command, or restores the checkpoint.
@@ -170,6 +174,11 @@ impl Container {
         self.engine.delete(&self.id, !self.started.get()).await
     }
 
+    /// Whether only hooks that run last could still look at the root file system, and there are none.
+    pub(crate) fn deletes_without_rootfs(&self) -> bool {
+        !self.traits.poststop_hooks
+    }
+
     /// Signals one process.
     pub(crate) fn signal(
         &self,
@@ -212,7 +221,7 @@ impl Container {
         };
         if let Some(cgroup) = &made.cgroup {
             let paused = self.paused.replace(false);
-            let ended = if !self.own_pid_namespace {
+            let ended = if !self.traits.own_pid_namespace {
                 cgroup.signal_all(Number::KILL, paused).await
             } else if paused {
                 cgroup.freeze(Freeze::Thawed).await
@@ -350,33 +359,52 @@ fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Whether a bundle asks for a new pid namespace: the kernel then ends all with init. A spec that
-/// cannot be read counts as no, so that nothing is left running.
-fn own_pid_namespace(bundle: &Path) -> bool {
-    #[derive(Deserialize)]
-    struct Spec {
-        linux: Option<Linux>,
-    }
-    #[derive(Deserialize)]
-    struct Linux {
+/// What a bundle's spec says that matters later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Traits {
+    /// A new pid namespace: the kernel then ends all with init.
+    own_pid_namespace: bool,
+    poststop_hooks: bool,
+}
+
+impl Traits {
+    /// Reads them. A spec that cannot be read leaves everything to be reckoned with.
+    fn of(bundle: &Path) -> Self {
+        #[derive(Default, Deserialize)]
         #[serde(default)]
-        namespaces: Option<Vec<Namespace>>,
-    }
-    #[derive(Deserialize)]
-    struct Namespace {
-        r#type: String,
+        struct Spec {
+            linux: Option<Linux>,
+            hooks: Option<Hooks>,
+        }
+        #[derive(Default, Deserialize)]
         #[serde(default)]
-        path: Option<String>,
+        struct Linux {
+            namespaces: Option<Vec<Namespace>>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Hooks {
+            poststop: Option<Vec<IgnoredAny>>,
+        }
+        #[derive(Deserialize)]
+        struct Namespace {
+            r#type: String,
+            #[serde(default)]
+            path: Option<String>,
+        }
+        let json = fs::read(bundle.join("config.json")).unwrap_or_default();
+        let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
+            return Self { own_pid_namespace: false, poststop_hooks: true };
+        };
+        let mut namespaces = spec.linux.and_then(|linux| linux.namespaces).into_iter().flatten();
+        let poststop = spec.hooks.and_then(|hooks| hooks.poststop);
+        Self {
+            own_pid_namespace: namespaces.any(|namespace| {
+                namespace.r#type == "pid" && namespace.path.is_none_or(|path| path.is_empty())
+            }),
+            poststop_hooks: poststop.is_some_and(|hooks| !hooks.is_empty()),
+        }
     }
-    let Ok(json) = fs::read(bundle.join("config.json")) else {
-        return false;
-    };
-    let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
-        return false;
-    };
-    spec.linux.and_then(|linux| linux.namespaces).into_iter().flatten().any(|namespace| {
-        namespace.r#type == "pid" && namespace.path.is_none_or(|path| path.is_empty())
-    })
 }
 
 /// A signal as the kernel's wrappers take it; real-time signals are none of theirs.
@@ -411,18 +439,29 @@ mod tests {
         assert_eq!(owner(&file), (0, 0));
     }
 
+    fn traits(json: &str) -> Traits {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join("config.json"), json).unwrap();
+        Traits::of(bundle.path())
+    }
+
     #[test]
     fn only_a_new_pid_namespace_ends_everything_with_init() {
-        let bundle = tempfile::tempdir().unwrap();
-        let given = |json: &str| {
-            fs::write(bundle.path().join("config.json"), json).unwrap();
-            own_pid_namespace(bundle.path())
-        };
+        let given = |json: &str| traits(json).own_pid_namespace;
         assert!(given(r#"{"linux":{"namespaces":[{"type":"ipc"},{"type":"pid"}]}}"#));
         assert!(given(r#"{"linux":{"namespaces":[{"type":"pid","path":""}]}}"#));
         assert!(!given(r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#));
         assert!(!given(r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#));
         assert!(!given(r#"{"linux":null}"#));
         assert!(!given("not json"));
+    }
+
+    #[test]
+    fn hooks_that_run_last_are_known() {
+        let given = |json: &str| traits(json).poststop_hooks;
+        assert!(given(r#"{"hooks":{"poststop":[{"path":"/bin/true"}]}}"#));
+        assert!(given("not json"));
+        assert!(!given(r#"{"hooks":{"poststop":[],"prestart":[{"path":"/bin/true"}]}}"#));
+        assert!(!given(r#"{"hooks":null}"#));
     }
 }

@@ -155,6 +155,10 @@ impl Runtime for Shim {
         Ok(container.delete().await?)
     }
 
+    fn deletes_without_rootfs(&self, container: &Container) -> bool {
+        container.deletes_without_rootfs()
+    }
+
     async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()> {
         let options = Options::read(bundle.path())?;
         let engine = self.engine(&options, &self.namespace, bundle.path());

@@ -65,13 +65,20 @@ pub trait Runtime: Sized + 'static {
     /// Removes what create made.
     ///
     /// Init has exited and its output was drained (for 10 s at most), or there never was one; no
-    /// exec runs. When this has answered, the SDK unmounts the root file system.
+    /// exec runs. When this has answered, the SDK unmounts the root file system; or meanwhile, if
+    /// [`deletes_without_rootfs`](Self::deletes_without_rootfs).
     ///
     /// # Errors
     ///
     /// The container stays as it was, and this may be called again; what is already gone is not
     /// an error.
     async fn delete(&self, container: &Self::Container) -> Result<()>;
+
+    /// Whether nothing of this container's delete, hooks among it, looks at the root file system. It
+    /// is then unmounted at the same time: both wait, for different things, and a client for both.
+    fn deletes_without_rootfs(&self, _container: &Self::Container) -> bool {
+        false
+    }
 
     /// Removes a container whose shim died, knowing its bundle alone.
     ///

@@ -29,10 +29,21 @@ enum Mounted {
     V2,
 }
 
+thread_local! {
+    static MOUNTED: OnceCell<Mounted> = const { OnceCell::new() };
+}
+
+pub(super) fn look_ahead() {
+    MOUNTED.with(|mounted| {
+        if mounted.get().is_none()
+            && let Ok(found) = mounts()
+        {
+            let _ = mounted.set(found);
+        }
+    });
+}
+
 pub(super) fn of_process(pid: i32) -> Result<Option<Cgroup>, EngineError> {
-    thread_local! {
-        static MOUNTED: OnceCell<Mounted> = const { OnceCell::new() };
-    }
     let theirs = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
     let ours = read(Path::new("/proc/self/cgroup"))?;
     MOUNTED.with(|mounted| {

@@ -64,6 +64,12 @@ impl Cgroup {
         find::of_process(pid)
     }
 
+    /// Looks up what is the same for every container, for [`of_process`](Self::of_process) to find it
+    /// known; what goes wrong goes wrong there again.
+    pub(crate) fn look_ahead() {
+        find::look_ahead();
+    }
+
     /// Every process in the container's groups and those below.
     pub(crate) fn pids(&self) -> Result<Vec<i32>, EngineError> {
         let mut pids = Vec::new();

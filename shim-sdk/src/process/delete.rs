@@ -59,9 +59,16 @@ impl<R: Runtime> Core<R> {
         if let Some(attached) = container.init.attached() {
             attached.drain(DRAIN).await;
         }
-        self.runtime.delete(&*container.record()?).await?;
-        if container.mounted {
-            unmount_rootfs(&container.bundle).await?;
+        let record = container.record()?;
+        if container.mounted && self.runtime.deletes_without_rootfs(&record) {
+            let unmounted = unmount_rootfs(&container.bundle);
+            let (deleted, unmounted) = tokio::join!(self.runtime.delete(&record), unmounted);
+            deleted.and(unmounted)?;
+        } else {
+            self.runtime.delete(&record).await?;
+            if container.mounted {
+                unmount_rootfs(&container.bundle).await?;
+            }
         }
         container.init.detach();
         let deleted = Deleted { pid: container.init.pid(), exit: container.init.exit() };

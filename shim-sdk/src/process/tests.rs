@@ -1,6 +1,7 @@
 //! The core against a runtime of plain processes that does as it is told.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::event::{Event, Names, Queue};
 use crate::journal::Stage;
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Error, Exec, ExecId, Io,
-    Journal, Kind, Pid, Program, Result, Runtime, Signal, spawn_process,
+    Journal, Kind, Mount, Pid, Program, Result, Runtime, Signal, spawn_process,
 };
 
 /// Runs shell scripts; the script of the init is the spec's first argument.
@@ -23,6 +24,9 @@ struct Shell {
     /// How often deleting fails before it works.
     failing_deletes: Cell<u32>,
     deletes: Cell<u32>,
+    /// A file of the root, which a delete either finds or waits to see gone.
+    in_root: RefCell<Option<PathBuf>>,
+    without_root: Cell<bool>,
     slow_create: Cell<Duration>,
     /// Makes the process in create, where a shell waits to be started.
     early: Cell<bool>,
@@ -68,11 +72,23 @@ impl Runtime for Shell {
     async fn delete(&self, _: &Option<Pid>) -> Result<()> {
         self.deletes.set(self.deletes.get() + 1);
         tokio::time::sleep(Duration::from_millis(20)).await;
+        let in_root = self.in_root.borrow().clone();
+        if let Some(file) = in_root {
+            let begun = tokio::time::Instant::now();
+            while self.without_root.get() && file.exists() && begun.elapsed().as_secs() < 10 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(file.exists(), !self.without_root.get());
+        }
         if self.failing_deletes.get() == 0 {
             return Ok(());
         }
         self.failing_deletes.set(self.failing_deletes.get() - 1);
         Err(Error::new(Kind::Unknown, "busy"))
+    }
+
+    fn deletes_without_rootfs(&self, _: &Option<Pid>) -> bool {
+        self.without_root.get()
     }
 
     async fn clean_up(&self, _: &ContainerId, _: &Bundle) -> Result<()> {
@@ -119,10 +135,14 @@ impl Shim {
     }
 
     async fn create_with(&self, names: Names) -> Result<Option<Pid>> {
+        self.create_on(Vec::new(), names).await
+    }
+
+    async fn create_on(&self, rootfs: Vec<Mount>, names: Names) -> Result<Option<Pid>> {
         let order = Order {
             id: ContainerId::new("c").expect("valid"),
             bundle: Bundle::new(self.bundle.path()),
-            rootfs: Vec::new(),
+            rootfs,
             names,
             checkpoint: String::new(),
             options: None,
@@ -287,6 +307,33 @@ fn a_delete_that_fails_can_be_repeated() {
         shim.delete().await.expect("no longer busy");
         assert_eq!(shim.told().await.iter().filter(|told| *told == "delete").count(), 1);
     });
+}
+
+#[test]
+fn a_root_is_unmounted_after_the_delete_or_while_it_does_not_look() {
+    for without_root in [false, true] {
+        test("exit 0", async |shim| {
+            let root = tempfile::tempdir().expect("temporary folder");
+            std::fs::write(root.path().join("file"), "").expect("write");
+            let in_root = shim.bundle.path().join("rootfs/file");
+            shim.core.runtime.in_root.replace(Some(in_root.clone()));
+            shim.core.runtime.without_root.set(without_root);
+            shim.core.runtime.failing_deletes.set(1);
+            let bind = Mount {
+                kind: "bind".to_owned(),
+                source: root.path().display().to_string(),
+                options: vec!["rbind".to_owned()],
+                ..Mount::default()
+            };
+            shim.create_on(vec![bind], Names::default()).await.expect("create");
+            assert!(in_root.exists(), "mounted");
+            shim.start().await.expect("start");
+            shim.core.wait("c", None).await.expect("wait");
+            assert_eq!(shim.delete().await.expect_err("busy").message(), "busy");
+            shim.delete().await.expect("no longer busy");
+            assert!(!in_root.exists(), "unmounted");
+        });
+    }
 }
 
 #[test]
