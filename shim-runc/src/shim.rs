@@ -58,7 +58,8 @@ impl Shim {
             // or root are known only later; a helper that is not needed leaves by itself.
             let EngineRoot(root) = shim.default.root(&Options::default(), &shim.namespace);
             let ahead = Libcontainer::new(root);
-            ahead.prepare();
+            let first = launch.id.as_ref().zip(launch.bundle.as_ref());
+            ahead.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
             shim.prepared.replace(Some(ahead));
         }
         Ok(shim)

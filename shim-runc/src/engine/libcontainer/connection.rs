@@ -26,8 +26,9 @@ use shim_sdk::{ProcessHandle, Program};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::image::Image;
 use super::wire::{self, Frame, Reply, Request};
-use super::{HELPER_ARGUMENT, HELPER_SOCKET, image, sys};
+use super::{HELPER_ARGUMENT, HELPER_SOCKET, sys};
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(2);
@@ -82,9 +83,9 @@ pub(super) struct Connection {
 impl Connection {
     /// Starts a helper. It is a child of the calling process and dies with the calling thread, so
     /// this must run on the shim's main thread.
-    pub(super) fn spawn() -> Result<Self, AskError> {
+    pub(super) fn spawn(image: &Image) -> Result<Self, AskError> {
         let step = |step| move |cause: io::Error| AskError::Spawn { step, cause };
-        let image = image::protected().map_err(step("open the shim's binary"))?;
+        let image = image.get().map_err(step("open the shim's binary"))?;
         let (near, far) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|cause| step("socketpair")(cause.into()))?;
@@ -106,6 +107,12 @@ impl Connection {
     #[cfg(test)]
     pub(super) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Says what wants no answer. Whether it was heard shows with the next question.
+    pub(super) fn tell(&self, request: &Request) -> io::Result<()> {
+        let bytes = wire::encode(self.sequence.get(), request)?;
+        wire::send(self.socket.get_ref(), &bytes, &[])
     }
 
     /// Asks one question and waits for its answer. After an error the connection is of no use.

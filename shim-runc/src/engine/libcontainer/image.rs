@@ -11,6 +11,7 @@
 //! page cache with the shim; the copy costs 2 ms and its whole size in memory.
 //! See open_tree(2), mount_setattr(2), memfd_create(2), fcntl(2) F_ADD_SEALS.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,8 +24,23 @@ use super::sys;
 
 const OWN_BINARY: &str = "/proc/self/exe";
 
-/// A descriptor of the shim's own executable that nobody can write through.
-pub(super) fn protected() -> io::Result<OwnedFd> {
+/// The shim's own executable, for as many helpers as it takes. It is held from the first to the last:
+/// the kernel waits, with whoever closes it, until nobody can be on the way through the mount.
+#[derive(Debug, Default)]
+pub(super) struct Image(OnceCell<OwnedFd>);
+
+impl Image {
+    /// A descriptor that nobody can write through.
+    pub(super) fn get(&self) -> io::Result<OwnedFd> {
+        if let Some(image) = self.0.get() {
+            return image.try_clone();
+        }
+        let image = protected()?;
+        self.0.get_or_init(|| image).try_clone()
+    }
+}
+
+fn protected() -> io::Result<OwnedFd> {
     let binary = Path::new(OWN_BINARY);
     read_only_mount(binary).or_else(|refused| {
         log::debug!("no read-only mount of {OWN_BINARY} ({refused}), copying it");

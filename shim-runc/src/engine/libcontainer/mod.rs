@@ -19,6 +19,7 @@
 
 mod connection;
 mod features;
+mod go;
 mod helper;
 mod image;
 mod report;
@@ -48,6 +49,7 @@ use crate::error::{EngineError, Operation};
 use super::{CreateContainer, Engine, ExecProcess};
 
 use self::connection::{Answer, AskError, Connection};
+use self::image::Image;
 use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
 
@@ -94,12 +96,21 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
 #[derive(Debug)]
 pub(crate) struct Libcontainer {
     root: PathBuf,
+    image: Image,
     helper: Mutex<Option<Connection>>,
-    /// The reports of containers whose init waits for its start; each ends when the user's
-    /// command is executed.
-    waiting: RefCell<HashMap<String, OwnedFd>>,
+    /// The containers whose init waits for its start.
+    waiting: RefCell<HashMap<String, Waiting>>,
     /// The processes that were handed over, and so are not a dead helper's strays.
     known: RefCell<HashSet<i32>>,
+}
+
+/// What is known of an init that waits for its start.
+#[derive(Debug)]
+struct Waiting {
+    /// What goes wrong from now on; it ends when the user's command is executed.
+    report: OwnedFd,
+    /// Whether hooks are run at the start.
+    hooked: bool,
 }
 
 /// A process's streams as the helper gets them.
@@ -132,6 +143,7 @@ impl Libcontainer {
     pub(crate) fn new(root: PathBuf) -> Self {
         Self {
             root,
+            image: Image::default(),
             helper: Mutex::new(None),
             waiting: RefCell::default(),
             known: RefCell::default(),
@@ -143,13 +155,24 @@ impl Libcontainer {
         Self { root, ..self }
     }
 
-    /// Starts the helper ahead of its first use; a failure shows when it is used.
-    pub(crate) fn prepare(&self) {
-        if tokio::runtime::Handle::try_current().is_ok()
-            && let Ok(mut helper) = self.helper.try_lock()
-            && helper.is_none()
+    /// Starts the helper ahead of its first use, and has it read the spec of the container that is
+    /// expected first; a failure shows when it is used.
+    pub(crate) fn prepare(&self, first: Option<(&str, &Path)>) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let Ok(mut helper) = self.helper.try_lock() else { return };
+        if helper.is_some() {
+            return;
+        }
+        let quiet = |error: &dyn std::fmt::Display| log::debug!("prepare: {error}");
+        *helper = Connection::spawn(&self.image).inspect_err(|error| quiet(error)).ok();
+        if let Some(helper) = &*helper
+            && let Some((id, bundle)) = first
+            && let Ok(bundle) = std::path::absolute(bundle)
         {
-            *helper = Connection::spawn().inspect_err(|error| log::debug!("prepare: {error}")).ok();
+            let request = Request::Expect { root: self.root.clone(), id: id.to_owned(), bundle };
+            let _ = helper.tell(&request).inspect_err(|error| quiet(error));
         }
     }
 
@@ -178,8 +201,8 @@ impl Libcontainer {
             }
         };
         match (answer.reply, answer.fds.pop()) {
-            (Reply::Created { pid }, Some(report)) => {
-                self.waiting.borrow_mut().insert(id.to_owned(), report);
+            (Reply::Created { pid, hooked }, Some(report)) => {
+                self.waiting.borrow_mut().insert(id.to_owned(), Waiting { report, hooked });
                 self.hand_over(pid);
                 Ok(pid)
             }
@@ -190,12 +213,20 @@ impl Libcontainer {
 
     /// Lets init run the user's command; returns once it does.
     async fn start_container(&self, id: &str) -> Result<(), EngineError> {
-        let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
-        self.done(Operation::Start, &request).await?;
-        let Some(report) = self.waiting.borrow_mut().remove(id) else {
+        let hooked = self.waiting.borrow().get(id).is_none_or(|waiting| waiting.hooked);
+        let told = !hooked
+            && go::tell(&self.root.join(id))
+                // The helper finds out why.
+                .inspect_err(|error| log::debug!("{id}: tell init to go on: {error}"))
+                .is_ok();
+        if !told {
+            let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
+            self.done(Operation::Start, &request).await?;
+        }
+        let Some(waiting) = self.waiting.borrow_mut().remove(id) else {
             return Ok(());
         };
-        let findings = read_to_end(report)
+        let findings = read_to_end(waiting.report)
             .await
             .map_err(|cause| EngineError::call("read the report of the start", cause))?;
         match findings.start_failure() {
@@ -285,7 +316,7 @@ impl Libcontainer {
         for _ in 0..ATTEMPTS {
             let connection = match slot.take() {
                 Some(connection) if !connection.has_ended() => connection,
-                _ => Connection::spawn()?,
+                _ => Connection::spawn(&self.image)?,
             };
             match connection.ask(request, fds, DEADLINE).await {
                 Ok(Answer { reply: Reply::Leaving, .. }) => connection.wait().await,

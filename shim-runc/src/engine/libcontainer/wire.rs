@@ -43,6 +43,8 @@ pub(super) struct Frame<T> {
 /// What the shim asks for. `root` is where libcontainer keeps its records.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
+    /// A Create of this container may follow: what only reads can be done by then. Not answered.
+    Expect { root: PathBuf, id: String, bundle: PathBuf },
     /// Answered by `Created`, with the reading end of the container's report beside it.
     Create { root: PathBuf, id: String, bundle: PathBuf, no_pivot_root: bool, streams: Streams },
     /// Answered by `Done` as soon as init has been told to go on.
@@ -71,6 +73,8 @@ pub(super) struct Streams {
 pub(super) enum Reply {
     Created {
         pid: i32,
+        /// Whether hooks are run at the start, so that it is the helper's.
+        hooked: bool,
     },
     Executed {
         pid: i32,

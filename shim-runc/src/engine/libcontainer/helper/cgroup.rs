@@ -2,14 +2,14 @@
 //!
 //! libcontainer's own removal looks each hierarchy up anew, knows no cgroups below the
 //! container's, and gives up after a fixed number of sleeps. Its joining makes the kernel wait for
-//! an RCU grace period, which is a third of what a container costs ([`Cgroups::join`]).
+//! an RCU grace period, which is a third of what a container costs ([`join`]).
 //!
 //! Promise: when [`Cgroups::remove`] returns, no process of the container is alive and no cgroup of it
 //! is left, below it included; what never existed is no error. The root of a hierarchy is
 //! never touched.
 //! See cgroups(7), cpuset(7).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::thread::sleep;
@@ -50,7 +50,7 @@ const CONTROLLERS: [&str; 12] = [
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 /// A container's cgroups that exist: one, or one in each v1 hierarchy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Cgroups {
     directories: Vec<PathBuf>,
 }
@@ -66,7 +66,7 @@ impl Hierarchies {
     pub(super) fn read() -> io::Result<Self> {
         // The kernel begins anew for each piece that it is asked for.
         let mut table = String::with_capacity(TABLE_BYTES);
-        fs::File::open("/proc/self/mountinfo")?.read_to_string(&mut table)?;
+        File::open("/proc/self/mountinfo")?.read_to_string(&mut table)?;
         Ok(Self { table })
     }
 
@@ -101,16 +101,15 @@ impl Cgroups {
         Ok(Hierarchies::read()?.find(path))
     }
 
-    /// Moves the calling process, which has one thread, into every one of them.
-    ///
-    /// By its thread, in `tasks`: to move a process by `cgroup.procs` the kernel first keeps all
-    /// others from forking, for which it waits for an RCU grace period of 5 to 20 ms. A thread that
-    /// moves itself needs no such care (since 5.8; before, this is as slow as the other).
-    pub(super) fn join(&self) -> io::Result<()> {
-        for directory in &self.directories {
-            write(&directory.join("tasks"), "0")?;
-        }
-        Ok(())
+    /// The files through which a process of one thread moves itself into every one of them
+    /// ([`join`]).
+    pub(super) fn doors(&self) -> io::Result<Vec<File>> {
+        let open = |directory: &PathBuf| {
+            let file = directory.join("tasks");
+            let open = fs::OpenOptions::new().write(true).open(&file);
+            open.map_err(|error| of("open", &file, &error))
+        };
+        self.directories.iter().map(open).collect()
     }
 
     /// Whether there are none.
@@ -180,6 +179,15 @@ impl Cgroups {
             }
         }
     }
+}
+
+/// Moves the calling process, which has one thread, through doors that its helper has opened.
+///
+/// By its thread, in `tasks`: to move a process by `cgroup.procs` the kernel first keeps all others
+/// from forking, for which it waits for an RCU grace period of 5 to 20 ms. A thread that moves
+/// itself needs no such care (since 5.8; before, this is as slow as the other).
+pub(super) fn join(doors: Vec<File>) -> io::Result<()> {
+    doors.into_iter().try_for_each(|mut door| door.write_all(b"0"))
 }
 
 /// Whether a container may have its cgroups at this path: below a hierarchy's root and without

@@ -4,6 +4,7 @@
 //! delete left, and what it did not find is not an error. What libcontainer's record says of a
 //! container is not trusted where the kernel can be asked.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, DirBuilder};
@@ -19,15 +20,15 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{Hooks, Spec};
 use libcontainer::syscall::syscall::SyscallType;
 
+use super::super::go;
 use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
-use super::cgroup::{Cgroups, Hierarchies};
+use super::cgroup::Cgroups;
 use super::check;
-use super::corrections::Corrections;
 use super::executor::UserCommand;
-use super::interior::Interior;
-use super::launch::{self, Launch};
+use super::launch::{self, Launch, NewGroups};
+use super::plan::Plan;
 use super::tailored::{self, Tailored};
 use crate::cgroup::v2 as unified;
 use crate::making;
@@ -72,56 +73,54 @@ impl Streams {
 /// Makes a container; returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
-    root: &Path,
-    id: &str,
-    bundle: &Path,
+    plan: Plan,
     no_pivot_root: bool,
     streams: Streams,
 ) -> Result<(i32, OwnedFd), Failure> {
-    let spec = read_spec(bundle)?;
-    if spec.hooks().is_some() {
+    let Plan {
+        root, id, bundle, spec, group, identity, interior, corrections, hierarchies, ..
+    } = plan;
+    if plan.hooked {
         session.retire();
     }
-    DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(|error| {
+    DirBuilder::new().recursive(true).mode(0o711).create(&root).map_err(|error| {
         Failure::new(Reason::Other, format!("create {}: {error}", root.display()))
     })?;
-    let directory = root.join(id);
+    let directory = root.join(&id);
     if directory.exists() {
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit it.
-    let _making = making::mark(bundle).map_err(|error| {
+    let _making = making::mark(&bundle).map_err(|error| {
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
-    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let group = tailored::group(asked, id);
-    let interior = Interior::of(&spec);
-    let corrections = Corrections::of(&spec);
-    let (spec, identity) = tailored::tailored(root, id, bundle, spec)?;
-    // What is there already is another's.
-    let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Other, &error))?;
-    let is_fresh = hierarchies.find(&group).is_empty();
     let executor = UserCommand::new(report.writer(), identity, Some(interior));
+    // What was there already is another's.
+    let is_fresh = Cell::new(false);
     let result = if launch::is_for(&spec, &streams) {
         Launch {
-            root,
-            id,
-            bundle,
+            root: &root,
+            id: &id,
+            bundle: &bundle,
             spec,
             no_pivot_root,
             streams: &streams,
             executor,
-            corrections: &corrections,
-            hierarchies: &hierarchies,
+            groups: NewGroups {
+                corrections: &corrections,
+                hierarchies: &hierarchies,
+                is_fresh: &is_fresh,
+            },
         }
         .run()
     } else {
-        let tailored = Tailored::new(root, id, &spec)?;
+        is_fresh.set(hierarchies.find(&group).is_empty());
+        let tailored = Tailored::new(&root, &id, &spec)?;
         let built = make_unified(&group)
-            .and_then(|()| build(root, id, tailored.path(), no_pivot_root, streams, executor));
+            .and_then(|()| build(&root, &id, tailored.path(), no_pivot_root, streams, executor));
         built.and_then(|mut built| {
-            built.state.bundle = bundle.to_owned();
+            built.state.bundle = bundle;
             built.save()?;
             Cgroups::find(&group)
                 .and_then(|groups| corrections.apply(&groups))
@@ -139,7 +138,7 @@ pub(super) fn create(
     // libcontainer cleans up after some failures and not after others; and it forgets its record
     // also where processes that are still on their way out hold the groups.
     let removed = remove_recorded(&directory).and_then(|()| {
-        let left = if is_fresh { cgroups(&group)?.remove() } else { Ok(()) };
+        let left = if is_fresh.get() { cgroups(&group)?.remove() } else { Ok(()) };
         left.map_err(|error| failure(Reason::Other, &error))
     });
     match removed {
@@ -205,8 +204,12 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
     let cgroups = cgroups(&config.cgroup_path)?;
     let state = State::load(&directory).ok();
     let runs = |state: &State| {
-        matches!(state.status, ContainerStatus::Running | ContainerStatus::Paused)
-            && state.pid.is_some_and(|init| is_there(init) && cgroups.pids().contains(&init))
+        let started = match state.status {
+            ContainerStatus::Running | ContainerStatus::Paused => true,
+            ContainerStatus::Created => go::was_told(&directory),
+            ContainerStatus::Creating | ContainerStatus::Stopped => false,
+        };
+        started && state.pid.is_some_and(|init| is_there(init) && cgroups.pids().contains(&init))
     };
     if !force && state.as_ref().is_some_and(runs) {
         let why = "cannot delete container that is not stopped";
@@ -282,13 +285,19 @@ fn hooks(directory: &Path) -> Option<Hooks> {
     YoukiConfig::load(directory).ok().and_then(|config| config.hooks)
 }
 
-/// libcontainer's record of a container.
+/// libcontainer's record of a container, with what it does not know yet.
 pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
     let directory = root.join(id);
     if !directory.exists() {
         return Err(Failure::new(Reason::NoSuchContainer, "container does not exist"));
     }
-    Container::load(directory).map_err(|error| failure(Reason::Other, &error))
+    let was_told = go::was_told(&directory);
+    let mut container =
+        Container::load(directory).map_err(|error| failure(Reason::Other, &error))?;
+    if container.status() == ContainerStatus::Created && was_told {
+        record(&mut container, ContainerStatus::Running)?;
+    }
+    Ok(container)
 }
 
 /// Changes the status in the record.

@@ -27,6 +27,7 @@ use nix::sys::signal::Signal;
 
 use super::super::wire::{Failure, Reason};
 use super::super::{HELPER_SOCKET, report, sys};
+use super::gate::Gate;
 use super::identity::Identity;
 use super::interior::Interior;
 use super::{lookup, null};
@@ -41,17 +42,29 @@ pub(super) struct UserCommand {
     identity: Rc<Identity>,
     /// Of init alone.
     interior: Option<Rc<Interior>>,
+    /// Of an init that is not in its groups yet.
+    gate: Option<Rc<Gate>>,
     program: RefCell<PathBuf>,
 }
 
 impl UserCommand {
     pub(super) fn new(report: Rc<OwnedFd>, identity: Identity, interior: Option<Interior>) -> Self {
         let (identity, interior) = (Rc::new(identity), interior.map(Rc::new));
-        Self { report, identity, interior, program: RefCell::default() }
+        Self { report, identity, interior, gate: None, program: RefCell::default() }
+    }
+
+    /// The same, for an init that is to pass this gate.
+    pub(super) fn behind(self, gate: Gate) -> Self {
+        Self { gate: Some(Rc::new(gate)), ..self }
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), Failure> {
         let process = process(spec)?;
+        if let Some(gate) = &self.gate {
+            gate.pass().map_err(|error| {
+                Failure::new(Reason::Other, format!("join the control groups: {error}"))
+            })?;
+        }
         null::reopen_for_writing();
         // Nothing in the container is to reach the shim through what it waits for.
         sys::close_inherited(HELPER_SOCKET);
@@ -60,7 +73,7 @@ impl UserCommand {
         }
         self.identity.assume()?;
         let [command, ..] = arguments(process)? else { return Err(no_command()) };
-        let environment = environment(process, 0);
+        let environment = environment(self.identity.environment(), 0);
         let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH="));
         self.program.replace(lookup::find(command, path)?);
         Ok(())
@@ -75,7 +88,7 @@ impl UserCommand {
         };
         let invalid = |_| Failure::new(Reason::InvalidRequest, "a NUL byte in args or env");
         let argv = strings(arguments).map_err(invalid)?;
-        let envp = strings(&environment(process, uid)).map_err(invalid)?;
+        let envp = strings(&environment(self.identity.environment(), uid)).map_err(invalid)?;
         let program =
             CString::new(self.program.borrow().as_os_str().as_bytes()).map_err(invalid)?;
         // Rust ignores it; a pipeline in the container relies on the default.
@@ -120,9 +133,9 @@ fn no_command() -> Failure {
 }
 
 /// The spec's environment in its order, the last value of a name winning, HOME added.
-fn environment(process: &Process, uid: u32) -> Vec<String> {
+fn environment(listed: &[String], uid: u32) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
-    for entry in process.env().iter().flatten() {
+    for entry in listed {
         let name = name(entry);
         match result.iter_mut().find(|known| self::name(known) == name) {
             Some(known) => known.clone_from(entry),
@@ -184,19 +197,16 @@ pub(super) fn set_capabilities(complete: &LinuxCapabilities) -> Result<(), Failu
 
 #[cfg(test)]
 mod tests {
-    use libcontainer::oci_spec::runtime::ProcessBuilder;
-
     use super::*;
 
-    fn with(env: &[&str]) -> Process {
-        let env: Vec<String> = env.iter().map(|entry| (*entry).to_owned()).collect();
-        ProcessBuilder::default().env(env).build().unwrap()
+    fn with(env: &[&str]) -> Vec<String> {
+        env.iter().map(|entry| (*entry).to_owned()).collect()
     }
 
     #[test]
     fn the_environment_keeps_its_order_and_the_last_value() {
-        let process = with(&["B=1", "A=2", "B=3", "HOME=/h"]);
-        assert_eq!(environment(&process, 0), ["B=3", "A=2", "HOME=/h"]);
+        let listed = with(&["B=1", "A=2", "B=3", "HOME=/h"]);
+        assert_eq!(environment(&listed, 0), ["B=3", "A=2", "HOME=/h"]);
     }
 
     #[test]

@@ -28,10 +28,15 @@ use super::container::failure;
 use super::executor::{complete, set_capabilities};
 use super::seccomp::Program;
 
+/// libcontainer looks for the home directory of a process that has none in its environment, by what
+/// the container's files make of libc. The executor knows better, and takes nothing from there.
+const SOME_HOME: &str = "HOME=/";
+
 /// What a process becomes inside its container.
 pub(super) struct Identity {
     user_namespace: Option<OwnedFd>,
     user: User,
+    environment: Vec<String>,
     directory: PathBuf,
     /// Whether the directory is made where it is missing, as runc has it for init.
     makes_directory: bool,
@@ -98,6 +103,7 @@ impl Identity {
         Ok(Self {
             user_namespace,
             user: process.user().clone(),
+            environment: process.env().clone().unwrap_or_default(),
             directory: process.cwd().clone(),
             makes_directory: false,
             capabilities: complete(process.capabilities().as_ref().or(init)),
@@ -109,6 +115,11 @@ impl Identity {
 
     pub(super) fn uid(&self) -> u32 {
         self.user.uid()
+    }
+
+    /// The environment that its spec lists.
+    pub(super) fn environment(&self) -> &[String] {
+        &self.environment
     }
 
     /// Takes the identity on. Called once, by the process itself, in the container.
@@ -235,6 +246,7 @@ pub(super) fn plain(process: &mut Process) -> Result<(), Failure> {
     process.set_user(user);
     process.set_capabilities(None);
     process.set_no_new_privileges(None);
+    process.set_env(Some(vec![SOME_HOME.to_owned()]));
     // Gone into by the process itself, which makes it where it is missing.
     process.set_cwd("/".into());
     if process.apparmor_profile().as_deref() == Some("") {

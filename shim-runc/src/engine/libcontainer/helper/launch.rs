@@ -5,12 +5,14 @@
 //!                                    joins cgroups,          mounts, pivots,
 //!                                    waits for the kernel    becomes the user
 //!   here:          helper ──clone, with the new pid namespace──> init
-//!                  makes cgroups                                 joins, mounts, pivots, ...
+//!                  makes cgroups                                 mounts, pivots, joins, ...
 //! ```
 //!
 //! libcontainer's intermediate process finds each cgroup hierarchy anew (700 calls) and joins them
-//! in a way that waits for the kernel ([`Cgroups::join`]): two thirds of the time that a create
-//! took. What comes after it, libcontainer's init, is called as it is.
+//! in a way that waits for the kernel ([`super::cgroup::join`]): two thirds of the time that a create
+//! took. What comes after it, libcontainer's init, is called as it is. It makes its mounts while its
+//! groups are made and joins last of all, unless something before would be another in its groups
+//! ([`joins_first`]).
 //!
 //! Promise: what it makes is what libcontainer's builder would have made of the same spec; after a
 //! failure nothing runs. Not here: specs that need more of the parent than that ([`is_for`]: user
@@ -18,6 +20,7 @@
 //! the builder.
 //! See clone(2), libcontainer's `container_main_process` and `container_intermediate_process`.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -46,6 +49,7 @@ use super::check;
 use super::container::Streams;
 use super::corrections::Corrections;
 use super::executor::UserCommand;
+use super::gate::{self, Gate};
 use super::limits;
 
 /// What the clone is called until it is the user's command; the engine knows strays by it. At most
@@ -62,8 +66,15 @@ pub(super) struct Launch<'a> {
     pub(super) no_pivot_root: bool,
     pub(super) streams: &'a Streams,
     pub(super) executor: UserCommand,
+    pub(super) groups: NewGroups<'a>,
+}
+
+/// The control groups that are made for it.
+pub(super) struct NewGroups<'a> {
     pub(super) corrections: &'a Corrections,
     pub(super) hierarchies: &'a Hierarchies,
+    /// Set when they are made and were not there before.
+    pub(super) is_fresh: &'a Cell<bool>,
 }
 
 /// Whether a spec, tailored for libcontainer, can be launched from here.
@@ -91,62 +102,97 @@ pub(super) fn is_for(spec: &Spec, streams: &Streams) -> bool {
         && !spec.mounts().iter().flatten().any(is_mapped)
 }
 
+/// Whether init is to be in its groups before anything else: hooks look for them, a namespace of
+/// control groups begins at them and mounts show them, the scheduler and the memory policy ask what
+/// they allow, and what is copied into a mount counts there.
+fn joins_first(spec: &Spec) -> bool {
+    let (Some(linux), Some(process)) = (spec.linux(), spec.process()) else { return true };
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let shows_groups = |mount: &Mount| {
+        let options = mount.options().as_deref().unwrap_or_default();
+        mount.typ().as_deref().is_some_and(|kind| kind.starts_with("cgroup"))
+            || options.iter().any(|option| option == "tmpcopyup")
+    };
+    spec.hooks().is_some()
+        || namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Cgroup)
+        || spec.mounts().iter().flatten().any(shows_groups)
+        || process.scheduler().is_some()
+        || process.io_priority().is_some()
+        || linux.memory_policy().is_some()
+}
+
 impl Launch<'_> {
     /// Makes the container; returns its init, which waits for its start.
-    pub(super) fn run(mut self) -> Result<i32, LibcontainerError> {
-        Validator::validate_spec(&self.spec)?;
-        let directory = self.root.join(self.id);
+    pub(super) fn run(self) -> Result<i32, LibcontainerError> {
+        let Self { root, id, bundle, mut spec, no_pivot_root, streams, executor, groups } = self;
+        Validator::validate_spec(&spec)?;
+        let directory = root.join(id);
         fs::create_dir(&directory).map_err(LibcontainerError::OtherIO)?;
-        self.spec.canonicalize_rootfs(self.bundle)?;
-        let config = YoukiConfig::from_spec(&self.spec, self.id)?;
-        config.save(&directory)?;
+        spec.canonicalize_rootfs(bundle)?;
+        let config = YoukiConfig::from_spec(&spec, id)?;
         let mut container =
-            Container::new(self.id, ContainerStatus::Creating, None, self.bundle, &directory)?;
-        container.set_annotations(self.spec.annotations().clone());
-        container.state.bundle = self.bundle.to_owned();
-        let console_socket = match &self.streams.console {
+            Container::new(id, ContainerStatus::Creating, None, bundle, &directory)?;
+        container.set_annotations(spec.annotations().clone());
+        container.state.bundle = bundle.to_owned();
+        let console_socket = match &streams.console {
             Some(path) => {
                 Some(libcontainer::tty::setup_console_socket(&directory, path, "console-socket")?)
             }
             None => None,
         };
-        let (groups, limited) =
-            self.hierarchies.make(&config.cgroup_path).map_err(LibcontainerError::OtherIO)?;
-        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        if let Some(resources) = resources {
-            limits::set(&limited, resources)
-                .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
-        }
-        self.corrections.apply(&groups).map_err(LibcontainerError::OtherIO)?;
         let notify_listener = NotifyListener::new(&directory.join(NOTIFY_FILE))?;
-        let process = self.spec.process().as_ref().ok_or(MissingSpecError::Process)?;
+        let process = spec.process().as_ref().ok_or(MissingSpecError::Process)?;
         if let Some(score) = process.oom_score_adj() {
             // Inherited; the helper puts its own back.
             fs::write("/proc/self/oom_score_adj", score.to_string())
                 .map_err(LibcontainerError::OtherIO)?;
         }
-        let rootfs = self.spec.root().as_ref().ok_or(MissingSpecError::Root)?.path().clone();
+        let rootfs = spec.root().as_ref().ok_or(MissingSpecError::Root)?.path().clone();
+        let (keeper, gate) = gate::make().map_err(LibcontainerError::OtherIO)?;
+        let (first, executor) =
+            if joins_first(&spec) { (Some(gate), executor) } else { (None, executor.behind(gate)) };
         let args = ContainerArgs {
             container_type: ContainerType::InitContainer,
             syscall: SyscallType::default(),
-            spec: Rc::new(self.spec),
+            spec: Rc::new(spec),
             rootfs,
             console_socket: console_socket.as_ref().map(|socket| socket.as_raw_fd()),
             notify_listener,
             preserve_fds: 0,
             container: Some(container.clone()),
             user_ns_config: None,
-            cgroup_config: in_groups(self.id, config.cgroup_path),
+            cgroup_config: in_groups(id, config.cgroup_path.clone()),
             detached: true,
-            executor: Box::new(self.executor),
-            no_pivot: self.no_pivot_root,
-            stdin: self.streams.stdin.as_ref().map(AsRawFd::as_raw_fd),
-            stdout: self.streams.stdout.as_ref().map(AsRawFd::as_raw_fd),
-            stderr: self.streams.stderr.as_ref().map(AsRawFd::as_raw_fd),
+            executor: Box::new(executor),
+            no_pivot: no_pivot_root,
+            stdin: streams.stdin.as_ref().map(AsRawFd::as_raw_fd),
+            stdout: streams.stdout.as_ref().map(AsRawFd::as_raw_fd),
+            stderr: streams.stderr.as_ref().map(AsRawFd::as_raw_fd),
             as_sibling: true,
             pid_file: None,
         };
-        clone(&args, &groups, &mut container)
+        let make_groups = || {
+            // Before anything that would have to be found by it.
+            config.save(&directory)?;
+            let groups = groups.make(&config.cgroup_path, &args.spec)?;
+            keeper.open(&groups).map_err(LibcontainerError::OtherIO)
+        };
+        clone(&args, first, make_groups, &mut container)
+    }
+}
+
+impl NewGroups<'_> {
+    /// Makes them, with their limits.
+    fn make(&self, path: &Path, spec: &Spec) -> Result<Cgroups, LibcontainerError> {
+        self.is_fresh.set(self.hierarchies.find(path).is_empty());
+        let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
+        if let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
+        {
+            limits::set(&limited, resources)
+                .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
+        }
+        self.corrections.apply(&groups).map_err(LibcontainerError::OtherIO)?;
+        Ok(groups)
     }
 }
 
@@ -154,10 +200,11 @@ fn in_groups(id: &str, cgroup_path: PathBuf) -> CgroupConfig {
     CgroupConfig { cgroup_path, systemd_cgroup: false, container_name: id.to_owned() }
 }
 
-/// Clones init and sees to it until it waits for its start.
+/// Clones init, has its groups made, and sees to it until it waits for its start.
 fn clone(
     args: &ContainerArgs,
-    groups: &Cgroups,
+    first: Option<Gate>,
+    make_groups: impl FnOnce() -> Result<(), LibcontainerError>,
     container: &mut Container,
 ) -> Result<i32, LibcontainerError> {
     let linux = args.spec.linux().as_ref().ok_or(MissingSpecError::Linux)?;
@@ -174,15 +221,17 @@ fn clone(
     let cloned =
         cloned.map_err(|error| LibcontainerError::Other(format!("clone init: {error}")))?;
     let Some((pid, pidfd)) = cloned else {
-        // The other end of what init waits on must be the helper's alone.
+        // The other ends of what init waits on must be the helper's alone.
         let _ = to_init.close();
-        std::process::exit(init(args, groups, to_main, from_main));
+        drop(make_groups);
+        std::process::exit(init(args, first, to_main, from_main));
     };
     let helper = Helper { to_init, from_init };
     let result = to_main
         .close()
         .and_then(|()| from_main.close())
         .map_err(|error| ProcessError::from(error).into())
+        .and_then(|()| make_groups())
         .and_then(|()| helper.attend(args, container, pid));
     if result.is_err() {
         // It may wait for us.
@@ -194,11 +243,11 @@ fn clone(
 /// The clone's part; returns its exit status, if it returns.
 fn init(
     args: &ContainerArgs,
-    groups: &Cgroups,
+    first: Option<Gate>,
     mut to_main: MainSender,
     mut from_main: InitReceiver,
 ) -> i32 {
-    let result = limit(args, groups).and_then(|()| {
+    let result = limit(args, first).and_then(|()| {
         container_init_process(args, &mut to_main, &mut from_main)
             .map_err(|error| error.to_string())
     });
@@ -210,8 +259,10 @@ fn init(
 }
 
 /// What has to be so before there are namespaces.
-fn limit(args: &ContainerArgs, groups: &Cgroups) -> Result<(), String> {
-    groups.join().map_err(|error| error.to_string())?;
+fn limit(args: &ContainerArgs, first: Option<Gate>) -> Result<(), String> {
+    if let Some(gate) = first {
+        gate.pass().map_err(|error| format!("join the control groups: {error}"))?;
+    }
     let syscall = args.syscall.create_syscall();
     let limits = args.spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
     for limit in limits.into_iter().flatten() {

@@ -16,6 +16,7 @@ mod corrections;
 mod devices;
 mod exec;
 mod executor;
+mod gate;
 mod hook;
 mod identity;
 mod interior;
@@ -23,6 +24,7 @@ mod launch;
 mod limits;
 mod lookup;
 mod null;
+mod plan;
 mod seccomp;
 mod tailored;
 
@@ -35,6 +37,7 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::DumpableBehavior;
 
+use self::plan::Plan;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
 use super::{HELPER_SOCKET, report, sys};
 
@@ -51,6 +54,9 @@ const NAME: &CStr = c"shim-libcontain";
 struct Session {
     retire: Cell<bool>,
 }
+
+/// What one request leaves to the next: the plan of the container that is expected.
+type Expected = Option<Plan>;
 
 impl Session {
     /// This process is not to serve another request.
@@ -82,10 +88,14 @@ fn prepare() -> io::Result<OwnedFd> {
     let _ = nix::unistd::setgroups(&[]);
     sys::pin_user_lookup_to_files();
     report::listen();
+    // Every process cloned from here on finds it there, and none is the last to close it: for that
+    // the kernel would make it wait just when the user's command is executed.
+    let _ = pathrs::procfs::ProcfsHandle::new();
     Ok(socket)
 }
 
 fn serve(socket: &OwnedFd) -> io::Result<()> {
+    let mut expected = Expected::default();
     loop {
         let mut readable = [PollFd::new(socket, PollFlags::IN)];
         match poll(&mut readable, Some(&QUIET)) {
@@ -96,9 +106,14 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         }
         let Some((bytes, fds)) = wire::receive(socket)? else { return Ok(()) };
         let Frame { sequence, body: request, .. } = wire::decode(&bytes)?;
+        if let Request::Expect { root, id, bundle } = &request {
+            // What is wrong with it is told to whoever asks for it.
+            expected = Plan::make(root, id, bundle).ok();
+            continue;
+        }
         let score = std::fs::read("/proc/self/oom_score_adj");
         let session = Session::default();
-        let (reply, beside) = match handle(&session, request, fds) {
+        let (reply, beside) = match handle(&session, request, fds, expected.take()) {
             Ok((reply, beside)) => (reply, beside),
             Err(failure) => (Reply::Failed(failure), None),
         };
@@ -131,13 +146,19 @@ fn handle(
     session: &Session,
     request: Request,
     fds: Vec<OwnedFd>,
+    expected: Expected,
 ) -> Result<(Reply, Option<OwnedFd>), Failure> {
     match request {
+        Request::Expect { .. } => Ok((Reply::Done, None)),
         Request::Create { root, id, bundle, no_pivot_root, streams } => {
             let streams = container::Streams::take(streams, &mut fds.into_iter())?;
-            let (pid, report) =
-                container::create(session, &root, &id, &bundle, no_pivot_root, streams)?;
-            Ok((Reply::Created { pid }, Some(report)))
+            let plan = match expected.filter(|plan| plan.is_for(&root, &id, &bundle)) {
+                Some(plan) => plan,
+                None => Plan::make(&root, &id, &bundle)?,
+            };
+            let hooked = plan.hooked;
+            let (pid, report) = container::create(session, plan, no_pivot_root, streams)?;
+            Ok((Reply::Created { pid, hooked }, Some(report)))
         }
         Request::Start { root, id } => done(container::start(session, &root, &id)),
         Request::Exec { root, id, streams } => {

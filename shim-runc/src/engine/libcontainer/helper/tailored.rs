@@ -92,7 +92,13 @@ fn directory(root: &Path, id: &str) -> PathBuf {
 
 fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
     if let Some(mut process) = spec.process().clone() {
+        let environment = process.env().clone();
         identity::plain(&mut process)?;
+        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+        if hooks.is_some_and(|hooks| !hooks.is_empty()) {
+            // Those that have no environment of their own are run with the process's.
+            process.set_env(environment);
+        }
         spec.set_process(Some(process));
     }
     if let Some(mut root) = spec.root().clone() {

@@ -82,9 +82,13 @@ impl Fixture {
         self.directory.path().join("state").join(&self.id)
     }
 
+    pub(super) fn write_spec(&self) {
+        fs::write(self.bundle().join("config.json"), self.spec.to_string()).unwrap();
+    }
+
     /// Creates the container; what its init writes comes out of the returned pipe.
     pub(super) async fn create(&mut self) -> Result<(i32, OwnedFd), String> {
-        fs::write(self.bundle().join("config.json"), self.spec.to_string()).unwrap();
+        self.write_spec();
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let streams = Streams {
             stdout: Some(write.as_fd()),

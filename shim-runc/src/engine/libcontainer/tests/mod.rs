@@ -52,6 +52,46 @@ Seccomp:\t2
 }
 
 #[test]
+fn what_was_expected_is_made_and_so_is_what_was_not() {
+    on_the_shims_thread(async {
+        for (expected, lost) in [(true, false), (true, true), (false, false)] {
+            let mut container = Fixture::new(&["sh", "-c", "cat /proc/self/cgroup"]);
+            container.write_spec();
+            let bundle = container.bundle();
+            let id = if expected { container.id.clone() } else { "another".to_owned() };
+            container.engine.prepare(Some((&id, &bundle)));
+            if lost {
+                container.engine.kill_helper().await;
+            }
+            let (status, output) = container.run().await;
+            assert_eq!(status, 0, "{output}");
+            // Neither the tree of version 2 nor systemd's own limits anything.
+            let limiting = |line: &&str| !line.starts_with("0:") && !line.contains("name=");
+            for group in output.lines().filter(limiting) {
+                assert!(group.ends_with(&container.id), "{output}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_limited_fails_create_with_that_reason_and_leaves_nothing() {
+    on_the_shims_thread(async {
+        for hooks in [json!(null), json!({"poststop": []})] {
+            let mut container = Fixture::new(&["true"]);
+            container.spec["linux"]["resources"]["cpu"] = json!({"cpus": "4000"});
+            if !hooks.is_null() {
+                // Then init waits for its groups first of all.
+                container.spec["hooks"] = hooks;
+            }
+            let error = container.create().await.unwrap_err();
+            assert!(error.contains("cpuset.cpus"), "{error}");
+            container.assert_nothing_left();
+        }
+    });
+}
+
+#[test]
 fn a_missing_command_fails_create_and_leaves_nothing() {
     on_the_shims_thread(async {
         let mut container = Fixture::new(&["nope"]);
@@ -249,7 +289,7 @@ fn a_helper_that_died_in_a_create_leaves_nothing() {
     on_the_shims_thread(async {
         for delay in [0, 300, 600, 900, 1200, 1600, 2000, 3000, 4000, 6000, 8000] {
             let mut container = Fixture::new(&["true"]);
-            container.engine.prepare();
+            container.engine.prepare(None);
             let helper = container.engine.helper_pid().await;
             let killer = std::thread::spawn(move || {
                 std::thread::sleep(std::time::Duration::from_micros(delay));
@@ -271,7 +311,7 @@ fn a_helper_that_died_in_a_create_leaves_nothing() {
 fn a_helper_that_was_stopped_is_replaced_and_its_call_answered() {
     on_the_shims_thread(async {
         let mut container = Fixture::new(&["true"]);
-        container.engine.prepare();
+        container.engine.prepare(None);
         let helper = container.engine.helper_pid().await;
         rustix::process::kill_process(helper, rustix::process::Signal::STOP).unwrap();
         let error = container.create().await.unwrap_err();
@@ -375,7 +415,7 @@ fn a_helper_that_died_in_an_exec_leaves_no_process() {
         let (init, _output) = container.create().await.unwrap();
         container.start().await.unwrap();
         for delay in 0..20 {
-            container.engine.prepare();
+            container.engine.prepare(None);
             let helper = container.engine.helper_pid().await;
             let killer = std::thread::spawn(move || {
                 std::thread::sleep(std::time::Duration::from_millis(delay * 2));
