@@ -72,16 +72,16 @@ impl Holdings {
         }
     }
 
-    /// Asserts that the shim holds what it held then, give or take a few pages of its heap.
+    /// Asserts that the shim holds what it held then, give or take so much of its heap.
     #[track_caller]
-    fn not_outgrown_by(self, shim: i32, rounds: usize) {
+    fn not_outgrown_by(self, shim: i32, rounds: usize, heap_kb: usize) {
         let mut now = Self::of(shim);
         let settled = until(Duration::from_secs(10), || {
             now = Self::of(shim);
             (now.threads <= self.threads
                 && now.descriptors <= self.descriptors
                 && now.children <= self.children
-                && now.anonymous_kb <= self.anonymous_kb + HEAP_KB)
+                && now.anonymous_kb <= self.anonymous_kb + heap_kb)
                 .then_some(())
         });
         #[allow(clippy::print_stdout)] // with --nocapture, and beside a failure
@@ -95,6 +95,11 @@ impl Holdings {
 /// How far a heap may move, whatever the number of rounds. It finds its level: 200 execs move it by
 /// some 70 kB, 2,000 by some 150. A leak of 150 bytes an exec shows with the full numbers.
 const HEAP_KB: usize = 256;
+
+/// The same after many at once. How much they need at the same moment depends on how they fall
+/// together, and the allocator keeps it: from one round to the next it was seen to move by 210 kB,
+/// either way.
+const PEAK_KB: usize = 1024;
 
 #[allow(clippy::print_stdout)] // the figures, with --nocapture
 fn told(what: &str, began: Instant) {
@@ -188,7 +193,7 @@ fn a_thousand_containers_leave_nothing_and_grow_nothing(engine: Engine) {
             one(number).await;
         }
         told(&format!("{count} containers in sequence"), began);
-        before.not_outgrown_by(shim, count / 2);
+        before.not_outgrown_by(shim, count / 2, HEAP_KB);
         end(&client, &busybox, &host).await;
     });
 }
@@ -243,7 +248,7 @@ fn two_thousand_execs_leave_nothing_and_grow_nothing(engine: Engine) {
             one(number).await;
         }
         told(&format!("{count} execs in sequence"), began);
-        before.not_outgrown_by(shim, count);
+        before.not_outgrown_by(shim, count, HEAP_KB);
         if engine == Engine::Crun {
             house.remove(&id);
         } else {
@@ -292,7 +297,7 @@ fn fifty_at_once_all_end_well(engine: Engine) {
         let before = Holdings::of(shim);
         execs(1).await;
         containers().await;
-        before.not_outgrown_by(shim, count);
+        before.not_outgrown_by(shim, count, PEAK_KB);
         end(&client, &busybox, &host).await;
     });
 }
