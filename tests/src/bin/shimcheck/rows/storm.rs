@@ -247,7 +247,7 @@ fn containers(stage: &Stage) -> Result<()> {
 /// The first of all containers in a namespace, each in a shim of its own: all of them find that the
 /// namespace's cgroup is missing.
 fn shims(stage: &Stage) -> Result<()> {
-    let bundles = (0..6).map(|_| stage.shell("exec sleep 100")).collect::<Result<Vec<_>>>()?;
+    let bundles = (0..4).map(|_| stage.shell("exec sleep 100")).collect::<Result<Vec<_>>>()?;
     let shims = bundles.iter().map(|bundle| stage.start(bundle)).collect::<Result<Vec<_>>>()?;
     let members: Vec<_> = shims.iter().zip(&bundles).collect();
     let sent = members
@@ -255,7 +255,7 @@ fn shims(stage: &Stage) -> Result<()> {
         .map(|(shim, bundle)| Ok(shim.task(&bundle.id).send("Create", &bundle.create_request())?))
         .collect::<Result<Vec<_>>>()?;
     for pending in sent {
-        // Six at once in an emulated machine.
+        // All at once in an emulated machine.
         pending.wait::<CreateTaskResponse>(SOON * 2).context("Create")?;
     }
     for (shim, bundle) in members {
