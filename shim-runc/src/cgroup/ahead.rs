@@ -6,6 +6,10 @@
 //! asked for when the runtime is only about to start: a short-lived thread moves itself to the group
 //! where it is, and the grace period passes while the runtime loads.
 //!
+//! Once given back the lock is to be had at once for about a grace period more. Where it was so
+//! already, because somebody else had just used it, that time may be over when the runtime wants it,
+//! so the thread asks again until it has waited for one itself.
+//!
 //! Promise: nothing but time depends on this. The caller does not wait for it, no process changes
 //! its group, and an error is of no consequence.
 //! See cgroups(7), and the kernel's cgroup_threadgroup_rwsem.
@@ -14,16 +18,27 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::find;
 
 /// A thread that opens and writes one file needs little.
 const STACK_BYTES: usize = 32 << 10;
 
-/// Whether a thread is at it; one is enough for everybody.
-static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+/// Whoever waits longer has waited for a grace period; to move a thread takes 0.1 ms.
+const WAITED: Duration = Duration::from_millis(2);
+
+/// Less than a grace period.
+const AGAIN: Duration = Duration::from_millis(4);
+
+/// By then a runtime has moved its process, on an idle machine.
+const TIMES: u8 = 5;
+
+/// How many more times the thread will ask; none, when there is no thread. One is enough for
+/// everybody.
+static LEFT: AtomicU8 = AtomicU8::new(0);
 
 /// Where the shim's own threads are listed. Should the shim be moved later, the thread alone goes
 /// where the shim was.
@@ -32,20 +47,34 @@ static OWN_THREADS: OnceLock<Option<PathBuf>> = OnceLock::new();
 /// Begins, and comes back at once.
 pub(crate) fn get_ready() {
     let Some(list) = OWN_THREADS.get_or_init(find::own_threads) else { return };
-    if UNDER_WAY.swap(true, Ordering::AcqRel) {
+    if LEFT.swap(TIMES, Ordering::AcqRel) > 0 {
         return;
     }
     let work = move || {
-        if let Err(cause) = stay(list) {
+        if let Err(cause) = stay_ready(list) {
             log::debug!("write to {}: {cause}", list.display());
         }
-        UNDER_WAY.store(false, Ordering::Release);
+        LEFT.store(0, Ordering::Release);
     };
     let thread = thread::Builder::new().name("cgroup-ahead".to_owned()).stack_size(STACK_BYTES);
     if let Err(cause) = thread.spawn(work) {
         log::debug!("start a thread: {cause}");
-        UNDER_WAY.store(false, Ordering::Release);
+        LEFT.store(0, Ordering::Release);
     }
+}
+
+/// Asks for the lock until it was waited for, or often enough.
+fn stay_ready(list: &Path) -> io::Result<()> {
+    let another = |left: u8| left.checked_sub(1);
+    while LEFT.fetch_update(Ordering::AcqRel, Ordering::Acquire, another).is_ok() {
+        let began = Instant::now();
+        stay(list)?;
+        if began.elapsed() > WAITED {
+            break;
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
 }
 
 /// Moves the calling thread to the group that lists it. By its number: a thread that calls itself 0
@@ -76,10 +105,10 @@ mod tests {
     fn the_thread_is_over_soon_and_another_may_follow() {
         for _ in 0..3 {
             get_ready();
-            let begun = std::time::Instant::now();
-            while UNDER_WAY.load(Ordering::Acquire) {
-                assert!(begun.elapsed().as_secs() < 10, "it does not end");
-                thread::sleep(std::time::Duration::from_millis(1));
+            let began = Instant::now();
+            while LEFT.load(Ordering::Acquire) > 0 {
+                assert!(began.elapsed().as_secs() < 10, "it does not end");
+                thread::sleep(Duration::from_millis(1));
             }
         }
     }
