@@ -136,8 +136,12 @@ pub fn sweep(scope: &Scope) {
     for _ in 0..20 {
         let mut groups = cgroups(scope);
         groups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-        // What was killed just now may still be on its way out.
-        let busy = groups.into_iter().filter(|path| fs::remove_dir(path).is_err()).count();
+        // What was killed just now may still be on its way out. crun makes plain directories and
+        // files where it expects a hierarchy.
+        let remove = |path: &PathBuf| {
+            if on_tmpfs(path) { fs::remove_dir_all(path) } else { fs::remove_dir(path) }
+        };
+        let busy = groups.iter().filter(|path| path.exists() && remove(path).is_err()).count();
         if busy == 0 {
             break;
         }
@@ -160,6 +164,13 @@ pub fn sweep(scope: &Scope) {
     if mounts(scope).is_empty() {
         let _ = fs::remove_dir_all(&scope.directory);
     }
+}
+
+/// Whether a directory that looks like a cgroup is none.
+#[must_use]
+pub fn on_tmpfs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|is| is.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 /// The processes of a root that are not zombies.

@@ -218,7 +218,7 @@ impl Stage {
             }
             Trace::Process { what, .. } => what.contains("--row "),
             // crun makes plain directories where it expects a hierarchy.
-            Trace::Cgroup(path) => on_tmpfs(path),
+            Trace::Cgroup(path) => leak::on_tmpfs(path),
             Trace::Mount(_) | Trace::Loop(_) => false,
         }
     }
@@ -257,12 +257,6 @@ impl Stage {
     pub(crate) fn terminal(&self) -> Result<Pipes> {
         Ok(Pipes { stderr: None, ..self.pipes_with_input()? })
     }
-}
-
-/// Whether a directory that looks like a cgroup is none.
-pub(crate) fn on_tmpfs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path)
-        .is_ok_and(|is| is.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 /// The sockets of a place's shims.

@@ -10,7 +10,7 @@ use harness::shim::until;
 use protos::ttrpc::api::{Status, WaitResponse};
 
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, SOON, Stage, on_tmpfs, refused, unless_unimplemented, until_told};
+use crate::stage::{Life, SOON, Stage, refused, unless_unimplemented, until_told};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -399,7 +399,7 @@ fn delete_is_done(stage: &Stage) -> Result<()> {
             .filter(|trace| match trace {
                 leak::Trace::Mount(path) => path.to_string_lossy().contains(&id),
                 leak::Trace::Cgroup(path) => {
-                    path.to_string_lossy().contains(&id) && !on_tmpfs(path)
+                    path.to_string_lossy().contains(&id) && !leak::on_tmpfs(path)
                 }
                 leak::Trace::Entry(path) => {
                     path.starts_with("/run") && path.to_string_lossy().contains(&id)
