@@ -61,8 +61,9 @@ impl<R: Runtime> Core<R> {
         }
         let record = container.record()?;
         if container.mounted && self.runtime.deletes_without_rootfs(&record) {
+            // In this order: a runtime may keep this thread's processor for itself at once.
             let unmounted = unmount_rootfs(&container.bundle);
-            let (deleted, unmounted) = tokio::join!(self.runtime.delete(&record), unmounted);
+            let (unmounted, deleted) = tokio::join!(unmounted, self.runtime.delete(&record));
             deleted.and(unmounted)?;
         } else {
             self.runtime.delete(&record).await?;

@@ -88,6 +88,7 @@ fn prepare() -> io::Result<OwnedFd> {
     let _ = nix::unistd::setgroups(&[]);
     sys::pin_user_lookup_to_files();
     report::listen();
+    make_way();
     // Every process cloned from here on finds it there, and none is the last to close it: for that
     // the kernel would make it wait just when the user's command is executed.
     let _ = pathrs::procfs::ProcfsHandle::new();
@@ -107,6 +108,7 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         let Some((bytes, fds)) = wire::receive(socket)? else { return Ok(()) };
         let Frame { sequence, body: request, .. } = wire::decode(&bytes)?;
         if let Request::Expect { root, id, bundle } = &request {
+            make_way();
             // What is wrong with it is told to whoever asks for it.
             expected = Plan::make(root, id, bundle).ok();
             continue;
@@ -125,6 +127,12 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
             return leave(socket);
         }
     }
+}
+
+/// Lets others have the processor who may be waiting for it: what is done ahead is done while the shim
+/// mounts the root file system, and the kernel may have put both on the same one.
+fn make_way() {
+    rustix::thread::sched_yield();
 }
 
 /// Puts the out-of-memory score back; whether that worked.
