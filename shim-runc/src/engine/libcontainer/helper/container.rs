@@ -305,9 +305,12 @@ pub(super) fn record(container: &mut Container, status: ContainerStatus) -> Resu
     container.set_status(status).save().map_err(|error| failure(Reason::Other, &error))
 }
 
+/// Where a bundle has its spec.
+pub(super) const SPEC: &str = "config.json";
+
 /// The spec in a bundle.
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Failure> {
-    let path = bundle.join("config.json");
+    let path = bundle.join(SPEC);
     let text = fs::read(&path).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
     })?;

@@ -4,19 +4,26 @@
 //! connects and the root file system is mounted.
 //!
 //! Promise: making a plan changes nothing that a container could see or that would have to be
-//! undone; a profile may be kept for the next one. Not here: making anything (`container`).
+//! undone; a profile may be kept for the next one. It counts only as long as the spec is the one that
+//! it was made of. Not here: making anything (`container`).
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Spec;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
-use super::container::{failure, read_spec};
+use super::container::{SPEC, failure, read_spec};
 use super::corrections::Corrections;
 use super::identity::Identity;
 use super::interior::Interior;
 use super::tailored;
+
+/// Which file a spec is, and as of when: inode, bytes, and when it was changed, in s and ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64);
 
 /// The plan of one container.
 pub(super) struct Plan {
@@ -31,11 +38,20 @@ pub(super) struct Plan {
     pub(super) interior: Interior,
     pub(super) corrections: Corrections,
     pub(super) hierarchies: Hierarchies,
+    stamp: Option<Stamp>,
+}
+
+impl Stamp {
+    fn of(bundle: &Path) -> Option<Self> {
+        let file = fs::metadata(bundle.join(SPEC)).ok()?;
+        Some(Self(file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
+    }
 }
 
 impl Plan {
     /// Reads and checks the spec in the bundle.
     pub(super) fn make(root: &Path, id: &str, bundle: &Path) -> Result<Self, Failure> {
+        let stamp = Stamp::of(bundle);
         let spec = read_spec(bundle)?;
         let hooked = spec.hooks().is_some();
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
@@ -55,11 +71,13 @@ impl Plan {
             interior,
             corrections,
             hierarchies,
+            stamp,
         })
     }
 
-    /// Whether it is the plan of this container.
+    /// Whether it is the plan of this container, whose spec is as it was.
     pub(super) fn is_for(&self, root: &Path, id: &str, bundle: &Path) -> bool {
-        self.root == root && self.id == id && self.bundle == bundle
+        let is_same = self.root == root && self.id == id && self.bundle == bundle;
+        is_same && self.stamp.is_some() && self.stamp == Stamp::of(bundle)
     }
 }

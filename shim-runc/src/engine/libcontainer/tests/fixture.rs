@@ -82,8 +82,12 @@ impl Fixture {
         self.directory.path().join("state").join(&self.id)
     }
 
+    /// Writes the spec, unless it is there as it is.
     pub(super) fn write_spec(&self) {
-        fs::write(self.bundle().join("config.json"), self.spec.to_string()).unwrap();
+        let (file, text) = (self.bundle().join("config.json"), self.spec.to_string());
+        if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+            fs::write(file, text).unwrap();
+        }
     }
 
     /// Creates the container; what its init writes comes out of the returned pipe.

@@ -75,6 +75,19 @@ fn what_was_expected_is_made_and_so_is_what_was_not() {
 }
 
 #[test]
+fn a_spec_that_changed_after_it_was_expected_is_read_again() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sh", "-c", "echo before"]);
+        container.write_spec();
+        container.engine.prepare(Some((&container.id, &container.bundle())));
+        // Time to read it; a helper that is slower reads it once, and right.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        container.spec["process"]["args"] = json!(["sh", "-c", "echo after"]);
+        assert_eq!(container.run().await, (0, "after\n".to_owned()));
+    });
+}
+
+#[test]
 fn a_group_that_cannot_be_limited_fails_create_with_that_reason_and_leaves_nothing() {
     on_the_shims_thread(async {
         for hooks in [json!(null), json!({"poststop": []})] {
