@@ -251,9 +251,12 @@ impl Attached {
         let progress = Progress::new();
         let told = progress.clone();
         let task = async move {
+            // Before there is anything to copy: the client's own opening waits for this one, and a
+            // client that is not done with it when a short process ends has nothing to read from.
+            let opened = target.open(&told).await;
             // Passes by the semaphore's closing or by the time, both of which are errors.
             let _ = tokio::time::timeout(HOLD, made.acquire()).await;
-            let copied = match target.open(&told).await {
+            let copied = match opened {
                 Ok(open) => {
                     let copied = copy::copy(&read, &open.sink).await;
                     // Closing is how the client sees the end.

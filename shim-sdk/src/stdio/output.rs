@@ -3,8 +3,10 @@
 //! A client opens its end of a fifo some time before or after the process has begun to write.
 //! Bytes in a fifo that nobody has open are gone, so the SDK waits, here and not in Create, until
 //! there has been a reader, and from then on holds a reading end of its own: a client may go and
-//! come back. When the output has ended with the reader away and bytes unread, the fifo is kept
-//! for the next reader until the process is deleted.
+//! come back. When the output has ended with bytes unread, the fifo is kept until they are read, or
+//! the process is deleted, which is put off a little for that: some clients (containerd's own among
+//! them) give up an end that they are still opening when they hear that an exec was deleted, and that
+//! it is open shows only when they read.
 //!
 //! See fifo(7); poll(2): a writing end without readers shows POLLERR.
 
@@ -29,6 +31,8 @@ use crate::{Error, Kind, Result};
 const NEVER_READ: Duration = Duration::from_secs(2);
 /// How long Delete waits for a client that was there and is away.
 const AWAY: Duration = Duration::from_millis(100);
+/// How long Delete waits for a client that is there to read the rest.
+const THERE: Duration = Duration::from_secs(1);
 /// How soon to look again for a reader: at first, and at last.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(200);
@@ -48,6 +52,8 @@ enum Stage {
     /// Nobody has opened the other end yet.
     Unread,
     Copying,
+    /// All is in the fifo, and its reader has not read it yet.
+    Arriving,
     /// All is in the fifo, and its reader is away.
     Lingering,
 }
@@ -88,6 +94,7 @@ impl Output {
             let patience = match stage {
                 Stage::Unread => NEVER_READ.min(limit),
                 Stage::Copying => limit,
+                Stage::Arriving => THERE.min(limit),
                 Stage::Lingering => AWAY.min(limit),
             };
             if begin.elapsed() >= limit || since.max(begin).elapsed() >= patience {
@@ -153,13 +160,17 @@ impl Target {
 }
 
 impl Open {
-    /// Closes the target, once somebody has what was written or can still come to have it.
+    /// Closes the target, once somebody has what was written.
     pub(super) async fn close(self, progress: &Progress) {
         let Some((writer, reader)) = self.fifo else { return };
         drop(reader);
-        progress.enter(Stage::Lingering);
+        let mut stage = None;
         let mut wait = FIRST_LOOK;
-        while !has_reader(&writer) && unread_bytes(&writer) > 0 {
+        while unread_bytes(&writer) > 0 {
+            let now = if has_reader(&writer) { Stage::Arriving } else { Stage::Lingering };
+            if stage.replace(now) != Some(now) {
+                progress.enter(now);
+            }
             tokio::time::sleep(wait).await;
             wait = LAST_LOOK.min(wait * 2);
         }
@@ -248,14 +259,6 @@ mod tests {
     fn a_client_that_was_away_when_the_output_ended_still_gets_it() {
         in_shim(async |path| {
             let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let first = first.expect("open");
-            let mut output = write(&path, "late");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            // Written, and closed in good faith: somebody had it open.
-            assert!((&mut output.task).await.is_ok());
-            drop(first);
-
-            let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
             let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
             let progress = Progress::new();
             let open = target.open(&progress).await.expect("open");
@@ -267,6 +270,25 @@ mod tests {
                 tokio::task::spawn_blocking(|| reader.join()).await.expect("join").expect("reader"),
                 "kept"
             );
+        });
+    }
+
+    #[test]
+    fn the_end_is_told_when_a_client_that_is_there_has_read_all() {
+        in_shim(async |path| {
+            let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+            let mut here = here.expect("open");
+            let mut output = write(&path, "last");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!output.task.is_finished(), "it has read nothing");
+            let mut text = [0; 4];
+            here.read_exact(&mut text).expect("it is there");
+            assert_eq!(&text, b"last");
+            assert!((&mut output.task).await.is_ok());
+
+            let begin = Instant::now();
+            assert!(!write(&path, "unread").finish(Duration::from_secs(20)).await);
+            assert!(begin.elapsed() < Duration::from_secs(10), "not for ever");
         });
     }
 
