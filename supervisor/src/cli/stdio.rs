@@ -134,9 +134,14 @@ impl Drop for Fifos {
 
 impl Copies {
     /// Waits until all output has arrived.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has ended is not asked again.
     pub(crate) async fn outputs_end(&mut self) {
-        for output in &mut self.outputs {
+        while let Some(output) = self.outputs.last_mut() {
             let _ = output.await; // a thread that is gone has nothing more to say either
+            self.outputs.pop();
         }
     }
 }
