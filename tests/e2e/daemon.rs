@@ -10,6 +10,7 @@ use harness::{Root, Supervisor, eventually, run, wait};
 use nix::sys::signal::Signal;
 
 use crate::run::{nothing_is_kept, supervisor};
+use crate::stock::A_MOMENT;
 
 #[test]
 fn twenty_clients_at_the_same_instant_start_one_daemon_and_all_succeed() {
@@ -233,7 +234,8 @@ fn stock_ctr_imports_and_runs_against_our_daemon() {
     for runtime in ["io.containerd.youki.v1", "io.containerd.runc.v2"] {
         let id = root.id("c");
         let words = ["run", "--rm", "--runtime", runtime, "--fifo-dir", fifos, APP, &id];
-        let done = ctr(&[&words[..], &["/bin/sh", "-c", "echo from ctr; exit 42"]].concat());
+        let script = format!("echo from ctr; {A_MOMENT}; exit 42");
+        let done = ctr(&[&words[..], &["/bin/sh", "-c", &script]].concat());
         assert_eq!(done.ended_with(42).out(), "from ctr");
     }
     let plugins = ctr(&["plugins", "ls"]).success();
