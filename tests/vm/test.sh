@@ -21,4 +21,4 @@ ln "$job/containerd-shim-runc-v2" "$job/containerd-shim-youki-v1"
 # Emulated memory is dear, and line tables are half of a debug build.
 for program in shimcheck differ; do strip -o "$job/$program" "$debug/$program"; done
 strip -o "$job/e2e" "$e2e"
-VM_SECONDS=${VM_SECONDS:-600} "$here/boot.sh" "$base" "$job"
+VM_SECONDS=${VM_SECONDS:-900} "$here/boot.sh" "$base" "$job"
