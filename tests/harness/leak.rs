@@ -195,10 +195,17 @@ pub fn processes(scope: &Scope) -> Vec<Trace> {
 }
 
 /// The state letter of a process; `None` when it is gone.
+///
+/// A process that was killed is no zombie (`Z`) here before its last thread has ended: until then
+/// it may still hold what it had open.
 #[must_use]
 pub fn state(pid: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let letter = fields.next()?.chars().next()?;
+    // The twentieth of proc_pid_stat(5), of which this was the third.
+    let threads = fields.nth(16)?;
+    Some(if letter == 'Z' && threads != "1" { 'R' } else { letter })
 }
 
 /// The command line of a process, as one line.
@@ -340,6 +347,17 @@ mod tests {
         sweep(&scope);
         child.wait().expect("it was killed");
         assert_eq!(processes(&scope), []);
+    }
+
+    #[test]
+    fn a_child_that_has_ended_is_a_zombie_until_it_is_waited_for() {
+        let mut child = std::process::Command::new("/bin/true").spawn().expect("start true");
+        let pid = i32::try_from(child.id()).expect("pids are small");
+        crate::eventually(Duration::from_secs(20), "it ends", || {
+            (state(pid) == Some('Z')).then_some(())
+        });
+        child.wait().expect("it ended");
+        assert_eq!(state(pid), None);
     }
 
     #[test]
