@@ -49,35 +49,43 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     if socket_dir != address::DEFAULT_SOCKET_DIR {
         remember_socket_dir(&bundle, socket_dir)?;
     }
-    let mut spawned = None;
     match claim(&path)? {
         Claim::Bound(listener) => {
-            let server = spawn_server(args, request, listener, &path)?;
-            spawned = i32::try_from(server).ok().map(Pid::from_raw);
-            if let Some(cgroup) = request.shim_cgroup() {
-                super::placement::enter_cgroup(&cgroup, server)?;
-            }
+            let mut server = None;
+            let spawned = spawn_server(args, request, listener, &path).and_then(|pid| {
+                server = i32::try_from(pid).ok().map(Pid::from_raw);
+                let cgroup = request.shim_cgroup();
+                cgroup.map_or(Ok(()), |cgroup| super::placement::enter_cgroup(&cgroup, pid))
+            });
+            let answered = spawned.and_then(|()| print(request, &at));
+            answered.inspect_err(|_| take_back(server, &path))
         }
         Claim::Taken => {
             // Where `delete` of this member looks for the socket; the server writes its own.
             let file = bundle.file(ADDRESS_FILE);
             fs::write(&file, &at)
                 .map_err(|cause| Error::io(format!("write {}", file.display()), cause))?;
+            print(request, &at)
         }
     }
-    let answer = bootstrap::answer(request.structured, &at)?;
+}
+
+fn print(request: &Request, at: &str) -> Result<()> {
+    let answer = bootstrap::answer(request.structured, at)?;
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
-    printed.map_err(|cause| {
-        // The daemon has died, and no other will ever know of the server: it would stay for good.
-        if let Some(server) = spawned {
-            // It is our child and not reaped, so the number is its own; it may be gone already. It
-            // is not asked: it may not listen to signals yet, and would leave its socket.
-            let _ = kill(server, Signal::SIGKILL);
-            let _ = fs::remove_file(&path);
-        }
-        Error::io("print the address", cause)
-    })
+    // The daemon has died.
+    printed.map_err(|cause| Error::io("print the address", cause))
+}
+
+/// Ends a server that nobody will ever know of, and frees its name: both would stay.
+fn take_back(server: Option<Pid>, path: &Path) {
+    if let Some(server) = server {
+        // It is our child and not reaped, so the number is its own; it may be gone already. It
+        // is not asked: it may not listen to signals yet, and would leave its socket.
+        let _ = kill(server, Signal::SIGKILL);
+    }
+    let _ = fs::remove_file(path);
 }
 
 /// Leaves word of where the sockets are for a `delete` to come, perhaps of containerd's own shim,
@@ -207,11 +215,7 @@ fn spawn_server(
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
     sys::pass_listener(listener).map_err(|cause| Error::io("pass the listener", cause))?;
-    let spawned = command.spawn().map_err(|cause| {
-        // Nobody will listen; the name is to be free.
-        let _ = fs::remove_file(path);
-        Error::io("spawn the server", cause)
-    })?;
+    let spawned = command.spawn().map_err(|cause| Error::io("spawn the server", cause))?;
     Ok(spawned.id())
 }
 

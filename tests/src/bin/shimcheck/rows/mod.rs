@@ -14,6 +14,7 @@ mod place;
 mod resources;
 mod reuse;
 mod runtime;
+mod server;
 mod stdio;
 mod storm;
 mod task;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Row> {
     [
         bootstrap::rows(),
         place::rows(),
+        server::rows(),
         create::rows(),
         task::rows(),
         resources::rows(),

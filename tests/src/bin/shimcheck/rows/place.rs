@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -69,25 +69,6 @@ pub(crate) fn rows() -> Vec<Row> {
             "a socket that nobody serves any more is replaced",
             "§1.2",
             socket_stale,
-        ),
-        row(
-            "server-detached",
-            "the server is its own process group in the bundle, stdin at null",
-            "§1.2",
-            detached,
-        ),
-        row(
-            "server-oom-score",
-            "the server's oom_score_adj is its starter's plus one",
-            "§1.2",
-            oom_score,
-        ),
-        row("server-cgroup", "ShimCgroup is where the server runs", "§1.2", shim_cgroup),
-        row(
-            "server-sched-core",
-            "SCHED_CORE is honoured, or refused clearly by the kernel",
-            "§1.2",
-            sched_core,
         ),
         row(
             "group-label",
@@ -364,91 +345,6 @@ fn socket_stale(stage: &Stage) -> Result<()> {
     ensure!(second.reply.address == first, "the address became {}", second.reply.address);
     second.leave(&bundle.id)?;
     stage.nothing_left()
-}
-
-fn detached(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
-    let stat = fs::read_to_string(format!("/proc/{}/stat", shim.pid))?;
-    let group = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(2))
-        .and_then(|word| word.parse::<i32>().ok());
-    ensure!(group == Some(shim.pid), "its process group is {group:?}, not {}", shim.pid);
-    let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", shim.pid));
-    let cwd = link("cwd")?;
-    ensure!(cwd == bundle.path, "its working directory is {}", cwd.display());
-    let stdin = link("fd/0").context("it has no descriptor 0")?;
-    ensure!(stdin == Path::new("/dev/null"), "its standard input is {}", stdin.display());
-    shim.leave(&bundle.id)?;
-    stage.nothing_left()
-}
-
-fn oom_score(stage: &Stage) -> Result<()> {
-    let score = |pid: &str| -> Result<i32> {
-        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
-        Ok(text.trim().parse()?)
-    };
-    let own = score("self")?;
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
-    let its = score(&shim.pid.to_string())?;
-    shim.leave(&bundle.id)?;
-    ensure!(its == (own + 1).min(1000), "ours is {own}, the shim's {its}");
-    Ok(())
-}
-
-/// The hierarchies of version 1, or the one of version 2.
-fn hierarchies() -> Vec<PathBuf> {
-    let top = PathBuf::from("/sys/fs/cgroup");
-    if top.join("cgroup.controllers").exists() {
-        return vec![top];
-    }
-    fs::read_dir(&top)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.join("tasks").exists() && !path.is_symlink())
-        .collect()
-}
-
-fn shim_cgroup(stage: &Stage) -> Result<()> {
-    let name = format!("{}/shim", stage.token);
-    for hierarchy in hierarchies() {
-        let path = hierarchy.join(&name);
-        fs::create_dir_all(&path)?;
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let Ok(value) = fs::read_to_string(hierarchy.join(file)) else { continue };
-            fs::write(hierarchy.join(&stage.token).join(file), &value)?;
-            fs::write(path.join(file), &value)?;
-        }
-    }
-    let mut bundle = stage.shell("exit 0")?;
-    bundle.options.get_or_insert_default().shim_cgroup = format!("/{name}");
-    let shim = stage.start(&bundle)?;
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", shim.pid))?;
-    let inside = groups.lines().filter(|line| line.ends_with(&format!("/{name}"))).count();
-    shim.leave(&bundle.id)?;
-    ensure!(inside > 0, "the server is in none of them:\n{groups}");
-    Ok(())
-}
-
-fn sched_core(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let mut invocation = stage.invocation(&bundle);
-    invocation.environment.push(("SCHED_CORE".to_owned(), "1".to_owned()));
-    let output = invocation.start_raw(&invocation.input())?;
-    if output.status.success() {
-        let reply = launch::understand(stage.dialect, &output.combined())?;
-        stage.note_socket(&reply.address)?;
-        let shim = stage.connect(&reply, &bundle.id)?;
-        return shim.leave(&bundle.id);
-    }
-    let complaint = output.complaint().to_lowercase();
-    ensure!(complaint.contains("sched") || complaint.contains("core"), "{complaint}");
-    stage.nothing_left()?;
-    not_offered(format!("the kernel has no core scheduling here: {complaint}"))
 }
 
 /// The addresses of two shims whose bundles bear these labels.
