@@ -25,6 +25,9 @@ pub struct Program {
     /// What it finds on descriptors 3, 4, and so on.
     #[cfg(unix)]
     pub(crate) descriptors: Vec<std::os::fd::OwnedFd>,
+    /// Whether it goes on when the thread that makes it ends.
+    #[cfg(unix)]
+    pub(crate) survives: bool,
 }
 
 /// Where a program is found.
@@ -32,6 +35,9 @@ pub struct Program {
 pub(crate) enum Executable {
     /// A path, or a name to be searched for in PATH.
     Named(OsString),
+    /// A path, and what it is called.
+    #[cfg(all(feature = "serve", unix))]
+    At(PathBuf, OsString),
     /// An open file, and what it is called.
     #[cfg(unix)]
     File(std::os::fd::OwnedFd, OsString),
@@ -61,6 +67,12 @@ impl Program {
         Self::of(Executable::File(file, name.as_ref().to_owned()))
     }
 
+    /// The program of a path, which is called by another name.
+    #[cfg(all(feature = "serve", unix))]
+    pub(crate) fn at(path: PathBuf, name: OsString) -> Self {
+        Self::of(Executable::At(path, name))
+    }
+
     fn of(executable: Executable) -> Self {
         Self {
             executable,
@@ -73,6 +85,8 @@ impl Program {
             stderr: Output::Null,
             #[cfg(unix)]
             descriptors: Vec::new(),
+            #[cfg(unix)]
+            survives: false,
         }
     }
 
@@ -137,10 +151,19 @@ impl Program {
         self
     }
 
+    /// Lets it go on when the thread that makes it ends.
+    #[cfg(all(feature = "serve", unix))]
+    pub(crate) fn surviving(mut self) -> Self {
+        self.survives = true;
+        self
+    }
+
     /// How errors call it.
     pub(crate) fn name(&self) -> String {
         match &self.executable {
             Executable::Named(name) => name.to_string_lossy().into_owned(),
+            #[cfg(all(feature = "serve", unix))]
+            Executable::At(_, name) => name.to_string_lossy().into_owned(),
             #[cfg(unix)]
             Executable::File(_, name) => name.to_string_lossy().into_owned(),
         }

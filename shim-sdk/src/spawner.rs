@@ -131,8 +131,17 @@ pub(crate) fn make_now(program: Program, stack: &mut Stack) -> Result<Made> {
 
 fn spawn(program: Program, stack: &mut Stack) -> io::Result<Made> {
     let env = program.whole_environment(std::env::vars_os());
-    let Program { executable, arguments, directory, stdin, stdout, stderr, descriptors, .. } =
-        program;
+    let Program {
+        executable,
+        arguments,
+        directory,
+        stdin,
+        stdout,
+        stderr,
+        descriptors,
+        survives,
+        ..
+    } = program;
     let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
     let stdin = stdin.map(OwnedFd::from).map_or_else(|| null.try_clone(), Ok)?;
     let (child_out, stdout) = open(stdout, &null)?;
@@ -144,6 +153,7 @@ fn spawn(program: Program, stack: &mut Stack) -> io::Result<Made> {
             let paths = candidates(&name, env.get(OsStr::new("PATH")))?;
             (name, paths, None)
         }
+        Executable::At(path, name) => (name, vec![c_string(path)?], None),
         Executable::File(file, name) => {
             // Out of the way of those that the child gets.
             let lowest = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
@@ -161,6 +171,7 @@ fn spawn(program: Program, stack: &mut Stack) -> io::Result<Made> {
         directory: directory.map(c_string).transpose()?,
         fds: &fds,
         nice: OWN_NICE.get().copied(),
+        survives,
     };
     let Started { pid, pidfd } = sys::spawn(&start, stack)?;
     let pid = Pid::new(pid).ok_or_else(|| io::Error::other("a process without a pid"))?;

@@ -9,20 +9,17 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::Pid;
 
 use super::args::Args;
 use super::request::annotations;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
+use crate::sys::{self, Stack};
 use crate::wire::bootstrap::{self, Request};
-use crate::{Bundle, Error, Result, Runtime, address, sys};
+use crate::{Bundle, Error, ProcessHandle, Program, Result, Runtime, Signal, address, spawner};
 
 /// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
 const SOCKET_DIR_LINK: &str = "s";
@@ -52,8 +49,8 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     match claim(&path)? {
         Claim::Bound(listener) => {
             let mut server = None;
-            let spawned = spawn_server(args, request, listener, &path).and_then(|pid| {
-                server = i32::try_from(pid).ok().map(Pid::from_raw);
+            let spawned = spawn_server(args, request, listener, &path).and_then(|process| {
+                let pid = server.insert(process).pid().get();
                 let cgroup = request.shim_cgroup();
                 cgroup.map_or(Ok(()), |cgroup| super::placement::enter_cgroup(&cgroup, pid))
             });
@@ -79,11 +76,11 @@ fn print(request: &Request, at: &str) -> Result<()> {
 }
 
 /// Ends a server that nobody will ever know of, and frees its name: both would stay.
-fn take_back(server: Option<Pid>, path: &Path) {
+fn take_back(server: Option<ProcessHandle>, path: &Path) {
     if let Some(server) = server {
-        // It is our child and not reaped, so the number is its own; it may be gone already. It
-        // is not asked: it may not listen to signals yet, and would leave its socket.
-        let _ = kill(server, Signal::SIGKILL);
+        // It may be gone already. It is not asked: it may not listen to signals yet, and would leave
+        // its socket.
+        let _ = server.signal(Signal::KILL);
     }
     let _ = fs::remove_file(path);
 }
@@ -185,42 +182,40 @@ fn is_stale(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Spawns the server with the listener as descriptor 3; returns its pid.
+/// Spawns the server with the listener as descriptor 3. It leads a session of its own before this
+/// process answers: whoever then ends what it left in its group does not mean it.
 fn spawn_server(
     args: &Args,
     request: &Request,
     listener: UnixListener,
     path: &Path,
-) -> Result<u32> {
+) -> Result<ProcessHandle> {
     let program = std::env::current_exe();
     let program = program.map_err(|cause| Error::io("find this program's file", cause))?;
-    let mut command = Command::new(&program);
-    command.arg0(own_name(program));
-    command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
+    let name = own_name(&program);
+    let mut server = Program::at(program, name)
+        .args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address])
+        .env(SOCKET_ENV, path)
+        .descriptor(listener.into())
+        .surviving();
     if args.debug || request.debug {
-        command.arg("-debug");
+        server = server.args(["-debug"]);
     }
-    command.env(SOCKET_ENV, path);
     if let Some(events) = &request.events_address {
-        command.env("TTRPC_ADDRESS", events);
+        server = server.env("TTRPC_ADDRESS", events);
     }
     if let Some(grpc) = &request.grpc_address {
-        command.env("GRPC_ADDRESS", grpc);
+        server = server.env("GRPC_ADDRESS", grpc);
     }
-    // Before this process answers: whoever then ends what it left in its group does not mean it.
-    sys::lead_session(&mut command);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if std::env::var_os("SCHED_CORE").is_some_and(|wanted| !wanted.is_empty()) {
         // Inherited by the server.
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
-    sys::pass_listener(listener).map_err(|cause| Error::io("pass the listener", cause))?;
-    let spawned = command.spawn().map_err(|cause| Error::io("spawn the server", cause))?;
-    Ok(spawned.id())
+    Ok(spawner::make_now(server, &mut Stack::new())?.process)
 }
 
 /// The name this program was called by: it says which runtime is meant.
-fn own_name(program: PathBuf) -> OsString {
+fn own_name(program: &Path) -> OsString {
     std::env::args_os().next().unwrap_or_else(|| program.into())
 }
 

@@ -13,22 +13,6 @@ pub(crate) fn received(descriptor: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// Puts a listener where the server will look for it, open across exec. The caller is about to
-/// spawn that server and then to exit.
-pub(crate) fn pass_listener(listener: UnixListener) -> io::Result<()> {
-    if listener.as_raw_fd() == LISTENER {
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
-        // Stays open until this process ends.
-        std::mem::forget(listener);
-        return Ok(());
-    }
-    // SAFETY: plain integers; whatever had this number was inherited and belongs to nobody here.
-    if unsafe { libc::dup2(listener.as_raw_fd(), LISTENER) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// Closes every descriptor above the listener's: whatever was inherited is nobody's business here,
 /// and would be every container's. To be called before anything is opened.
 pub(crate) fn close_inherited() {

@@ -15,7 +15,7 @@ mod spawn;
 mod windows;
 
 #[cfg(all(feature = "serve", unix))]
-pub(crate) use fd::{close_inherited, pass_listener, received, set_window_size, take_listener};
+pub(crate) use fd::{close_inherited, received, set_window_size, take_listener};
 #[cfg(unix)]
 pub(crate) use pidfd::pidfd_send_signal;
 #[cfg(all(feature = "serve", unix))]
@@ -23,9 +23,7 @@ pub(crate) use pidfd::{Waited, is_reaped, waitid_any, waitid_pid};
 #[cfg(all(feature = "serve", unix))]
 pub(crate) use poll::async_fd;
 #[cfg(all(feature = "serve", unix))]
-pub(crate) use prctl::{
-    lead_session, nice, one_malloc_arena, sched_core_create, set_nice, trim_heap,
-};
+pub(crate) use prctl::{nice, one_malloc_arena, sched_core_create, set_nice, trim_heap};
 #[cfg(all(feature = "serve", unix))]
 pub(crate) use spawn::{Stack, Start, Started, c_string, spawn};
 #[cfg(windows)]

@@ -1,19 +1,6 @@
 //! What a process asks the kernel and the C library for itself.
 
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
-/// Makes the command's process the leader of a session of its own. See setsid(2).
-pub(crate) fn lead_session(command: &mut Command) {
-    // Between fork and exec: one system call.
-    let before_exec = || {
-        // SAFETY: takes nothing.
-        if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: the closure is async-signal-safe, as argued above.
-    unsafe { command.pre_exec(before_exec) };
-}
 
 /// The calling thread's niceness. See getpriority(2).
 pub(crate) fn nice() -> io::Result<libc::c_int> {

@@ -1,10 +1,10 @@
 //! Starts a program the cheap way, with what a shim needs set before it runs.
 //!
 //! Promise: the program starts with exactly the descriptors given, on 0, 1, 2, and so on; every
-//! signal has its default action and none is blocked; it dies with the thread that started it; it
-//! has a session of its own, which to a kernel with autogroups says that it and the shim are two
-//! things that want their turns on a processor; a program that cannot be run is this call's error, not
-//! an exit status to be guessed at.
+//! signal has its default action and none is blocked; it dies with the thread that started it,
+//! unless it is to survive that; it has a session of its own, which to a kernel with autogroups says
+//! that it and the shim are two things that want their turns on a processor; a program that cannot
+//! be run is this call's error, not an exit status to be guessed at.
 //!
 //! clone(2) with `CLONE_VM | CLONE_VFORK` as posix_spawn(3) does it: nothing of the shim's memory is
 //! copied. `std::process::Command` has that fast path only without a death signal, and
@@ -37,6 +37,8 @@ pub(crate) struct Start<'a> {
     pub(crate) fds: &'a [BorrowedFd<'a>],
     /// Its niceness; the calling thread's if `None`.
     pub(crate) nice: Option<c_int>,
+    /// Whether it goes on when the calling thread ends.
+    pub(crate) survives: bool,
 }
 
 /// A running child of the shim.
@@ -69,6 +71,7 @@ struct Prepared {
     directory: Option<*const c_char>,
     fds: Vec<RawFd>,
     nice: Option<c_int>,
+    survives: bool,
     /// The shim's pid.
     parent: libc::pid_t,
     /// What the child reports when it could not exec.
@@ -99,6 +102,7 @@ pub(crate) fn spawn(start: &Start<'_>, stack: &mut Stack) -> io::Result<Started>
         directory: start.directory.as_deref().map(CStr::as_ptr),
         fds,
         nice: start.nice,
+        survives: start.survives,
         // SAFETY: getpid has no preconditions.
         parent: unsafe { libc::getpid() },
         errno: 0,
@@ -163,12 +167,14 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
         }
         // Runs to its end only if some call fails.
         (|| {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return;
-            }
-            // The parent may have died before the request: then no signal will ever come.
-            if libc::getppid() != prepared.parent {
-                libc::_exit(127);
+            if !prepared.survives {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return;
+                }
+                // The parent may have died before the request: then no signal will ever come.
+                if libc::getppid() != prepared.parent {
+                    libc::_exit(127);
+                }
             }
             // Fails for the leader of a process group, which a new process is not.
             libc::setsid();
@@ -268,6 +274,7 @@ mod tests {
             directory: directory.map(|path| c_string(path).unwrap()),
             fds: &[null.as_fd(), out.as_fd(), out.as_fd()],
             nice: None,
+            survives: false,
         };
         let child = spawn(&start, &mut Stack::new()).unwrap();
         let mut poll = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
@@ -313,6 +320,7 @@ mod tests {
                 directory: None,
                 fds: &[],
                 nice: None,
+                survives: false,
             };
             let cause = spawn(&start, &mut Stack::new()).unwrap_err();
             assert_eq!(cause.kind(), kind);
