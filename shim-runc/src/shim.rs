@@ -53,16 +53,26 @@ impl Shim {
             libcontainers: RefCell::default(),
             prepared: RefCell::default(),
         };
-        if launch.role == Role::Serve && shim.default == Choice::Libcontainer {
-            // The helper comes up while the daemon connects. Options that choose another engine
-            // or root are known only later; a helper that is not needed leaves by itself.
-            let EngineRoot(root) = shim.default.root(&Options::default(), &shim.namespace);
-            let ahead = Libcontainer::new(root);
-            let first = launch.id.as_ref().zip(launch.bundle.as_ref());
-            ahead.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
-            shim.prepared.replace(Some(ahead));
+        if launch.role == Role::Serve {
+            shim.prepare(launch);
         }
         Ok(shim)
+    }
+
+    /// Has the helper come up while the daemon connects, where options as those of `start` want one.
+    /// Other options are known only later; a helper that is not needed leaves by itself.
+    fn prepare(&self, launch: &Launch) {
+        // What is wrong with them is told to whoever creates by them.
+        let options = Options::from_payload(launch.options.as_ref()).unwrap_or_default();
+        let choice = self.default.with_options(&options);
+        if choice != Choice::Libcontainer {
+            return;
+        }
+        let EngineRoot(root) = choice.root(&options, &self.namespace);
+        let ahead = Libcontainer::new(root);
+        let first = launch.id.as_ref().zip(launch.bundle.as_ref());
+        ahead.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
+        self.prepared.replace(Some(ahead));
     }
 
     fn engine(&self, options: &Options, namespace: &str, bundle: &Path) -> AnyEngine {

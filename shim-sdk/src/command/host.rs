@@ -13,17 +13,30 @@ use protos::ttrpc::ttrpc::asynchronous::transport::Listener;
 use tokio::io::Interest;
 
 use super::args::Args;
-use super::placement;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use super::start::is_served;
+use super::{info, placement};
 use crate::process::core::Core;
 use crate::wire::socket;
-use crate::{Bundle, Error, Result, Runtime, address, log_fifo, spawner, sys};
+use crate::{Bundle, Error, Payload, Result, Runtime, address, log_fifo, spawner, sys};
 
 /// Where a server listens.
 pub(super) struct Place {
     listener: Option<UnixListener>,
     socket: Option<PathBuf>,
+}
+
+/// The runtime options that `start` was given, if it left any. Returns when `start` has ended: whoever
+/// waits for its answer comes first.
+pub(super) fn options() -> Result<Option<Payload>> {
+    if std::env::var_os(SOCKET_ENV).is_none() {
+        // Somebody else's standard input may never end.
+        return Ok(None);
+    }
+    let options = info::options()?;
+    let null = || Ok(rustix::stdio::dup2_stdin(File::open("/dev/null")?)?);
+    null().map_err(|cause| Error::io("let go of the standard input", cause))?;
+    Ok(options)
 }
 
 /// Takes over what `start` prepared. To be called before anything else opens a descriptor.

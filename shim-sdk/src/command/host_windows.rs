@@ -10,11 +10,16 @@ use super::args::Args;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use crate::process::core::Core;
 use crate::wire::socket;
-use crate::{Bundle, Error, Result, Runtime, log_fifo};
+use crate::{Bundle, Error, Payload, Result, Runtime, log_fifo};
 
 /// Where a server listens.
 pub(super) struct Place {
     pipe: String,
+}
+
+/// The runtime options that `start` was given are not handed on.
+pub(super) fn options() -> Result<Option<Payload>> {
+    Ok(None)
 }
 
 /// Takes over what `start` prepared: a name, since a pipe cannot be handed on.

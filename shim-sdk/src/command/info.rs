@@ -13,7 +13,7 @@ use crate::{Description, Error, Kind, Payload, Result};
 /// The type by which containerd knows OCI features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Reads the runtime options that the daemon may give on stdin.
+/// Reads the runtime options that the daemon, or for a server its `start`, may give on stdin.
 pub(crate) fn options() -> Result<Option<Payload>> {
     let mut stdin = Vec::new();
     let read = io::stdin().lock().take(MAX_STDIN_BYTES).read_to_end(&mut stdin);

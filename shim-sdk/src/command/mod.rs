@@ -50,8 +50,8 @@ pub struct Launch {
     pub id: Option<ContainerId>,
     /// The bundle of that container.
     pub bundle: Option<Bundle>,
-    /// Runtime options, as `-info` and `start` may be given them; a server gets them with each
-    /// [`Create`](crate::Create).
+    /// Runtime options, as `-info` and `start` may be given them. A server may have those of its
+    /// `start`, for what can be prepared; what counts comes with each [`Create`](crate::Create).
     pub options: Option<Payload>,
     /// Whether the daemon asked for debug logs.
     pub debug: bool,
@@ -107,7 +107,8 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
             start::start(&args, &make(&launch)?, &request)
         }
         Action::Serve => {
-            let launch = launch(Role::Serve, Some(delete::absolute(Bundle::new("."))), None)?;
+            let bundle = delete::absolute(Bundle::new("."));
+            let launch = launch(Role::Serve, Some(bundle), host::options()?)?;
             serve::serve(&args, || make(&launch))
         }
         Action::Delete => {

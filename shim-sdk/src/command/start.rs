@@ -7,19 +7,27 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::mem;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
+use protos::ttrpc::protobuf::Message;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args::Args;
 use super::request::annotations;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use crate::sys::{self, Stack};
 use crate::wire::bootstrap::{self, Request};
-use crate::{Bundle, Error, ProcessHandle, Program, Result, Runtime, Signal, address, spawner};
+use crate::wire::convert;
+use crate::{
+    Bundle, Error, Payload, ProcessHandle, Program, Result, Runtime, Signal, Stream, Streams,
+    address, spawner,
+};
 
 /// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
 const SOCKET_DIR_LINK: &str = "s";
@@ -201,6 +209,9 @@ fn spawn_server(
     if args.debug || request.debug {
         server = server.args(["-debug"]);
     }
+    let (stdin, end) =
+        to_server(request.options.as_ref()).map_err(|cause| Error::io("make a pipe", cause))?;
+    server = server.streams(Streams { stdin: Some(stdin), ..Streams::default() });
     if let Some(events) = &request.events_address {
         server = server.env("TTRPC_ADDRESS", events);
     }
@@ -211,7 +222,25 @@ fn spawn_server(
         // Inherited by the server.
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
-    Ok(spawner::make_now(server, &mut Stack::new())?.process)
+    let made = spawner::make_now(server, &mut Stack::new())?;
+    // Closed with everything else when this process ends. Until then the server waits: on a busy
+    // host the daemon would wait for both.
+    mem::forget(end);
+    Ok(made.process)
+}
+
+/// A pipe that holds the options in the form in which `-info` reads them, and its writing end. Options
+/// that it does not take at once the server gets with Create alone.
+fn to_server(options: Option<&Payload>) -> io::Result<(Stream, OwnedFd)> {
+    let (mut reader, mut writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some(options) = options {
+        let bytes = convert::any(options.clone()).write_to_bytes().map_err(io::Error::other)?;
+        rustix::io::ioctl_fionbio(&writer, true)?;
+        if !rustix::io::write(&writer, &bytes).is_ok_and(|count| count == bytes.len()) {
+            (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        }
+    }
+    Ok((reader.into(), writer))
 }
 
 /// The name this program was called by: it says which runtime is meant.
@@ -236,6 +265,27 @@ mod tests {
         };
         let left = fs::read_dir(path.parent().expect("has one")).expect("read").count();
         assert_eq!(left, 1, "only the socket");
+    }
+
+    #[test]
+    fn the_server_reads_the_options_and_waits_for_the_end_of_start() {
+        let read = |options: Option<&Payload>| {
+            let (reader, writer) = to_server(options).expect("pipe");
+            rustix::io::ioctl_fionbio(&reader, true).expect("descriptor");
+            let mut reader = File::from(OwnedFd::from(reader));
+            let mut bytes = vec![0; 1 << 20];
+            let count = io::Read::read(&mut reader, &mut bytes).unwrap_or_default();
+            bytes.truncate(count);
+            let more = io::Read::read(&mut reader, &mut [0]);
+            assert_eq!(more.expect_err("not at its end").kind(), io::ErrorKind::WouldBlock);
+            drop(writer);
+            assert_eq!(io::Read::read(&mut reader, &mut [0]).expect("its end"), 0);
+            bytes
+        };
+        let options = |size| Payload { type_url: "t".to_owned(), value: vec![7; size] };
+        assert!(read(None).is_empty());
+        assert_eq!(read(Some(&options(300)))[..3], [10, 1, b't'], "an Any");
+        assert!(read(Some(&options(1 << 20))).is_empty(), "half of it is none");
     }
 
     #[test]
