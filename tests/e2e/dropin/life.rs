@@ -147,9 +147,12 @@ fn a_terminal_is_resized_while_it_runs(engine: Engine) {
     second.shows("ready");
     resized(&second, 21, 77);
     assert!(!terminal.screen().contains("21 77"), "{}", terminal.screen());
-    let _ = house.ctr(&["task", "kill", "--signal", "SIGKILL", &id]).success();
-    let (mut terminal, mut second) = (terminal, second);
-    assert_eq!((terminal.end(), second.end()), (137, 137));
+    // One after the other: a ctr whose exec is gone with its container leaves the exec's fifos.
+    for (mut terminal, process) in [(second, &["--exec-id", "e"][..]), (terminal, &[])] {
+        let kill = [&["task", "kill", "--signal", "SIGKILL"], process, &[&id]].concat();
+        let _ = house.ctr(&kill).success();
+        assert_eq!(terminal.end(), 137);
+    }
 }
 
 /// Changes a terminal's size until the container says so: ctr does not see a change that comes
