@@ -56,6 +56,8 @@ step() {
   else
     printf '[%s] %s: FAILED, %s passed, %s failed (%s s)\n' \
       "$(clock)" "$name" "${oks:-0}" "${bads:-0}" $((SECONDS - from))
+    # First of all why, for whoever sees but a part.
+    awk '/panicked at/ { left = 9 } /^stack backtrace/ { left = 0 } left-- > 0 { print "FAILED: " $0 }' "$log"
     failures+=("$name")
     while read -r line; do failures+=("  $line"); done \
       < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u)
