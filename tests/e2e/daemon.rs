@@ -77,10 +77,9 @@ fn a_daemon_started_on_demand_is_detached_from_who_started_it() {
     }
     let environment = fs::read(proc("environ")).expect("it runs");
     assert!(!String::from_utf8_lossy(&environment).contains("SECRET_OF_THE_CLIENT"));
-    // Its own session: the sixth field of stat(5) is the session's leader.
-    let stat = fs::read_to_string(proc("stat")).expect("it runs");
-    let session = stat.rsplit_once(") ").expect("as proc(5) says").1.split(' ').nth(3);
-    assert_eq!(session, Some(pid.to_string().as_str()));
+    // The sixth field is the session's leader.
+    let session: Option<i32> = harness::proc::stat(pid, 6);
+    assert_eq!(session, Some(pid));
     let socket = fs::metadata(supervisor.socket()).expect("it listens");
     assert_eq!(socket.mode() & 0o007, 0, "nobody else may connect");
 }

@@ -15,6 +15,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::proc;
+
 /// How long teardown that goes on in the background may take.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -200,12 +202,9 @@ pub fn processes(scope: &Scope) -> Vec<Trace> {
 /// it may still hold what it had open.
 #[must_use]
 pub fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let letter = fields.next()?.chars().next()?;
-    // The twentieth of proc_pid_stat(5), of which this was the third.
-    let threads = fields.nth(16)?;
-    Some(if letter == 'Z' && threads != "1" { 'R' } else { letter })
+    let letter = proc::stat(pid, 3)?;
+    let has_threads = letter == 'Z' && proc::stat(pid, 20).is_some_and(|count: u32| count > 1);
+    Some(if has_threads { 'R' } else { letter })
 }
 
 /// The command line of a process, as one line.

@@ -16,6 +16,7 @@ pub mod containerd;
 pub mod fixtures;
 pub mod image;
 pub mod leak;
+pub mod proc;
 pub mod programs;
 pub mod root;
 pub mod shim;

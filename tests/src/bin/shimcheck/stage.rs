@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use harness::leak::{self, Scope, Trace};
+use harness::proc;
 use harness::shim::bundle::{self, Bundle};
 use harness::shim::stream::{Input, Stream};
 use harness::shim::ttrpc::{CallError, Code};
@@ -373,7 +374,7 @@ impl Shim<'_> {
 
     /// Its children that are zombies.
     pub(crate) fn zombies(&self) -> usize {
-        children(self.pid).into_iter().filter(|pid| leak::state(*pid) == Some('Z')).count()
+        proc::children(self.pid).into_iter().filter(|pid| leak::state(*pid) == Some('Z')).count()
     }
 
     /// Asks it to leave, and waits until it has.
@@ -385,22 +386,6 @@ impl Shim<'_> {
         }
         self.gone(SOON)
     }
-}
-
-/// The children of a process.
-pub(crate) fn children(parent: i32) -> Vec<i32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/stat"))
-                .ok()
-                .and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok())
-                == Some(parent)
-        })
-        .collect()
 }
 
 fn entries(directory: &str) -> usize {

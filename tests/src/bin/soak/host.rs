@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use harness::shim::events::Event;
 use harness::shim::{Bundle, Client, Dialect, Events, Invocation, Task, bundle, until};
-use harness::{Root, programs};
+use harness::{Root, proc, programs};
 use serde_json::json;
 
 /// The longest that any call may take; the engine's own deadline is far beyond, so this is met only
@@ -185,11 +185,9 @@ impl Host {
 }
 
 /// Whether a process has executed a program since it was cloned: the kernel's PF_FORKNOEXEC is not
-/// among its flags, the seventh field after its name in proc(5)'s stat.
+/// among its flags.
 fn has_executed(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
-    flags.is_some_and(|flags: u32| flags & 0x40 == 0)
+    proc::stat(pid, 9).is_some_and(|flags: u32| flags & 0x40 == 0)
 }
 
 fn lay_out(root: &Root, rootfs: &std::path::Path, script: &str) -> Result<Bundle> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use harness::proc;
 
 use super::place::{Contender, Place};
 
@@ -71,20 +72,11 @@ pub(crate) fn of_twenty(place: &Place, contender: Contender) -> Result<Memory> {
 
 /// The children of a shim that are not in a container's cgroup.
 fn helpers(shim: i32, token: &str) -> Vec<i32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let parent = fs::read_to_string(format!("/proc/{pid}/stat"))
-                .ok()
-                .and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok());
-            parent == Some(shim)
-                && fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                    .is_ok_and(|groups| !groups.contains(token))
-        })
-        .collect()
+    let is_outside = |pid: &i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        groups.is_ok_and(|groups| !groups.contains(token))
+    };
+    proc::children(shim).into_iter().filter(is_outside).collect()
 }
 
 /// The private pages of one process, clean and dirty, in kB.

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use harness::proc::children;
 use harness::shim::bundle::{process, shell};
 use harness::shim::until;
 
 use crate::row::{Row, row};
-use crate::stage::{SOON, Stage, children, exit_status, finish, unless_unimplemented};
+use crate::stage::{SOON, Stage, exit_status, finish, unless_unimplemented};
 
 /// How many execs there are.
 const EXECS: u32 = 60;

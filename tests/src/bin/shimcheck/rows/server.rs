@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use harness::proc;
 use harness::shim::{Bundle, launch};
 
 use crate::row::{Row, not_offered, row};
@@ -42,11 +43,7 @@ pub(crate) fn rows() -> Vec<Row> {
 fn detached(stage: &Stage) -> Result<()> {
     let bundle = stage.shell("exit 0")?;
     let shim = stage.start(&bundle)?;
-    let stat = fs::read_to_string(format!("/proc/{}/stat", shim.pid))?;
-    let group = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(2))
-        .and_then(|word| word.parse::<i32>().ok());
+    let group = proc::stat(shim.pid, 5);
     ensure!(group == Some(shim.pid), "its process group is {group:?}, not {}", shim.pid);
     let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", shim.pid));
     let cwd = link("cwd")?;

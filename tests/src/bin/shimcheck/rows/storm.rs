@@ -281,7 +281,7 @@ impl Holdings {
         Self {
             threads: shim.threads(),
             descriptors: shim.descriptors(),
-            children: crate::stage::children(shim.pid).len(),
+            children: harness::proc::children(shim.pid).len(),
             resident_kb: shim.resident_kb(),
         }
     }

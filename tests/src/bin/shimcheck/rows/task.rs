@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::leak;
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::until;
+use harness::{leak, proc};
 use protos::ttrpc::api::{Status, WaitResponse};
 
 use crate::row::{Row, not_offered, row};
@@ -526,9 +526,7 @@ fn niceness(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-/// The niceness of a process. See proc_pid_stat(5).
+/// The niceness of a process.
 fn nice(pid: u32) -> Result<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit_once(") ").context("a name in parentheses")?.1;
-    Ok(after_name.split(' ').nth(16).context("nineteen fields")?.parse()?)
+    proc::stat(i32::try_from(pid)?, 19).with_context(|| format!("process {pid} is not there"))
 }
