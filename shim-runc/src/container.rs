@@ -84,18 +84,8 @@ impl Container {
                 log::warn!("write {}: {cause}", path.display());
             }
         }
-        let stage = RefCell::new(Stage::Made(Made::of(init, &notifier)));
-        let container = Self {
-            id,
-            bundle: bundle.to_owned(),
-            options,
-            engine,
-            notifier,
-            traits,
-            stage,
-            started: Cell::new(false),
-            paused: Cell::new(false),
-        };
+        let stage = Stage::Made(Made::of(init, &notifier));
+        let container = Self::new(id, bundle, options, engine, notifier, traits, stage);
         Ok((container, init))
     }
 
@@ -118,17 +108,31 @@ impl Container {
         options.write(bundle)?;
         give_streams(&io, &options)?;
         let stage = Stage::Checkpointed(Restore::new(bundle, checkpoint, &options), Some(io));
-        Ok(Self {
-            traits: Traits::of(bundle),
+        let traits = Traits::of(bundle);
+        Ok(Self::new(id, bundle, options, engine, notifier, traits, stage))
+    }
+
+    /// One that has not been started.
+    fn new(
+        id: ContainerId,
+        bundle: &Path,
+        options: Options,
+        engine: AnyEngine,
+        notifier: Notifier,
+        traits: Traits,
+        stage: Stage,
+    ) -> Self {
+        Self {
             id,
             bundle: bundle.to_owned(),
             options,
             engine,
             notifier,
+            traits,
             stage: RefCell::new(stage),
             started: Cell::new(false),
             paused: Cell::new(false),
-        })
+        }
     }
 
     /// Runs the user's command, or restores the checkpoint.

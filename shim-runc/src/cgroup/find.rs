@@ -33,27 +33,27 @@ thread_local! {
     static MOUNTED: OnceCell<Mounted> = const { OnceCell::new() };
 }
 
-pub(super) fn look_ahead() {
-    MOUNTED.with(|mounted| {
-        if mounted.get().is_none()
-            && let Ok(found) = mounts()
-        {
-            let _ = mounted.set(found);
+/// Calls a function with what is mounted.
+fn with_mounted<T>(
+    look: impl FnOnce(&Mounted) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    MOUNTED.with(|mounted| match mounted.get() {
+        Some(mounted) => look(mounted),
+        None => {
+            let found = mounts()?;
+            look(mounted.get_or_init(|| found))
         }
-    });
+    })
+}
+
+pub(super) fn look_ahead() {
+    let _ = with_mounted(|_| Ok(()));
 }
 
 pub(super) fn of_process(pid: i32) -> Result<Option<Cgroup>, EngineError> {
     let theirs = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
     let ours = read(Path::new("/proc/self/cgroup"))?;
-    MOUNTED.with(|mounted| {
-        let mounted = match mounted.get() {
-            Some(mounted) => mounted,
-            None => {
-                let found = mounts()?;
-                mounted.get_or_init(|| found)
-            }
-        };
+    with_mounted(|mounted| {
         Ok(match mounted {
             Mounted::V1(hierarchies) => v1_groups(hierarchies, &theirs, &ours).map(Cgroup::V1),
             Mounted::V2 => {
@@ -84,7 +84,7 @@ pub(super) fn own_threads() -> Option<PathBuf> {
     let path_of = |wanted: &dyn Fn(&str) -> bool| {
         lines(&ours).find(|(names, _)| wanted(names)).map(|(_, path)| path)
     };
-    match mounts().ok()? {
+    let file = |mounted: &Mounted| match mounted {
         Mounted::V1(hierarchies) => hierarchies.iter().find_map(|hierarchy| {
             let first = hierarchy.controllers.first()?;
             let path = path_of(&|names| names.split(',').any(|name| name == first))?;
@@ -95,7 +95,8 @@ pub(super) fn own_threads() -> Option<PathBuf> {
             let path = path_of(&|names| names.is_empty())?;
             Some(below(Path::new(MOUNT_POINT), path).join("cgroup.threads"))
         }
-    }
+    };
+    with_mounted(|mounted| Ok(file(mounted))).ok().flatten()
 }
 
 /// Where each tree of groups is mounted, v1 and v2 alike.

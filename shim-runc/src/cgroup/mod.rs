@@ -12,8 +12,8 @@
 //!
 //! A hybrid host, with controllers in v1 hierarchies and an empty v2 tree beside them, is v1.
 //!
-//! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See cgroups(7), the kernel's
-//! admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
+//! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See
+//! cgroups(7), the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 pub(crate) mod ahead;
 mod find;
@@ -57,6 +57,9 @@ const FREEZE_INTERVAL: Duration = Duration::from_millis(1);
 const FREEZE_ATTEMPTS: u32 = 1000;
 /// Every so many times a v1 freeze is let go for a moment.
 const FREEZE_KICK: u32 = 20;
+
+/// How often making a cgroup may find that one above it has just been removed.
+const MAKING: u32 = 100;
 
 impl Cgroup {
     /// Finds the groups of the container whose init is `pid`; `None` if it has none of its own.
@@ -295,8 +298,21 @@ fn rdma_entries(path: &Path) -> Vec<(String, u32, u32)> {
 }
 
 /// The path below a hierarchy's mount point.
-fn below(mount: &Path, path: &str) -> PathBuf {
-    mount.join(path.trim_start_matches('/'))
+fn below(mount: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    mount.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Makes a cgroup and those above it. One above may be removed between the two: it is empty then, and
+/// whoever had the last container in it may tidy up.
+pub(crate) fn make_all(directory: &Path) -> io::Result<()> {
+    for _ in 0..MAKING {
+        match fs::create_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    fs::create_dir_all(directory)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Freeze, Keyed, MOUNT_POINT, write};
+use super::{Freeze, Keyed, MOUNT_POINT, below, make_all, write};
 use crate::error::EngineError;
 
 /// The group of one container.
@@ -20,12 +20,8 @@ pub(crate) struct Group {
 impl Group {
     /// The group at `path` of the host's tree.
     pub(crate) fn of_host(path: &Path) -> Self {
-        Self::new(Path::new(MOUNT_POINT), path)
-    }
-
-    /// The group at `path` of the tree at `mount`.
-    fn new(mount: &Path, path: &Path) -> Self {
-        Self { mount: mount.to_owned(), path: mount.join(path.strip_prefix("/").unwrap_or(path)) }
+        let mount = Path::new(MOUNT_POINT);
+        Self { mount: mount.to_owned(), path: below(mount, path) }
     }
 
     /// The group in a directory of which it is not said where the tree begins.
@@ -36,8 +32,7 @@ impl Group {
     /// Makes it where it is missing, with every controller that the host has. Others may make the
     /// same groups above it at the same time.
     pub(crate) fn make(&self) -> Result<(), EngineError> {
-        fs::create_dir_all(&self.path)
-            .map_err(|cause| EngineError::file("create", &self.path, cause))?;
+        make_all(&self.path).map_err(|cause| EngineError::file("create", &self.path, cause))?;
         self.enable_controllers();
         Ok(())
     }

@@ -25,8 +25,9 @@ pub(super) const VERSION: u32 = 1;
 /// an OCI process, which may be larger, travels as a descriptor.
 pub(super) const FRAME_BYTES: usize = 64 * 1024;
 
-/// The most descriptors beside one frame: three streams and one file.
-const DESCRIPTORS: usize = 4;
+/// The most descriptors beside one packet: three streams and a file, or one of each hierarchy of control
+/// groups, of which there are fewer.
+const DESCRIPTORS: usize = 16;
 
 /// The longest error text that is passed on.
 pub(super) const MESSAGE_BYTES: usize = 16 * 1024;

@@ -19,13 +19,11 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::make_all;
 use crate::cgroup::v1::Groups;
 
 /// How long killed processes may take to leave their cgroups.
 const EMPTYING: Duration = Duration::from_secs(10);
-
-/// How often making a cgroup may find that one above it has just been removed.
-const MAKING: u32 = 100;
 
 /// Room for a usual table of mounts.
 const TABLE_BYTES: usize = 16 * 1024;
@@ -240,18 +238,6 @@ fn places<'a>(table: &'a str, path: &Path) -> impl Iterator<Item = Place<'a>> {
             Place { directory, controllers }
         })
     })
-}
-
-/// Makes a cgroup and those above it. One above may be removed between the two: it is empty then, and
-/// whoever had the last container in it may tidy up.
-fn make_all(directory: &Path) -> io::Result<()> {
-    for _ in 0..MAKING {
-        match fs::create_dir_all(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => return done,
-        }
-    }
-    fs::create_dir_all(directory)
 }
 
 /// Gives a cgroup the value of the one above it, where it has none of its own.

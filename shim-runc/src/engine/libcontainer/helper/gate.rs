@@ -10,19 +10,16 @@
 //! See cgroups(7), unix(7) on SCM_RIGHTS.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::super::wire;
 use super::cgroup::{self, Cgroups};
 
-/// More than there are hierarchies of version 1.
-const DOORS: usize = 16;
+/// What goes with the doors; any text will do.
+const WORD: &[u8] = b"in";
 
 /// The helper's side.
 pub(super) struct Keeper(OwnedFd);
@@ -42,13 +39,7 @@ impl Keeper {
     pub(super) fn open(self, groups: &Cgroups) -> io::Result<()> {
         let doors = groups.doors()?;
         let doors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DOORS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !doors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&doors)) {
-            return Err(io::Error::other("more control groups than a container can have"));
-        }
-        sendmsg(&self.0, &[IoSlice::new(b"in")], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        wire::send(&self.0, WORD, &doors)
     }
 }
 
@@ -62,21 +53,8 @@ impl Gate {
     }
 
     fn doors(&self) -> io::Result<Option<Vec<File>>> {
-        let mut word = [0; 2];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DOORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut into = [IoSliceMut::new(&mut word)];
-        let received = rustix::io::retry_on_intr(|| {
-            recvmsg(&self.0, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)
-        })?;
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        let doors = control.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(doors) => doors.map(File::from).collect(),
-            _ => Vec::new(),
-        });
-        Ok(Some(doors.collect()))
+        let doors = wire::receive(&self.0)?;
+        Ok(doors.map(|(_, doors)| doors.into_iter().map(File::from).collect()))
     }
 }
 

@@ -23,7 +23,7 @@ use libcontainer::oci_spec::runtime::{
 };
 
 use super::super::wire::{Failure, Reason};
-use super::container::failure;
+use super::container::{SPEC, failure};
 use super::identity::{self, Identity};
 use super::{check, hook};
 
@@ -54,7 +54,7 @@ impl Tailored {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            fs::write(tailored.directory.join("config.json"), serde_json::to_vec(spec)?)
+            fs::write(tailored.directory.join(SPEC), serde_json::to_vec(spec)?)
         };
         write().map_err(|error| {
             let path = tailored.directory.display();
@@ -81,7 +81,7 @@ pub(super) fn clean_up(root: &Path, id: &str) {
 
 fn remove(directory: &Path) {
     // Nothing else is in there; a failure leaves a file that the next create overwrites.
-    let _ = fs::remove_file(directory.join("config.json"));
+    let _ = fs::remove_file(directory.join(SPEC));
     let _ = fs::remove_dir(directory);
 }
 
