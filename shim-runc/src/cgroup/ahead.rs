@@ -33,8 +33,9 @@ const WAITED: Duration = Duration::from_millis(2);
 /// Less than a grace period.
 const AGAIN: Duration = Duration::from_millis(4);
 
-/// By then a runtime has moved its process, on an idle machine.
-const TIMES: u8 = 5;
+/// A runtime moves its process within this many times [`AGAIN`], and the grace period that follows
+/// the last; asking on would only keep the lock at hand for whoever comes after.
+const TIMES: u8 = 3;
 
 /// How many more times the thread will ask; none, when there is no thread. One is enough for
 /// everybody.
