@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use crate::proc;
 
 /// How long teardown that goes on in the background may take.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// What to look for.
 #[derive(Debug, Clone)]
