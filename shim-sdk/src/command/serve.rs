@@ -19,8 +19,10 @@ pub(crate) const ADDRESS_FILE: &str = "address";
 /// Tells the server its socket's path.
 pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
 
-/// How long a server without a container waits for a request before it leaves.
-const FORGOTTEN: Duration = Duration::from_secs(300);
+/// How long a server without a container waits for a request before it leaves. A daemon asks for a
+/// Create at once; one that was killed before that may know the server again when it is back, and have
+/// no use for it.
+const FORGOTTEN: Duration = Duration::from_secs(15);
 /// How often a server in which nothing runs looks whether its bundle is still there. Without it no
 /// Create can come, and nobody asks for what has ended.
 const LOOK: Duration = Duration::from_secs(1);
