@@ -84,9 +84,9 @@ setup() {
   command -v cargo >/dev/null || { echo "cargo is not on PATH"; return 1; }
   # Debian's own, which is about to be installed, must not come before it.
   PATH=$(dirname "$(command -v cargo)"):$PATH
-  for package in apparmor binutils busybox-static ca-certificates cargo-web containerd cpio criu \
-    crun gcc git iproute2 iptables kmod libc6-dev libseccomp-dev pkg-config qemu-system-x86 runc \
-    rust-web-src rustc-web skopeo umoci util-linux; do
+  for package in apparmor binutils binutils-mingw-w64-x86-64 busybox-static ca-certificates \
+    cargo-web containerd cpio criu crun gcc git iproute2 iptables kmod libc6-dev libseccomp-dev \
+    pkg-config qemu-system-x86 runc rust-web-src rustc-web skopeo umoci util-linux; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
@@ -98,13 +98,14 @@ setup() {
       >>"$logs/apt" 2>&1 || { tail -n 50 "$logs/apt"; return 1; }
   fi
   cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 ||
-    patiently rustup component add clippy rustfmt
+    patiently rustup component add clippy rustfmt || return 1
+  # The crates of every platform, not only of this one: the tests read each one's licence, offline.
+  patiently cargo fetch -q --locked
 }
 
 build_release() {
   # One package at a time: features must not leak from one to the other.
-  patiently cargo fetch --locked --target x86_64-unknown-linux-gnu &&
-    cargo build --locked --release -p supervisor &&
+  cargo build --locked --release -p supervisor &&
     cargo build --locked --release -p shim-runc &&
     ln -f "$target/release/containerd-shim-runc-v2" "$target/release/containerd-shim-youki-v1"
 }
