@@ -164,6 +164,8 @@ step "documentation" documentation
 step "test build" cargo test --locked --workspace --no-run
 step "unit tests" cargo test --locked --workspace --lib --bins --no-fail-fast
 step "documentation tests" cargo test --locked -p shim-sdk --doc
+# The unit tests have replayed the seeds; this goes on from them, longer with FUZZ_SECONDS=N.
+step "fuzz" tests/fuzz.sh "${FUZZ_SECONDS:-5}"
 # Two at a time: each starts daemons and containers of its own.
 step "e2e tests" cargo test --locked -p tests --test e2e --no-fail-fast -- --test-threads=2 "$@"
 step "shimcheck runc" shimcheck "$target/release/containerd-shim-runc-v2"

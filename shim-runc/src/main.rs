@@ -5,6 +5,8 @@ mod checkpoint;
 mod container;
 mod engine;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod making;
 mod oom;
 mod options;

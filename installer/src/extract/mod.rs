@@ -20,6 +20,8 @@
 mod archive;
 mod decompress;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod metadata;
 #[cfg(test)]
 mod tests;

@@ -241,4 +241,25 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert!(of_process(pid).unwrap().is_none());
     }
+
+    /// Mount points in a container are in the table, under names that it chose.
+    #[test]
+    fn fuzzed_tables_lead_to_groups_below_a_mount() {
+        let words = &[
+            " - cgroup cgroup rw,memory",
+            "0::/",
+            "4:memory:/",
+            "../",
+            "/",
+            "\n",
+            "36 35 0:1 / /sys",
+        ];
+        ::fuzz::Target::new("cgroups").words(words).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let found = hierarchies(&text);
+            assert!(found.len() <= text.lines().count());
+            let _ = v1_groups(&found, &text, &text);
+            let _ = v2_path(&text, &text);
+        });
+    }
 }

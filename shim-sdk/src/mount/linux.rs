@@ -75,7 +75,7 @@ pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
 }
 
 /// The mount points in a mount table: the fifth field, with spaces and the like in octal.
-fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+pub(super) fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     table.split(|byte| *byte == b'\n').filter_map(|line| {
         let field = line.split(|byte| *byte == b' ').nth(4)?;

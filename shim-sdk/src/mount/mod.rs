@@ -3,6 +3,8 @@
 //! Promise: a list of mounts is made whole or not at all; undoing what is already gone is no
 //! error; nothing forks. See mount(2), fsopen(2), umount2(2).
 
+#[cfg(all(test, target_os = "linux"))]
+mod fuzz;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]

@@ -248,3 +248,6 @@ fn a_shutdown_is_answered_before_the_shim_leaves() {
         daemon.stop.notified().await;
     });
 }
+
+#[path = "fuzz.rs"]
+mod fuzz;

@@ -11,6 +11,8 @@ mod client;
 mod container;
 mod error;
 mod exec;
+#[cfg(test)]
+mod fuzz;
 mod image;
 mod images;
 mod import;

@@ -9,6 +9,8 @@
 
 mod error;
 pub(crate) mod filter;
+#[cfg(test)]
+mod fuzz;
 mod identifier;
 pub(crate) mod labels;
 pub(crate) mod mask;

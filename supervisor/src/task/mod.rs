@@ -16,6 +16,8 @@ mod bootstrap;
 mod bundle;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod intake;
 mod launch;
 mod lifecycle;

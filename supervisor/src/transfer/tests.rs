@@ -455,3 +455,5 @@ async fn news_is_told_as_it_happens() {
         "{told:?}"
     );
 }
+
+mod fuzz;

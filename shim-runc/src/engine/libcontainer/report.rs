@@ -263,4 +263,18 @@ mod tests {
         findings.add(b"led\"}\n{\"Ev");
         assert_eq!(findings.events, ["failed"]);
     }
+
+    /// The writing end is in the container's init.
+    #[test]
+    fn a_fuzzed_report_gives_one_bounded_failure() {
+        let words =
+            &["{\"Event\":\"", "{\"Failure\":{\"reason\":\"Other\",\"message\":\"", "\"}\n", "\n"];
+        ::fuzz::Target::new("report").words(words).run(|bytes| {
+            let mut findings = Findings::default();
+            for piece in bytes.chunks(7) {
+                findings.add(piece);
+            }
+            let _ = findings.start_failure();
+        });
+    }
 }

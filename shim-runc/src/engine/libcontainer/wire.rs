@@ -250,4 +250,29 @@ mod tests {
         let failure = Failure::new(Reason::Other, "é".repeat(MESSAGE_BYTES));
         assert!(failure.message.len() <= MESSAGE_BYTES);
     }
+
+    #[test]
+    fn a_fuzzed_frame_is_refused_or_means_one_thing() {
+        fn again<T: Serialize + DeserializeOwned + std::fmt::Debug>(bytes: &[u8]) {
+            let Ok(frame) = decode::<T>(bytes) else { return };
+            // Larger than what was read only where escapes are longer than what they stand for.
+            let Ok(sent) = encode(frame.sequence, &frame.body) else { return };
+            let back = decode::<T>(&sent).unwrap();
+            assert_eq!(format!("{frame:?}"), format!("{back:?}"));
+        }
+        let words = &[
+            "\"version\":1",
+            "\"sequence\":",
+            "\"body\":",
+            "\"Create\"",
+            "\"Failed\"",
+            "null",
+            "[",
+            "{",
+        ];
+        ::fuzz::Target::new("frame").words(words).run(|bytes| {
+            again::<Request>(bytes);
+            again::<Reply>(bytes);
+        });
+    }
 }

@@ -215,4 +215,20 @@ mod tests {
         let taken = "container with given ID already exists";
         assert_eq!(kind(Operation::Create, taken), Kind::AlreadyExists);
     }
+
+    /// A container's own words get into the log.
+    #[test]
+    fn a_fuzzed_log_gives_a_short_reason() {
+        let words =
+            &["{\"level\":\"error\",\"msg\":\"", "\"}\n", "\\ud83d", "does not exist", "\u{2026}"];
+        ::fuzz::Target::new("runtime-log").words(words).run(|bytes| {
+            let folder = tempfile::tempdir().unwrap();
+            let log = CallLog::new(folder.path().join("log"));
+            std::fs::write(log.path(), bytes).unwrap();
+            for reason in [log.reason(bytes, 1), log.reason(b"", 137)] {
+                assert!(!reason.is_empty() && reason.len() <= MESSAGE_BYTES + 3);
+                let _ = kind(Operation::Create, &reason);
+            }
+        });
+    }
 }
