@@ -71,9 +71,11 @@ trap 'exit 130' INT TERM HUP
 base=$scratch/base
 
 began=$SECONDS
-# The mirror that this machine's apt uses for this suite; debootstrap has one of its own if none.
-mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
-  awk -v suite="$suite" '$2 == suite { print $1; exit }')
+# What this machine's apt uses for the suite, its updates and its security fixes: an installation has
+# all three. debootstrap has a mirror of its own if there is none.
+sources=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+  awk -v suite="$suite" '($2 == suite || index($2, suite "-") == 1) && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u)
+mirror=$(awk -v suite="$suite" '$3 == suite { print $2; exit }' <<<"$sources")
 proxy=$(apt-config dump --format '%v%n' Acquire::http::Proxy)
 if ! http_proxy=${proxy:-${http_proxy:-}} debootstrap --variant=minbase "$suite" "$base" ${mirror:+"$mirror"} \
   >"$scratch/log" 2>&1; then
@@ -81,6 +83,7 @@ if ! http_proxy=${proxy:-${http_proxy:-}} debootstrap --variant=minbase "$suite"
   die "debootstrap $suite failed"
 fi
 
+[ -z "$sources" ] || printf '%s\n' "$sources" >"$base/etc/apt/sources.list"
 # How the network is reached, and which certificates this machine trusts beside Debian's.
 apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries|ForceIPv)' >"$base/etc/apt/apt.conf.d/90host" || true
 cp -L /etc/resolv.conf "$base/etc/resolv.conf"
