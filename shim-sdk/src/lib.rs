@@ -37,7 +37,8 @@
 //!
 //! Its `Cargo.toml` needs `shim-sdk` and `oci-spec`, and nothing else. Try it with
 //! `ctr run --rm --runtime /path/to/containerd-shim-skeleton-v1 IMAGE NAME COMMAND`, and check it
-//! against the whole contract with this repository's `shimcheck`, which needs no containerd.
+//! against the whole contract (`CONTRACT.md` in this crate's folder) with this repository's
+//! `shimcheck`, which needs no containerd.
 //!
 //! # What happens when
 //!

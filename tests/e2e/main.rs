@@ -4,6 +4,7 @@
 
 mod advisories;
 mod daemon;
+mod documents;
 mod dropin;
 mod engine;
 mod images;

@@ -14,7 +14,7 @@
 //! death included, leaves no process, cgroup or record behind; the helper cannot be used to
 //! reach the shim's binary from a container.
 //! Not here: cgroup statistics and updates, signals, exits (common to both engines).
-//! Answers to the OCI runtime specification; section 5 of the shim contract lists libcontainer's
+//! Answers to the OCI runtime specification. `shim-runc/LIBCONTAINER.md` lists libcontainer's
 //! hazards.
 
 mod connection;

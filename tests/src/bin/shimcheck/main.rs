@@ -1,4 +1,5 @@
-//! Checks a shim against the runtime-v2 contract, row by row, without a daemon.
+//! Checks a shim against the runtime-v2 contract (`shim-sdk/CONTRACT.md`), row by row, without a
+//! daemon.
 //!
 //! `cargo run --release -p tests --bin shimcheck -- /path/to/any-shim` plays the daemon: it executes
 //! the shim as each release of containerd does, calls its Task service, receives its events, reads

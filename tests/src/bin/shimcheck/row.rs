@@ -13,8 +13,8 @@ pub(crate) struct Row {
     pub(crate) id: &'static str,
     /// What is promised.
     pub(crate) promise: &'static str,
-    /// Where from: a section of the contract (`§1.4`), a pain of its section 3 (`pain 6`), a point
-    /// of the drop-in list (`point 13`), or a promise of the design.
+    /// Where from, in `shim-sdk/CONTRACT.md`: a section (`§1.4`, `section 3`), a pain of section 3
+    /// (`pain 6`), or a point of section 4 (`point 13`).
     pub(crate) source: &'static str,
     /// How long the check may take. Those that may take long begin first.
     pub(crate) limit: Duration,
