@@ -11,6 +11,7 @@ use crate::commit::Layout;
 use crate::error::{Call as _, InstallError};
 use crate::plan::{self, Image, Options};
 use crate::receipt::{Receipt, Receipts};
+use crate::remove::remove_tree;
 use crate::stage;
 
 const LOCK: &str = ".lock";
@@ -129,7 +130,7 @@ impl Opt {
             Ok(made) => made,
             Err(error) => {
                 // What cannot be removed now is swept by the next installation.
-                let _ = fs::remove_dir_all(&generation);
+                let _ = remove_tree(&generation);
                 return Err(error);
             }
         };

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
@@ -11,8 +9,9 @@ use rustix::io::Errno;
 
 use super::{Directory, Tree};
 use crate::extract::Whiteouts;
-use crate::extract::metadata::{Call as _, Failed, Outcome};
-use crate::merged::{self, Found, OPAQUE, below, join, split, within};
+use crate::extract::metadata::{Call as _, Outcome};
+use crate::merged::{self, Found, OPAQUE, join, split, within};
+use crate::remove::remove_at;
 
 impl Tree {
     pub(super) fn is_whiteout(&self, stat: &Stat) -> bool {
@@ -74,8 +73,10 @@ impl Tree {
 
     /// Removes what was in a directory before this layer.
     fn remove_unmade(&mut self, directory: &Rc<Directory>) -> Outcome {
-        let mut waiting = vec![directory.clone()];
-        while let Some(directory) = waiting.pop() {
+        // Paths, not descriptors: there may be any number of them.
+        let mut waiting = vec![directory.path.clone()];
+        while let Some(path) = waiting.pop() {
+            let directory = self.reopen(&path).call("openat2", &path)?;
             let listing = fs::Dir::read_from(&directory.fd).call("getdents", &directory.path)?;
             let mut names = Vec::new();
             for item in listing {
@@ -88,8 +89,8 @@ impl Tree {
                 let path = join(&directory.path, &name);
                 if !self.made.contains(&path) {
                     self.remove(&directory, &name)?;
-                } else if let Ok(inner) = self.reopen(&path) {
-                    waiting.push(inner);
+                } else if self.reopen(&path).is_ok() {
+                    waiting.push(path);
                 }
             }
         }
@@ -108,12 +109,7 @@ impl Tree {
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(errno) => return Err(errno).call("unlinkat", &path),
         }
-        // The standard library's removal works on descriptors and follows no link.
-        let shown = PathBuf::from(std::ffi::OsString::from_vec(below(directory.fd.as_fd(), name)));
-        std::fs::remove_dir_all(shown).map_err(|error| {
-            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-            Failed(format!("remove_dir_all({:?})", String::from_utf8_lossy(&path)), errno)
-        })?;
+        remove_at(directory.fd.as_fd(), name).call("remove", &path)?;
         self.aliases.clear();
         self.parents.forget(&path);
         self.open.retain(|known, _| !within(known, &path));
