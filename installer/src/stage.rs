@@ -12,6 +12,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::budget::Budget;
 use crate::error::{Call as _, InstallError};
 use crate::plan::{Image, Plan, Planned, Source, hex_digest, read_layer};
 use crate::receipt::{self, Receipts};
@@ -54,7 +55,12 @@ pub(crate) fn link_tree(from: &Path, into: &Path) -> Result<(), InstallError> {
 }
 
 /// Writes what a plan says.
-pub(crate) fn write(image: &Image, plan: &Plan, into: &Path) -> Result<(), InstallError> {
+pub(crate) fn write(
+    image: &Image,
+    plan: &Plan,
+    into: &Path,
+    budget: &Budget,
+) -> Result<(), InstallError> {
     let mut contents: BTreeMap<Source, Vec<&str>> = BTreeMap::new();
     for (path, planned) in &plan.files {
         remove(into, path)?;
@@ -70,7 +76,7 @@ pub(crate) fn write(image: &Image, plan: &Plan, into: &Path) -> Result<(), Insta
         if !contents.keys().any(|source| source.layer == layer) {
             continue;
         }
-        read_layer(image, layer, |_, archive, entry| {
+        read_layer(image, layer, budget, |_, archive, entry| {
             let Some(paths) = contents.remove(&Source { layer, entry }) else { return Ok(()) };
             let (first, others) = paths.split_first().unwrap_or((&"", &[]));
             let Some(Planned::File { mode, digest, .. }) = plan.files.get(*first) else {
