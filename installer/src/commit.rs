@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::error::{Call as _, InstallError};
+use crate::remove::remove_tree;
 use crate::stage::{SHOWN, link_tree, sync_directory};
 
 const CURRENT: &str = "current";
@@ -96,7 +97,7 @@ impl Layout {
                 symlink(&target, &next).call("symlink", &next)?;
                 renameat_with(CWD, &next, CWD, &path, RenameFlags::EXCHANGE)
                     .call("renameat2", &path)?;
-                fs::remove_dir_all(&next).call("remove_dir_all", &next)
+                remove_tree(&next).call("remove", &next)
             }
             Ok(_) if fs::read_link(&path).is_ok_and(|found| found == target) => Ok(()),
             _ => self.point(name, &target),
@@ -126,7 +127,7 @@ impl Layout {
         for number in self.numbers()? {
             if !wanted.contains(&number) {
                 let path = self.generation(number);
-                fs::remove_dir_all(&path).call("remove_dir_all", &path)?;
+                remove_tree(&path).call("remove", &path)?;
             }
         }
         Ok(())
@@ -134,10 +135,5 @@ impl Layout {
 }
 
 fn remove_if_there(path: &Path) -> Result<(), InstallError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path).call("remove_dir_all", path),
-        Ok(_) => fs::remove_file(path).call("unlink", path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).call("lstat", path),
-    }
+    remove_tree(path).call("remove", path)
 }

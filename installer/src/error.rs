@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::budget::Exhausted;
 use crate::extract::{EntryName, ExtractError};
 
 /// What went wrong, in terms a caller can map to its own.
@@ -22,11 +23,23 @@ pub enum Kind {
     FailedPrecondition,
     /// The data is damaged or ends early.
     DataLoss,
+    /// It was stopped because nobody wants it any more.
+    Cancelled,
     /// Anything else that the system refused.
     Internal,
 }
 
 impl Kind {
+    /// The kind that a refused charge amounts to.
+    pub fn of_refused(refused: &Exhausted) -> Self {
+        match refused {
+            Exhausted::Stopped => Self::Cancelled,
+            Exhausted::Limit { .. } | Exhausted::Expansion { .. } | Exhausted::Time { .. } => {
+                Self::ResourceExhausted
+            }
+        }
+    }
+
     /// The kind that an I/O error amounts to.
     pub fn from_io(error: &io::Error) -> Self {
         match error.kind() {
@@ -38,7 +51,9 @@ impl Kind {
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => Self::InvalidArgument,
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
             | io::ErrorKind::OutOfMemory => Self::ResourceExhausted,
+            io::ErrorKind::Unsupported => Self::InvalidArgument,
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::DataLoss,
             _ => Self::Internal,
         }
@@ -85,7 +100,7 @@ pub enum InstallError {
         image: String,
     },
     /// Other files are in the way.
-    #[error("image {image}: {} there already: {}; say replace to install over {}", are(.files), .files.join(", "), them(.files))]
+    #[error("image {image}: {} there already: {}; say replace to install over {}", are(.files), some(.files), them(.files))]
     InTheWay {
         /// The image.
         image: String,
@@ -122,6 +137,16 @@ pub enum InstallError {
         /// The answer.
         cause: io::Error,
     },
+}
+
+/// The first files of a list, and how many more there are.
+fn some(files: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = files.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if files.len() > SHOWN {
+        text.push_str(&format!(" and {} more", files.len() - SHOWN));
+    }
+    text
 }
 
 fn are(files: &[String]) -> &'static str {

@@ -20,10 +20,13 @@
 //!
 //! - [`extract`]: one layer of an image onto a directory, whatever the archive says. The
 //!   supervisor's unpack uses it too.
+//! - [`budget`]: what a transfer may cost; one for everything that it does.
+//! - [`remove`]: directory trees of any depth removed, without recursion.
 //! - [`merged`]: what overlay layers show together, looked up without mounting them.
 //!
 //! Nothing here talks to a daemon, a registry or a database: callers bring readers and paths.
 
+pub mod budget;
 mod commit;
 pub mod error;
 pub mod extract;
@@ -31,6 +34,7 @@ pub mod merged;
 mod opt;
 pub mod plan;
 mod receipt;
+pub mod remove;
 mod stage;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //! here, within the merged root.
 //! See "Whiteouts and opaque directories" in the kernel's documentation of overlayfs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -23,6 +23,8 @@ pub(crate) const OPAQUE: &CStr = c"trusted.overlay.opaque";
 /// As many symbolic links as the kernel follows.
 pub(crate) const MAX_LINKS: usize = 40;
 pub(crate) const MAX_PATH_BYTES: usize = 4095;
+/// Directories remembered, so that memory does not grow with the number of those looked at.
+const MAX_SHOWING: usize = if cfg!(test) { 3 } else { 4 << 10 };
 
 /// How canonical paths are opened: they have no symbolic links, and gain none.
 pub(crate) const BENEATH: ResolveFlags =
@@ -33,6 +35,8 @@ pub struct Merged {
     layers: Vec<OwnedFd>,
     /// Which layers show through at a directory.
     showing: HashMap<Vec<u8>, Rc<[usize]>>,
+    /// Directories at which nothing shows through, because somebody said so.
+    hidden: BTreeSet<Vec<u8>>,
 }
 
 /// What a name stands for.
@@ -49,7 +53,7 @@ impl Merged {
             fs::open(path, flags, Mode::empty())
         };
         let layers = layers.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { layers, showing: HashMap::new() })
+        Ok(Self { layers, showing: HashMap::new(), hidden: BTreeSet::new() })
     }
 
     /// Reads a file, following symbolic links within the merged root. `None` when there is none,
@@ -139,41 +143,74 @@ impl Merged {
     /// Nothing shows through at a directory any more, nor below it.
     pub(crate) fn hide(&mut self, path: &[u8]) {
         self.showing.retain(|known, _| !within(known, path));
-        self.showing.insert(path.to_vec(), Rc::new([]));
+        self.hidden.insert(path.to_vec());
     }
 
-    /// A directory with all below it is gone; one made there later starts afresh.
-    pub(crate) fn forget(&mut self, path: &[u8]) {
+    /// A directory with all below it is gone; one made there later starts afresh. What was hidden
+    /// there is the answer.
+    pub(crate) fn forget(&mut self, path: &[u8]) -> Vec<Vec<u8>> {
         self.showing.retain(|known, _| !within(known, path));
+        let gone: Vec<_> = self
+            .hidden
+            .range(path.to_vec()..)
+            .take_while(|known| known.starts_with(path))
+            .filter(|known| within(known, path))
+            .cloned()
+            .collect();
+        for known in &gone {
+            self.hidden.remove(known);
+        }
+        gone
+    }
+
+    /// The directories at which nothing shows through, because somebody said so.
+    pub(crate) fn hidden(&self) -> impl Iterator<Item = &[u8]> {
+        self.hidden.iter().map(Vec::as_slice)
     }
 
     fn showing(&mut self, path: &[u8]) -> rustix::io::Result<Rc<[usize]>> {
         if let Some(known) = self.showing.get(path) {
             return Ok(known.clone());
         }
-        let showing: Rc<[usize]> = match split(path) {
-            None => (0..self.layers.len()).collect(),
-            Some((above, _)) => {
-                let mut found = Vec::new();
-                for &layer in self.showing(above)?.iter() {
-                    match self.open_directory(layer, path) {
-                        Ok(directory) => {
-                            found.push(layer);
-                            if is_opaque(directory.as_fd()) {
-                                break;
-                            }
-                        }
-                        Err(Errno::NOENT) => {}
-                        // A file, a link or a whiteout hides what is further below.
-                        Err(Errno::NOTDIR | Errno::LOOP) => break,
-                        Err(errno) => return Err(errno),
+        if self.showing.len() >= MAX_SHOWING {
+            self.showing.clear();
+        }
+        // From the root down, so that a long path needs no stack.
+        let mut showing: Rc<[usize]> = (0..self.layers.len()).collect();
+        if self.hidden.contains(&b""[..]) {
+            showing = Rc::new([]);
+        }
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([path.len()]).filter(|end| *end > 0) {
+            let here = &path[..end];
+            showing = match self.showing.get(here) {
+                Some(known) => known.clone(),
+                None if self.hidden.contains(here) => Rc::new([]),
+                None => self.showing_below(here, &showing)?,
+            };
+            self.showing.insert(here.to_vec(), showing.clone());
+        }
+        Ok(showing)
+    }
+
+    /// Which of the layers that show through at a directory's parent do so at it.
+    fn showing_below(&self, path: &[u8], above: &[usize]) -> rustix::io::Result<Rc<[usize]>> {
+        let mut found = Vec::new();
+        for &layer in above {
+            match self.open_directory(layer, path) {
+                Ok(directory) => {
+                    found.push(layer);
+                    if is_opaque(directory.as_fd()) {
+                        break;
                     }
                 }
-                found.into()
+                Err(Errno::NOENT) => {}
+                // A file, a link or a whiteout hides what is further below.
+                Err(Errno::NOTDIR | Errno::LOOP) => break,
+                Err(errno) => return Err(errno),
             }
-        };
-        self.showing.insert(path.to_vec(), showing.clone());
-        Ok(showing)
+        }
+        Ok(found.into())
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::budget::Budget;
 use crate::commit::Layout;
 use crate::error::{Call as _, InstallError};
 use crate::plan::{self, Image, Options};
 use crate::receipt::{Receipt, Receipts};
+use crate::remove::remove_tree;
 use crate::stage;
 
 const LOCK: &str = ".lock";
@@ -40,9 +42,19 @@ impl Opt {
     /// Installs the binaries of an image, or replaces those that it installed before. Blocks while
     /// another installation is under way.
     pub fn install(&self, image: &Image, options: Options) -> Result<Receipt, InstallError> {
+        self.install_within(image, options, &Budget::default())
+    }
+
+    /// [`Self::install`], charged to `budget`. When that is stopped, nothing of the image is left.
+    pub fn install_within(
+        &self,
+        image: &Image,
+        options: Options,
+        budget: &Budget,
+    ) -> Result<Receipt, InstallError> {
         let _lock = self.lock()?;
         let (number, receipts) = self.current()?;
-        let plan = plan::plan(image, options, &receipts, |path| self.is_there(path))?;
+        let plan = plan::plan(image, options, &receipts, |path| self.is_there(path), budget)?;
         let receipt = Receipt {
             image: image.name.clone(),
             digest: image.digest.clone(),
@@ -57,7 +69,7 @@ impl Opt {
                     stage::remove(generation, &file.path)?;
                 }
             }
-            stage::write(image, &plan, generation)?;
+            stage::write(image, &plan, generation, budget)?;
             receipts.put(receipt.clone());
             Ok(receipt.clone())
         })
@@ -129,7 +141,7 @@ impl Opt {
             Ok(made) => made,
             Err(error) => {
                 // What cannot be removed now is swept by the next installation.
-                let _ = fs::remove_dir_all(&generation);
+                let _ = remove_tree(&generation);
                 return Err(error);
             }
         };
@@ -158,7 +170,11 @@ impl Opt {
     /// Serialises changes, and sweeps what one that crashed has left.
     fn lock(&self) -> Result<Flock<File>, InstallError> {
         let root = &self.layout.root;
+        let is_new = !root.exists();
         fs::create_dir_all(root).call("mkdir", root)?;
+        if is_new && let Some(parent) = root.parent() {
+            stage::sync_directory(parent)?;
+        }
         let path = root.join(LOCK);
         let file = OpenOptions::new()
             .write(true)

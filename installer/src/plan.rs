@@ -11,8 +11,9 @@ use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::budget::{Budget, Cost};
 use crate::error::InstallError;
-use crate::extract::{Archive, Entry, EntryKind, EntryName, ExtractError, Limits, decompressed};
+use crate::extract::{Archive, Entry, EntryKind, EntryName, ExtractError, decompressed_within};
 use crate::receipt::{InstalledFile, Receipts};
 
 const WHITEOUT: &str = ".wh.";
@@ -97,12 +98,23 @@ pub(crate) fn plan(
     options: Options,
     receipts: &Receipts,
     present: impl Fn(&str) -> bool,
+    budget: &Budget,
 ) -> Result<Plan, InstallError> {
     let mut plan = Plan::default();
     for (layer, _) in image.layers.iter().enumerate() {
-        read_layer(image, layer, |entry, archive, number| {
+        read_layer(image, layer, budget, |entry, archive, number| {
             let source = Source { layer, entry: number };
-            plan.take(image, entry, options, source, archive)
+            let before = plan.files.len();
+            plan.take(image, entry, options, source, archive)?;
+            if plan.files.len() > before {
+                let kept = (entry.path.len() + 256) as u64;
+                budget.charge(Cost::Kept, kept).map_err(|cause| InstallError::Layer {
+                    image: image.name.clone(),
+                    layer: image.layers[layer].digest.clone(),
+                    cause: ExtractError::Budget { entry: entry.name(), cause },
+                })?;
+            }
+            Ok(())
         })?;
     }
     plan.check_links(image)?;
@@ -135,6 +147,7 @@ pub(crate) type LayerArchive = Archive<Box<dyn Read + Send>>;
 pub(crate) fn read_layer(
     image: &Image,
     layer: usize,
+    budget: &Budget,
     mut each: impl FnMut(&Entry, &mut LayerArchive, u64) -> Result<(), InstallError>,
 ) -> Result<(), InstallError> {
     let Layer { digest, open } = &image.layers[layer];
@@ -142,7 +155,7 @@ pub(crate) fn read_layer(
         |cause| InstallError::Layer { image: image.name.clone(), layer: digest.clone(), cause };
     let unreadable = |cause| failed(ExtractError::Read { entries: 0, cause });
     // Once for its digest, as stored: a decompressor stops where its own end mark is.
-    let mut stored = open().map_err(unreadable)?;
+    let mut stored = budget.meter(open().map_err(unreadable)?, Cost::Input);
     let got = digest_of(&mut stored).map_err(unreadable)?;
     if got != *digest {
         return Err(InstallError::WrongDigest {
@@ -151,8 +164,8 @@ pub(crate) fn read_layer(
             got,
         });
     }
-    let tar = decompressed(open().map_err(unreadable)?).map_err(unreadable)?;
-    let mut archive = Archive::new(tar, &Limits::default());
+    let tar = decompressed_within(open().map_err(unreadable)?, budget).map_err(unreadable)?;
+    let mut archive = Archive::new(tar, budget);
     let mut number = 0;
     while let Some(entry) = archive.next_entry().map_err(failed)? {
         each(&entry, &mut archive, number)?;
@@ -260,7 +273,10 @@ impl Plan {
                     return Err(InstallError::Refused {
                         image: image.name.clone(),
                         entry: EntryName(path.clone().into_bytes()),
-                        why: format!("it links to {target:?}, which is no file of this image's"),
+                        why: format!(
+                            "it links to {}, which is no file of this image's",
+                            EntryName(target.clone().into_bytes())
+                        ),
                     });
                 }
             }

@@ -12,9 +12,11 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::budget::Budget;
 use crate::error::{Call as _, InstallError};
 use crate::plan::{Image, Plan, Planned, Source, hex_digest, read_layer};
 use crate::receipt::{self, Receipts};
+use crate::remove::remove_tree;
 
 /// The directories that a generation has.
 pub(crate) const SHOWN: [&str; 2] = ["bin", "lib"];
@@ -34,21 +36,31 @@ pub(crate) fn begin(from: Option<&Path>, into: &Path) -> Result<(), InstallError
 
 /// Hard links of everything below a directory; symbolic links are links too.
 pub(crate) fn link_tree(from: &Path, into: &Path) -> Result<(), InstallError> {
-    for entry in fs::read_dir(from).call("readdir", from)? {
-        let entry = entry.call("readdir", from)?;
-        let (source, target) = (entry.path(), into.join(entry.file_name()));
-        if entry.file_type().call("stat", &source)?.is_dir() {
-            fs::create_dir(&target).call("mkdir", &target)?;
-            link_tree(&source, &target)?;
-        } else {
-            fs::hard_link(&source, &target).call("link", &target)?;
+    let mut waiting = vec![(from.to_owned(), into.to_owned())];
+    while let Some((from, into)) = waiting.pop() {
+        for entry in fs::read_dir(&from).call("readdir", &from)? {
+            let entry = entry.call("readdir", &from)?;
+            let (source, target) = (entry.path(), into.join(entry.file_name()));
+            if entry.file_type().call("stat", &source)?.is_dir() {
+                fs::create_dir(&target).call("mkdir", &target)?;
+                waiting.push((source, target));
+            } else {
+                fs::hard_link(&source, &target).call("link", &target)?;
+            }
         }
+        // Their names last as what they name does.
+        sync_directory(&into)?;
     }
     Ok(())
 }
 
 /// Writes what a plan says.
-pub(crate) fn write(image: &Image, plan: &Plan, into: &Path) -> Result<(), InstallError> {
+pub(crate) fn write(
+    image: &Image,
+    plan: &Plan,
+    into: &Path,
+    budget: &Budget,
+) -> Result<(), InstallError> {
     let mut contents: BTreeMap<Source, Vec<&str>> = BTreeMap::new();
     for (path, planned) in &plan.files {
         remove(into, path)?;
@@ -64,7 +76,7 @@ pub(crate) fn write(image: &Image, plan: &Plan, into: &Path) -> Result<(), Insta
         if !contents.keys().any(|source| source.layer == layer) {
             continue;
         }
-        read_layer(image, layer, |_, archive, entry| {
+        read_layer(image, layer, budget, |_, archive, entry| {
             let Some(paths) = contents.remove(&Source { layer, entry }) else { return Ok(()) };
             let (first, others) = paths.split_first().unwrap_or((&"", &[]));
             let Some(Planned::File { mode, digest, .. }) = plan.files.get(*first) else {
@@ -120,16 +132,7 @@ pub(crate) fn write(image: &Image, plan: &Plan, into: &Path) -> Result<(), Insta
 /// Removes a file, or a directory that somebody put in its place.
 pub(crate) fn remove(generation: &Path, path: &str) -> Result<(), InstallError> {
     let path = generation.join(path);
-    let found = match fs::symlink_metadata(&path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).call("lstat", &path),
-    };
-    if found.is_dir() {
-        fs::remove_dir_all(&path).call("remove_dir_all", &path)
-    } else {
-        fs::remove_file(&path).call("unlink", &path)
-    }
+    remove_tree(&path).call("remove", &path)
 }
 
 /// Writes the receipts, and syncs the generation's directories.

@@ -55,6 +55,7 @@ impl InstallError {
                 installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
                 installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
                 installer::Kind::DataLoss => Kind::DataLoss,
+                installer::Kind::Cancelled => Kind::Cancelled,
                 installer::Kind::Internal => Kind::Internal,
             },
             Self::Interrupted(_) => Kind::Internal,

@@ -1,13 +1,16 @@
 //! Turns a layer as it is stored into a plain tar stream.
 //!
 //! Promise: what a stream is, its first bytes say, not a media type. Decompression runs in a thread
-//! of its own, so that it overlaps with the caller's writing; what it has ahead is bounded.
+//! of its own, so that it overlaps with the caller's writing; what it has ahead is bounded, and so
+//! is its memory. What comes in and what comes out is charged to the transfer's budget.
 
 use std::io::{self, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use flate2::read::MultiGzDecoder;
+
+use crate::budget::{Budget, Cost};
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,15 @@ pub enum Compression {
 
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+const BZIP2: [u8; 3] = *b"BZh";
+/// What follows bzip2's level: the digits of pi, or of its square root in an empty stream.
+const BZIP2_BLOCKS: [[u8; 6]; 2] =
+    [[0x31, 0x41, 0x59, 0x26, 0x53, 0x59], [0x17, 0x72, 0x45, 0x38, 0x50, 0x90]];
+const HEAD: usize = 10;
+/// zstd's window is memory. 32 MiB is what `zstd --ultra -20` and the best level of Go's encoder
+/// use; the library's own limit of 128 MiB is more than a daemon may take for one stream.
+const ZSTD_WINDOW_LOG: u32 = 25;
 const CHUNK: usize = 512 * 1024;
 const CHUNKS_AHEAD: usize = 4;
 
@@ -41,9 +53,18 @@ impl Compression {
     }
 }
 
-/// Reads `reader` decompressed, by magic: gzip, zstd or as it is.
-pub fn decompressed(mut reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-    let mut head = [0; 4];
+/// Reads `reader` decompressed, by magic: gzip, zstd or as it is, within a budget of its own.
+pub fn decompressed(reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    decompressed_within(reader, &Budget::default())
+}
+
+/// [`decompressed`], charged to `budget`.
+pub fn decompressed_within(
+    reader: impl Read + Send + 'static,
+    budget: &Budget,
+) -> io::Result<Box<dyn Read + Send>> {
+    let mut reader = budget.meter(reader, Cost::Input);
+    let mut head = [0; HEAD];
     let mut filled = 0;
     while filled < head.len() {
         match reader.read(&mut head[filled..]) {
@@ -53,15 +74,53 @@ pub fn decompressed(mut reader: impl Read + Send + 'static) -> io::Result<Box<dy
             Err(error) => return Err(error),
         }
     }
+    if let Some(name) = unsupported(&head[..filled]) {
+        let text = format!("{name} compression is not supported: compress with gzip or zstd");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
     let compression = Compression::detect(&head[..filled]);
     let whole = io::Cursor::new(head).take(filled as u64).chain(reader);
     Ok(match compression {
-        Compression::None => Box::new(whole),
+        Compression::None => Box::new(budget.meter(whole, Cost::Output)),
         Compression::Gzip => {
-            Box::new(Ahead::of(MultiGzDecoder::new(BufReader::with_capacity(CHUNK, whole)))?)
+            let decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, whole));
+            Box::new(Ahead::of(budget.meter(decoder, Cost::Output))?)
         }
-        Compression::Zstd => Box::new(Ahead::of(zstd::Decoder::new(whole)?)?),
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::new(whole)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(Ahead::of(budget.meter(Window(decoder), Cost::Output))?)
+        }
     })
+}
+
+/// The name of a compression that is known by its magic and not supported.
+fn unsupported(head: &[u8]) -> Option<&'static str> {
+    if head.starts_with(&XZ) {
+        return Some("xz");
+    }
+    let bzip2 = head.starts_with(&BZIP2)
+        && head.get(4..10).is_some_and(|block| BZIP2_BLOCKS.iter().any(|known| known == block));
+    bzip2.then_some("bzip2")
+}
+
+/// Says what to do about a frame whose window is too large.
+struct Window<R>(R);
+
+impl<R: Read> Read for Window<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| {
+            if error.to_string().contains("too much memory") {
+                let most = (1 << ZSTD_WINDOW_LOG) / (1 << 20);
+                let text = format!(
+                    "its zstd window is larger than {most} MiB: compress again without --long and \
+                     with a level of at most 20"
+                );
+                return io::Error::new(io::ErrorKind::OutOfMemory, text);
+            }
+            error
+        })
+    }
 }
 
 /// The reading end of a thread that reads ahead.
@@ -192,6 +251,44 @@ mod tests {
         assert!(read(whole[..whole.len() / 2].to_vec()).is_err());
         let whole = zstd::encode_all(&sample()[..], 1).unwrap();
         assert!(read(whole[..whole.len() / 2].to_vec()).is_err());
+    }
+
+    #[test]
+    fn a_window_that_needs_too_much_memory_is_refused_with_what_to_do() {
+        let packed = |log: u32| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.long_distance_matching(true).unwrap();
+            encoder.write_all(&sample()).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(read(packed(25)).unwrap(), sample());
+        let error = read(packed(27)).unwrap_err();
+        assert!(error.to_string().contains("32 MiB"), "{error}");
+    }
+
+    #[test]
+    fn what_is_packed_otherwise_is_refused_by_name() {
+        for (bytes, name) in [
+            (&b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4F"[..], "xz"),
+            (b"BZh91AY&SY\xca\xbe", "bzip2"),
+            (b"BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0", "bzip2"),
+        ] {
+            let error = read(bytes.to_vec()).unwrap_err();
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+        assert_eq!(read(b"BZh9 is a name".to_vec()).unwrap(), b"BZh9 is a name");
+    }
+
+    #[test]
+    fn zeros_that_need_no_input_are_charged() {
+        use crate::budget::{Exhausted, Limits};
+        let packed = zstd::encode_all(&vec![0; 8 << 20][..], 1).unwrap();
+        let limits = Limits { free_expansion_bytes: 1 << 20, ..Limits::default() };
+        let budget = Budget::new(limits);
+        let mut reader = decompressed_within(io::Cursor::new(packed), &budget).unwrap();
+        let error = io::copy(&mut reader, &mut io::sink()).unwrap_err();
+        assert!(matches!(Exhausted::within(&error), Some(Exhausted::Expansion { .. })), "{error}");
     }
 
     #[test]

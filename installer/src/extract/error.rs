@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use crate::Kind;
+use crate::budget::Exhausted;
 
 /// A layer could not be extracted. What was written so far is the caller's to remove.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,14 @@ pub enum ExtractError {
         /// Of what.
         unit: &'static str,
     },
+    /// The transfer's budget is used up.
+    #[error("at {entry}: {cause}")]
+    Budget {
+        /// The entry that crossed it.
+        entry: EntryName,
+        /// What was refused.
+        cause: Exhausted,
+    },
     /// The system refused a call.
     #[error("extract {entry}: {call}: {cause}")]
     System {
@@ -62,9 +71,6 @@ pub enum Refusal {
     /// The name has a NUL byte or is otherwise no file name.
     #[error("the name is not a valid file name")]
     BadName,
-    /// A parent is a symbolic link that this same layer made.
-    #[error("its parent {0} is a symbolic link made by this layer")]
-    ThroughOwnLink(EntryName),
     /// A parent is a file.
     #[error("its parent {0} is not a directory")]
     ParentNotDirectory(EntryName),
@@ -110,6 +116,10 @@ impl ExtractError {
     /// What this amounts to for a caller.
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Read { cause, .. } if let Some(refused) = Exhausted::within(cause) => {
+                Kind::of_refused(refused)
+            }
+            Self::Budget { cause, .. } => Kind::of_refused(cause),
             Self::Read { cause, .. } => match Kind::from_io(cause) {
                 Kind::Internal | Kind::InvalidArgument => Kind::DataLoss,
                 kind => kind,

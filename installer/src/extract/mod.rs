@@ -9,9 +9,11 @@
 //!
 //! Promise: an entry's name is looked up in the merged root, one component at a time and relative
 //! to descriptors, so that neither `..`, nor an absolute name, nor a symbolic link leads outside.
-//! A parent that is a symbolic link of a lower layer (`lib` → `usr/lib`) is followed, as other
-//! tools do; one that the same layer made is refused, since only an attack needs it. Directories
-//! that the layer does not mention, but puts something in, keep the metadata they have below.
+//! A parent that is a symbolic link (`lib` → `usr/lib`) is followed within the merged root, as other
+//! tools do, whether a lower layer or the same one made it. Directories that the layer does not
+//! mention, but puts something in, keep the metadata they have below. Memory does not grow with the
+//! number of entries; where it must (removing whiteouts over what is there already), it is charged
+//! to the transfer's budget.
 //! Nothing is synced: who records the result as complete syncs the file system once.
 //!
 //! See the OCI image specification ("Image Layer Filesystem Changeset"), openat2(2), and overlayfs
@@ -30,10 +32,12 @@ mod tree;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use decompress::{Compression, decompressed};
+pub use archive::{Archive, Entry, EntryKind};
+pub use decompress::{Compression, decompressed, decompressed_within};
 pub use error::{EntryName, ExtractError, Refusal};
 
-pub(crate) use archive::{Archive, Entry, EntryKind};
+pub use crate::budget::Limits;
+use crate::budget::{Budget, Cost};
 use tree::Tree;
 
 /// What to do with an entry that removes something from the layers below.
@@ -46,23 +50,6 @@ pub enum Whiteouts {
     Overlay,
     /// Remove it from *into*, which already holds the layers below.
     Remove,
-}
-
-/// How much of an archive is accepted.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Entries in the archive.
-    pub max_entries: u64,
-    /// Bytes of content, all entries together, decompressed.
-    pub max_bytes: u64,
-    /// Components in a name.
-    pub max_depth: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_entries: 4_000_000, max_bytes: 1 << 40, max_depth: 512 }
-    }
 }
 
 /// A layer that was extracted.
@@ -88,8 +75,22 @@ pub fn apply_layer(
     whiteouts: Whiteouts,
     limits: &Limits,
 ) -> Result<Applied, ExtractError> {
-    let mut archive = Archive::new(tar, limits);
-    let mut tree = Tree::open(into, parents, whiteouts, limits)?;
+    let budget = Budget::new(limits.clone());
+    let tar = budget.meter(budget.meter(tar, Cost::Input), Cost::Output);
+    apply_layer_within(tar, into, parents, whiteouts, &budget)
+}
+
+/// [`apply_layer`], charged to `budget`, except for the bytes of `tar`: whoever made it charges
+/// them, as [`decompressed_within`] does.
+pub fn apply_layer_within(
+    tar: impl Read,
+    into: &Path,
+    parents: &[PathBuf],
+    whiteouts: Whiteouts,
+    budget: &Budget,
+) -> Result<Applied, ExtractError> {
+    let mut archive = Archive::new(tar, budget);
+    let mut tree = Tree::open(into, parents, whiteouts, budget)?;
     while let Some(entry) = archive.next_entry()? {
         tree.add(&entry, &mut archive)?;
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+mod limits;
+
 use super::*;
 use crate::Kind;
 
@@ -101,6 +103,12 @@ impl Layers {
         self.applied.push(into.clone());
         apply_layer(&tar.end()[..], &into, &parents, Whiteouts::Overlay, &Limits::default())?;
         Ok(into)
+    }
+
+    /// Applies one layer; the directory of them all is the answer.
+    fn apply_kept(mut self, tar: Tar) -> TempDir {
+        self.apply(tar).unwrap();
+        self.root
     }
 
     fn outside(&self) -> PathBuf {
@@ -220,20 +228,68 @@ fn absolute_names_and_harmless_dots_stay_inside() {
     }
 }
 
+/// bsdtar, nix and bazel write entries through a link that the same layer made. They land where the
+/// link leads within the root, and never outside of it.
 #[test]
-fn a_link_of_the_same_layer_is_not_written_through() {
-    for target in ["../outside", "/etc", "inside", "."] {
+fn a_link_of_the_same_layer_is_followed_within_the_root() {
+    for (target, lands) in
+        [("../outside", "outside/x"), ("/etc", "etc/x"), ("inside", "inside/x"), (".", "x")]
+    {
+        let mut layers = Layers::new();
         let tar = Tar::default().directory("inside").symlink("link", target).file("link/x", "x");
-        let error = refusal(tar);
-        assert!(error.contains("\"link/x\"") && error.contains("symbolic link"), "{error}");
+        let into = layers.apply(tar).unwrap();
+        assert!(into.join(lands).is_file(), "{lands}");
+        assert!(fs::read_dir(layers.outside()).unwrap().next().is_none(), "{target}");
     }
     // By the other types of entry, deeper down, and by a hard link to the link.
-    refusal(Tar::default().symlink("l", "/etc").directory("l/d"));
-    refusal(Tar::default().symlink("l", "/etc").symlink("l/s", "x"));
-    refusal(Tar::default().symlink("l", "/etc").file("l/a/b/c", "x"));
-    refusal(Tar::default().symlink("l", "/etc").hard_link("m", "l").file("m/x", "x"));
+    for (tar, lands) in [
+        (Tar::default().symlink("l", "/etc").directory("l/d"), "etc/d"),
+        (Tar::default().symlink("l", "/etc").symlink("l/s", "x"), "etc/s"),
+        (Tar::default().symlink("l", "/etc").file("l/a/b/c", "x"), "etc/a/b/c"),
+        (Tar::default().symlink("l", "/etc").hard_link("m", "l").file("m/x", "x"), "etc/x"),
+        (Tar::default().directory("d").symlink("d/l", "..").file("d/l/x", "x"), "x"),
+        (
+            Tar::default()
+                .directory("a")
+                .symlink("l", "a")
+                .file("l/x", "x")
+                .symlink("l", "b")
+                .file("l/y", "y"),
+            "b/y",
+        ),
+    ] {
+        let into = Layers::new().apply_kept(tar);
+        assert!(fs::symlink_metadata(into.path().join("layer0").join(lands)).is_ok(), "{lands}");
+    }
     refusal(Tar::default().symlink("l", "/etc").hard_link("m", "l/passwd"));
-    refusal(Tar::default().directory("d").symlink("d/l", "..").file("d/l/x", "x"));
+    refusal(Tar::default().symlink("l", "l").file("l/x", "x"));
+}
+
+#[test]
+fn where_links_lead_counts_towards_depth() {
+    // Each entry is short; together they would make a tree of a thousand levels.
+    let mut tar = Tar::default().directory("a").symlink("l0", "a");
+    for n in 0..1000 {
+        tar = tar.directory(&format!("l{n}/d")).symlink(&format!("l{}", n + 1), &format!("l{n}/d"));
+        if n % 30 == 29 {
+            // Links lead through at most forty others, so shorten the way.
+            let deep = format!("a{}", "/d".repeat(n + 1));
+            if deep.len() < 100 {
+                tar = tar.symlink(&format!("l{}", n + 1), &deep);
+            }
+        }
+    }
+    let error = Layers::new().apply(tar).unwrap_err().to_string();
+    assert!(error.contains("components") || error.contains("too many symbolic links"), "{error}");
+    let root = TempDir::new().unwrap();
+    let limits = Limits { max_depth: 8, ..Limits::default() };
+    let tar = Tar::default().directory("a/b/c/d/e").symlink("l", "a/b/c/d/e").file("l/f/g/h", "");
+    let tar = tar.file("l/f/g/i", "").file("l/f/g/h2/i", "");
+    let error =
+        apply_layer(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err();
+    assert_eq!(error.kind(), Kind::ResourceExhausted);
+    assert!(root.path().join("a/b/c/d/e/f/g/i").exists(), "eight components are allowed");
+    assert!(!root.path().join("a/b/c/d/e/f/g/h2/i").exists());
 }
 
 #[test]
@@ -455,11 +511,12 @@ fn limits_hold_for_entries_bytes_and_depth() {
         let root = TempDir::new().unwrap();
         apply_layer(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err()
     };
-    let small = Limits { max_entries: 2, max_bytes: 4, max_depth: 3 };
+    let small = Limits { max_entries: 2, max_depth: 3, ..Limits::default() };
+    let short = Limits { max_bytes: 4, ..Limits::default() };
     let many = Tar::default().file("a", "").file("b", "").file("c", "");
     let large = Tar::default().file("a", "123").file("b", "45");
-    for (tar, what) in [(many, "entries"), (large, "bytes")] {
-        let error = apply(tar, small.clone());
+    for (tar, limits, what) in [(many, small.clone(), "entries"), (large, short, "bytes")] {
+        let error = apply(tar, limits);
         assert_eq!(error.kind(), Kind::ResourceExhausted);
         assert!(error.to_string().contains(what), "{error}");
     }

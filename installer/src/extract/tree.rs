@@ -17,16 +17,22 @@ use std::rc::Rc;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
 
+use super::Whiteouts;
 use super::archive::{Archive, Entry, EntryKind};
 use super::error::{EntryName, ExtractError, Refusal};
 use super::metadata::{self, Call, Failed, Metadata, Outcome};
-use super::{Limits, Whiteouts};
+use crate::budget::{Budget, Exhausted};
 use crate::merged::{
     BENEATH, Found, MAX_LINKS, MAX_PATH_BYTES, Merged, below, join, reversed, split,
 };
 
 /// Descriptors kept open; several layers may be extracted at once under the default limit of 1024.
 const MAX_OPEN: usize = 64;
+
+/// Times of directories kept; more are set at once.
+const MAX_TIMES: usize = if cfg!(test) { 3 } else { 16 << 10 };
+/// Names of directories kept that lead through links.
+const MAX_ALIASES: usize = if cfg!(test) { 3 } else { 4 << 10 };
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
@@ -38,13 +44,18 @@ pub(super) struct Tree {
     has_parents: bool,
     parents: Merged,
     whiteouts: Whiteouts,
-    max_depth: usize,
+    budget: Budget,
     open: HashMap<Vec<u8>, Rc<Directory>>,
     /// Names of directories that led through links of lower layers, and where they led.
     aliases: HashMap<Vec<u8>, Vec<u8>>,
-    /// Symbolic links that this layer made; when whiteouts remove, everything it made.
+    /// *into* was empty: all that is in it is this layer's.
+    begins_empty: bool,
+    /// What this layer made, where it cannot be told otherwise: whiteouts remove what was there
+    /// before, and leave this.
     made: BTreeSet<Vec<u8>>,
-    /// Times that directories get at the end, when nothing is added to them any more.
+    /// The budget has no room for what was remembered last.
+    refused: Option<Exhausted>,
+    /// Times that directories get when nothing is added to them any more.
     times: BTreeMap<Vec<u8>, Timespec>,
 }
 
@@ -65,7 +76,7 @@ impl Tree {
         into: &Path,
         parents: &[PathBuf],
         whiteouts: Whiteouts,
-        limits: &Limits,
+        budget: &Budget,
     ) -> Result<Self, ExtractError> {
         let failed = |call: String| {
             move |cause| ExtractError::System { entry: EntryName(b"/".to_vec()), call, cause }
@@ -74,15 +85,20 @@ impl Tree {
         let fd = fs::open(into, flags, Mode::empty())
             .map_err(io::Error::from)
             .map_err(failed(format!("open({into:?})")))?;
+        let begins_empty = is_empty(&fd)
+            .map_err(io::Error::from)
+            .map_err(failed(format!("getdents({into:?})")))?;
         let mut tree = Self {
             root: Rc::new(Directory { path: Vec::new(), fd }),
             has_parents: !parents.is_empty(),
             parents: Merged::open(parents).map_err(failed(format!("open({parents:?})")))?,
             whiteouts,
-            max_depth: limits.max_depth,
+            budget: budget.clone(),
             open: HashMap::new(),
             aliases: HashMap::new(),
+            begins_empty,
             made: BTreeSet::new(),
+            refused: None,
             times: BTreeMap::new(),
         };
         tree.inherit_root().map_err(|failed| system(b"/", failed))?;
@@ -106,7 +122,11 @@ impl Tree {
             let Some(directory) = self.directory_with_something_below(entry, parent)? else {
                 return Ok(());
             };
-            return self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed));
+            self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed))?;
+            return match self.refused.take() {
+                None => Ok(()),
+                Some(cause) => Err(ExtractError::Budget { entry: entry.name(), cause }),
+            };
         }
         if name.starts_with(AUFS) {
             return Ok(());
@@ -121,21 +141,42 @@ impl Tree {
             return self.hide(&directory, hidden).map_err(|failed| system(&entry.path, failed));
         }
         let directory = self.directory(entry, parent)?;
-        self.make(entry, &directory, name, archive)
+        self.check_depth(entry, &directory.path)?;
+        self.make(entry, &directory, name, archive)?;
+        if let Some(cause) = self.refused.take() {
+            return Err(ExtractError::Budget { entry: entry.name(), cause });
+        }
+        if self.times.len() > MAX_TIMES {
+            self.set_times()?;
+        }
+        Ok(())
     }
 
     /// Gives directories their times.
     pub(super) fn finish(mut self) -> Result<(), ExtractError> {
+        self.set_times()?;
+        self.release();
+        Ok(())
+    }
+
+    /// Gives directories their times, and forgets these: a directory that gets something later has
+    /// its time remembered again when it is opened.
+    fn set_times(&mut self) -> Result<(), ExtractError> {
         for (path, mtime) in std::mem::take(&mut self.times) {
             let outcome = match split(&path) {
                 None => metadata::set_mtime_on(self.root.fd.as_fd(), mtime),
                 Some((parent, name)) => self
-                    .reopen(parent)
+                    .opened(parent)
                     .call("openat2", parent)
                     .and_then(|directory| metadata::set_mtime(directory.fd.as_fd(), name, mtime)),
             };
             outcome.map_err(|failed| system(&path, failed))?;
         }
+        self.open.clear();
+        let mtime = metadata::mtime(
+            &fs::fstat(&self.root.fd).call("fstat", b"/").map_err(|failed| system(b"/", failed))?,
+        );
+        self.times.insert(Vec::new(), mtime);
         Ok(())
     }
 
@@ -178,8 +219,9 @@ impl Tree {
             limit: limit as u64,
             unit,
         };
-        if components.len() > self.max_depth {
-            return Err(limit(self.max_depth, "components in a name"));
+        let max_depth = self.budget.limits().max_depth;
+        if components.len() > max_depth {
+            return Err(limit(max_depth, "components in a name"));
         }
         let path = components.join(&b'/');
         if path.len() > MAX_PATH_BYTES {
@@ -205,6 +247,9 @@ impl Tree {
         }
         let directory = self.walk(entry, name)?;
         if directory.path != name {
+            if self.aliases.len() >= MAX_ALIASES {
+                self.aliases.clear();
+            }
             self.aliases.insert(name.to_vec(), directory.path.clone());
         }
         Ok(directory)
@@ -226,7 +271,7 @@ impl Tree {
             match fs::statat(&directory.fd, last, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => {}
-                    FileType::Symlink if !self.made.contains(ancestor) => break,
+                    FileType::Symlink if !self.is_own(ancestor) => break,
                     _ => return Ok(None),
                 },
                 Err(_) => break,
@@ -248,6 +293,7 @@ impl Tree {
                 here = self.reopen(up).call("openat2", up).map_err(|f| system(&entry.path, f))?;
                 continue;
             }
+            self.check_depth(entry, &here.path)?;
             match self.step(entry, &here, &component)? {
                 Step::Into(next) => here = next,
                 Step::Follow(target) => {
@@ -283,9 +329,6 @@ impl Tree {
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     self.reopen(&path).call("openat2", &path).map(Step::Into).map_err(failed)
-                }
-                FileType::Symlink if self.made.contains(&path) => {
-                    Err(refused(entry, Refusal::ThroughOwnLink(EntryName(path))))
                 }
                 FileType::Symlink => {
                     readlink(here.fd.as_fd(), name).map(Step::Follow).map_err(failed)
@@ -336,8 +379,19 @@ impl Tree {
         self.parents.open_directory(layer, path).call("openat2", path)
     }
 
-    /// Opens a directory of *into* by its canonical path.
+    /// Opens a directory of *into* by its canonical path, to put something into it.
     fn reopen(&mut self, path: &[u8]) -> rustix::io::Result<Rc<Directory>> {
+        let directory = self.opened(path)?;
+        if !self.times.contains_key(path) {
+            // What is added to a directory does not make it newer.
+            let mtime = metadata::mtime(&fs::fstat(&directory.fd)?);
+            self.times.insert(path.to_vec(), mtime);
+        }
+        Ok(directory)
+    }
+
+    /// Opens a directory of *into* by its canonical path.
+    fn opened(&mut self, path: &[u8]) -> rustix::io::Result<Rc<Directory>> {
         if path.is_empty() {
             return Ok(self.root.clone());
         }
@@ -349,14 +403,25 @@ impl Tree {
         if self.open.len() >= MAX_OPEN {
             self.open.clear();
         }
-        if self.whiteouts == Whiteouts::Remove && !self.times.contains_key(path) {
-            // What is added to a directory of the layers below does not make it newer.
-            let mtime = metadata::mtime(&fs::fstat(&fd)?);
-            self.times.insert(path.to_vec(), mtime);
-        }
         let directory = Rc::new(Directory { path: path.to_vec(), fd });
         self.open.insert(path.to_vec(), directory.clone());
         Ok(directory)
+    }
+
+    /// Whether this layer made what *into* has at a path.
+    fn is_own(&self, path: &[u8]) -> bool {
+        self.begins_empty || self.made.contains(path)
+    }
+
+    /// Whether a directory may get a name: where links lead counts, not how they are written.
+    fn check_depth(&self, entry: &Entry, directory: &[u8]) -> Result<(), ExtractError> {
+        let max_depth = self.budget.limits().max_depth;
+        let depth = if directory.is_empty() { 0 } else { directory.split(|b| *b == b'/').count() };
+        if depth < max_depth {
+            return Ok(());
+        }
+        let unit = "components in a path";
+        Err(ExtractError::Limit { entry: entry.name(), limit: max_depth as u64, unit })
     }
 
     /// Makes a directory that no entry described yet.
@@ -384,6 +449,15 @@ impl Tree {
         self.times.insert(to.path.clone(), metadata.mtime);
         Ok(())
     }
+}
+
+fn is_empty(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    for entry in fs::Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn readlink(directory: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> Outcome<Vec<u8>> {

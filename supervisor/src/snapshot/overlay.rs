@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
+use installer::remove::remove_tree;
+
 use super::error::directory;
 use super::{Kind, Mount, SnapshotError, mount};
 
@@ -50,7 +52,7 @@ impl Overlay {
             match DirBuilder::new().mode(0o700).create(&home) {
                 // Left by a crash before its record was durable.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    fs::remove_dir_all(&home)?;
+                    remove_tree(&home)?;
                     DirBuilder::new().mode(0o700).create(&home)?;
                 }
                 other => other?,
@@ -108,7 +110,7 @@ impl Overlay {
     /// Removes the directories of snapshot `id`. Its number is never used again, so this can
     /// happen at any time after its record has gone.
     pub(crate) fn remove(&self, id: i64) -> io::Result<()> {
-        remove_all(&self.home(id))
+        remove_tree(&self.home(id))
     }
 
     /// Removes the directories of snapshots that `known` denies.
@@ -121,7 +123,7 @@ impl Overlay {
                 continue;
             }
             log::debug!("removing {}, which no record names", path.display());
-            remove_all(&path).map_err(directory("remove", &path))?;
+            remove_tree(&path).map_err(directory("remove", &path))?;
         }
         Ok(())
     }
@@ -133,13 +135,5 @@ impl Overlay {
 
     fn home(&self, id: i64) -> PathBuf {
         self.folder.join(id.to_string())
-    }
-}
-
-/// Removes a directory that others may be removing at the same time.
-fn remove_all(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

@@ -54,6 +54,7 @@ impl LayerError {
                 installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
                 installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
                 installer::Kind::DataLoss => Kind::DataLoss,
+                installer::Kind::Cancelled => Kind::Cancelled,
                 installer::Kind::Internal => Kind::Internal,
             },
             Self::Read(cause) => Kind::from_io(cause),

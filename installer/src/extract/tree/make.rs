@@ -1,17 +1,21 @@
 //! Makes entries: files, directories, links, devices, and copies of what links lead to below.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::{Directory, Tree, readlink, refused, system};
+use crate::budget::Cost;
 use crate::extract::archive::{Archive, Entry, EntryKind};
 use crate::extract::error::{EntryName, ExtractError, Refusal};
 use crate::extract::metadata::{self, Call as _, Failed, Metadata, Outcome};
 use crate::merged::{Found, below, join, split};
+
+/// Bytes copied in one call, so that a transfer that is not wanted any more ends soon.
+const COPY_BYTES: usize = 8 << 20;
 
 impl Tree {
     pub(super) fn make<R: Read>(
@@ -50,7 +54,7 @@ impl Tree {
                 })
                 .map_err(failed)?;
                 metadata.set_at(directory.fd.as_fd(), name, true).map_err(failed)?;
-                self.made.insert(path.clone());
+                self.note_link(&path);
             }
             EntryKind::HardLink { target } => self.hard_link(entry, directory, name, target)?,
             EntryKind::Fifo => {
@@ -172,7 +176,7 @@ impl Tree {
         })
         .map_err(failed)?;
         if kind == FileType::Symlink {
-            self.made.insert(join(&directory.path, name));
+            self.note_link(&join(&directory.path, name));
         }
         Ok(())
     }
@@ -196,12 +200,7 @@ impl Tree {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let mode = Mode::from_raw_mode(0o600);
                 let file = fs::openat(&directory.fd, name, flags, mode).call("openat", name)?;
-                let (mut source, mut file) =
-                    (std::fs::File::from(source), std::fs::File::from(file));
-                io::copy(&mut source, &mut file).map_err(|error| {
-                    let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-                    Failed(format!("copy({:?})", String::from_utf8_lossy(name)), errno)
-                })?;
+                self.copy(&source, &file, stat.st_size.unsigned_abs()).call("copy", name)?;
                 metadata.set_on(file.as_fd())?;
                 metadata::set_mtime_on(file.as_fd(), metadata.mtime)?;
             }
@@ -218,6 +217,33 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Copies data and leaves holes out. It costs disk that the archive does not bring.
+    fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, size_bytes: u64) -> rustix::io::Result<()> {
+        fs::ftruncate(to, size_bytes)?;
+        let mut at = 0;
+        loop {
+            let data = match fs::seek(from, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => return Ok(()), // nothing but a hole follows
+                other => other?,
+            };
+            let end = fs::seek(from, SeekFrom::Hole(data))?;
+            (at, _) = (end, fs::seek(from, SeekFrom::Start(data))?);
+            fs::seek(to, SeekFrom::Start(data))?;
+            let mut left = end - data;
+            while left > 0 {
+                let step = usize::try_from(left).unwrap_or(usize::MAX).min(COPY_BYTES);
+                if let Err(refused) = self.budget.charge(Cost::Output, step as u64) {
+                    self.refused = Some(refused);
+                    return Ok(());
+                }
+                match fs::copy_file_range(from, None, to, None, step)? {
+                    0 => return Ok(()), // it became shorter
+                    n => left -= n as u64,
+                }
+            }
+        }
+    }
 }
 
 fn write<R: Read>(
@@ -225,14 +251,26 @@ fn write<R: Read>(
     file: &OwnedFd,
     archive: &mut Archive<R>,
 ) -> Result<(), ExtractError> {
+    let failed = |call: &str| {
+        let call = call.to_owned();
+        move |errno| system(&entry.path, Failed(call, errno))
+    };
     loop {
+        let hole = archive.skip_hole();
+        if hole > 0 {
+            let hole = i64::try_from(hole).unwrap_or(i64::MAX);
+            let at = fs::seek(file, SeekFrom::Current(hole)).map_err(failed("lseek"))?;
+            // So that the size is right when nothing follows.
+            fs::ftruncate(file, at).map_err(failed("ftruncate"))?;
+            continue;
+        }
         let piece = archive.content()?;
         if piece.is_empty() {
             return Ok(());
         }
         let n = match rustix::io::retry_on_intr(|| rustix::io::write(file, piece)) {
             Ok(n) => n,
-            Err(errno) => return Err(system(&entry.path, Failed("write".into(), errno))),
+            Err(errno) => return Err(failed("write")(errno)),
         };
         archive.consume(n);
     }
