@@ -1,6 +1,8 @@
 //! The calls that need `unsafe`: each takes and returns descriptors that somebody owns.
 #![allow(unsafe_code)] // system calls that neither nix nor rustix wraps, and inherited descriptors
 
+pub(super) mod process;
+
 use std::ffi::{c_char, c_int};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -36,33 +38,6 @@ pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     // the call touches no memory.
     match unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) } {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// clone3(2) of the calling process, as fork(2) would, with the caller's parent as its parent and, if
-/// wanted, in a new pid namespace. `None` in the clone; its pid and a pidfd in the caller.
-///
-/// For a process with one thread.
-pub(super) fn clone_sibling(in_new_pid_namespace: bool) -> io::Result<Option<(i32, OwnedFd)>> {
-    let mut pidfd: c_int = -1;
-    // SAFETY: all zeroes is a valid clone_args.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
-    arguments.flags =
-        u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD | namespace).cast_unsigned());
-    arguments.pidfd = (&raw mut pidfd).addr() as u64;
-    // SAFETY: no memory is shared with the clone and no stack given, so both go on with a copy each
-    // of the only thread's memory, in which no lock is held by another; the arguments and the
-    // pidfd's place outlive the call, and the size is theirs.
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-    };
-    match i32::try_from(result) {
-        Ok(0) => Ok(None),
-        // SAFETY: the call succeeded with CLONE_PIDFD, so this is a new descriptor, close-on-exec,
-        // that nobody else owns.
-        Ok(pid @ 1..) => Ok(Some((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
         _ => Err(io::Error::last_os_error()),
     }
 }

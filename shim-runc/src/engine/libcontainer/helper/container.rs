@@ -27,6 +27,7 @@ use super::Session;
 use super::cgroup::Cgroups;
 use super::check;
 use super::executor::UserCommand;
+use super::keyring::Keyring;
 use super::launch::{self, Launch, NewGroups};
 use super::plan::Plan;
 use super::tailored::{self, Tailored};
@@ -70,13 +71,20 @@ impl Streams {
     }
 }
 
+/// How a container is made, beside its spec.
+pub(super) struct Options {
+    pub(super) no_pivot_root: bool,
+    pub(super) no_new_keyring: bool,
+}
+
 /// Makes a container; returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
     plan: Plan,
-    no_pivot_root: bool,
+    options: Options,
     streams: Streams,
 ) -> Result<(i32, OwnedFd), Failure> {
+    let Options { no_pivot_root, no_new_keyring } = options;
     let Plan {
         root, id, bundle, spec, group, identity, interior, corrections, hierarchies, ..
     } = plan;
@@ -95,7 +103,9 @@ pub(super) fn create(
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
-    let executor = UserCommand::new(report.writer(), identity, Some(interior));
+    let keyring = if no_new_keyring { None } else { Some(Keyring::new(&id)) };
+    let keyring = keyring.transpose().map_err(|error| failure(Reason::Other, &error))?;
+    let executor = UserCommand::new(report.writer(), identity, interior, keyring.clone());
     // What was there already is another's.
     let is_fresh = Cell::new(false);
     let result = if launch::is_for(&spec, &streams) {
@@ -128,7 +138,11 @@ pub(super) fn create(
             built.state.pid.ok_or_else(|| LibcontainerError::Other("it has no init".to_owned()))
         })
     };
-    let error = match result {
+    let kept = |init| match &keyring {
+        Some(keyring) => keyring.keep(&directory).map(|()| init),
+        None => Ok(init),
+    };
+    let error = match result.and_then(|init| kept(init).map_err(LibcontainerError::OtherIO)) {
         Ok(init) => return Ok((init, report.hand_over())),
         Err(error) => failure(Reason::Other, &error),
     };

@@ -47,7 +47,7 @@ impl Gate {
     /// Waits, and goes in. An init that is left waiting ends here; the helper says why, or has died.
     pub(super) fn pass(&self) -> io::Result<()> {
         match self.doors()? {
-            Some(doors) => cgroup::join(doors),
+            Some(doors) => cgroup::join(&doors),
             None => std::process::exit(1),
         }
     }

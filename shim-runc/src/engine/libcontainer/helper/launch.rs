@@ -21,7 +21,6 @@
 //! See clone(2), libcontainer's `container_main_process` and `container_intermediate_process`.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -43,18 +42,15 @@ use libcontainer::validator::Validator;
 use rustix::process::{Signal, pidfd_send_signal};
 use shim_sdk::error::report;
 
-use super::super::sys;
+use super::super::sys::process as sys;
 use super::cgroup::{Cgroups, Hierarchies};
 use super::check;
 use super::container::Streams;
 use super::corrections::Corrections;
 use super::executor::UserCommand;
 use super::gate::{self, Gate};
+use super::join::NAME;
 use super::limits;
-
-/// What the clone is called until it is the user's command; the engine knows strays by it. At most
-/// 15 bytes.
-const NAME: &CStr = c"youki:[2:INIT]";
 
 /// What is to be made.
 pub(super) struct Launch<'a> {
@@ -214,7 +210,7 @@ fn clone(
     let (to_init, from_main) = channel::init_channel().map_err(ProcessError::from)?;
     // Inherited, so that the clone is known for what it is from the first.
     let _ = rustix::thread::set_name(NAME);
-    let cloned = sys::clone_sibling(has_pid_namespace);
+    let cloned = sys::clone_sibling(has_pid_namespace, None);
     if !matches!(cloned, Ok(None)) {
         let _ = rustix::thread::set_name(super::NAME);
     }

@@ -19,13 +19,17 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::{
     Hook, Hooks, Linux, LinuxDeviceCgroupBuilder, LinuxSeccomp, LinuxSeccompArg,
-    LinuxSeccompArgBuilder, LinuxSeccompOperator, Spec,
+    LinuxSeccompArgBuilder, LinuxSeccompOperator, Process, Spec, UserBuilder,
 };
 
 use super::super::wire::{Failure, Reason};
 use super::container::{SPEC, failure};
-use super::identity::{self, Identity};
+use super::identity::Identity;
 use super::{check, hook};
+
+/// libcontainer looks for the home directory of a process that has none in its environment, by what
+/// the container's files make of libc. The executor knows better, and takes nothing from there.
+const SOME_HOME: &str = "HOME=/";
 
 /// The spec for libcontainer, and who its process is to become.
 pub(super) fn tailored(
@@ -93,7 +97,7 @@ fn directory(root: &Path, id: &str) -> PathBuf {
 fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
     if let Some(mut process) = spec.process().clone() {
         let environment = process.env().clone();
-        identity::plain(&mut process)?;
+        plain(&mut process)?;
         let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
         if hooks.is_some_and(|hooks| !hooks.is_empty()) {
             // Those that have no environment of their own are run with the process's.
@@ -127,6 +131,26 @@ fn tailor(spec: &mut Spec, id: &str, bundle: &Path) -> Result<(), Failure> {
         wrap(&mut hooks, bundle, has_proc)?;
         spec.set_hooks(Some(hooks));
     }
+    Ok(())
+}
+
+/// Leaves to libcontainer what it does well: everything but who the process is.
+fn plain(process: &mut Process) -> Result<(), Failure> {
+    let mut user = UserBuilder::default().uid(0u32).gid(0u32);
+    if let Some(umask) = process.user().umask() {
+        user = user.umask(umask);
+    }
+    let user = user.build().map_err(|error| failure(Reason::InvalidRequest, &error))?;
+    process.set_user(user);
+    process.set_capabilities(None);
+    process.set_no_new_privileges(None);
+    process.set_env(Some(vec![SOME_HOME.to_owned()]));
+    // Gone into by the process itself, which makes it where it is missing.
+    process.set_cwd("/".into());
+    if process.apparmor_profile().as_deref() == Some("") {
+        process.set_apparmor_profile(None);
+    }
+    process.set_selinux_label(None);
     Ok(())
 }
 
