@@ -40,7 +40,7 @@ impl Terminal {
             let master = inside::open(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY)?;
             let (file, system) = (fstat(&master)?, fstatfs(&master)?);
             let (inode, major, minor) = PTMX;
-            let is_ptmx = i64::try_from(system.f_type) == Ok(DEVPTS)
+            let is_ptmx = system.f_type == DEVPTS
                 && file.st_ino == inode
                 && FileType::from_raw_mode(file.st_mode) == FileType::CharacterDevice
                 && file.st_rdev == rustix::fs::makedev(major, minor);
