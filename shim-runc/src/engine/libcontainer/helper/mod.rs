@@ -25,6 +25,8 @@ mod limits;
 mod lookup;
 mod null;
 mod plan;
+#[allow(dead_code)] // init is libcontainer's still
+mod rootfs;
 mod seccomp;
 mod tailored;
 
