@@ -31,6 +31,8 @@ mod limits;
 mod lookup;
 mod null;
 mod plan;
+#[allow(dead_code)] // init is libcontainer's still
+mod rootfs;
 mod seccomp;
 mod tailored;
 mod terminal;
