@@ -58,9 +58,6 @@ pub(crate) use self::features::features;
 /// The first argument that makes the shim's binary a helper.
 const HELPER_ARGUMENT: &str = "libcontainer-helper";
 
-/// The first argument that makes it a hook's forerunner.
-const HOOK_ARGUMENT: &str = "libcontainer-hook";
-
 /// Where the helper finds its end of the socket.
 const HELPER_SOCKET: i32 = 3;
 
@@ -87,7 +84,6 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(first) if first == HELPER_ARGUMENT => Some(helper::run()),
-        Some(first) if first == HOOK_ARGUMENT => Some(helper::run_hook(arguments)),
         _ => None,
     }
 }

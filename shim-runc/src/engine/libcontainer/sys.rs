@@ -24,14 +24,6 @@ pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Closes what [`inherited`] took over, in a clone that will execute another program and whose copy
-/// of the owner is never dropped.
-pub(super) fn close_inherited(number: RawFd) {
-    // SAFETY: closing a number has no effect on memory; by this function's contract the owner in
-    // this process never uses it again.
-    unsafe { libc::close(number) };
-}
-
 /// close_range(2) from `first` on.
 pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: the caller is a process that has just started and owns nothing at these numbers;
@@ -112,21 +104,6 @@ pub(super) fn terminal_peer(master: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(peer) })
 }
 
-/// Makes libc look users up in `/etc/passwd` alone.
-///
-/// A statically linked libc would otherwise load whatever modules the container's own
-/// `/etc/nsswitch.conf` names, from the container's root, into the process that still holds the
-/// shim's socket.
-pub(super) fn pin_user_lookup_to_files() {
-    unsafe extern "C" {
-        fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
-    }
-    for database in [c"passwd", c"group"] {
-        // SAFETY: both arguments are NUL-terminated literals; there is one thread.
-        unsafe { __nss_configure_lookup(database.as_ptr(), c"files".as_ptr()) };
-    }
-}
-
 /// Brings up the loopback of the caller's network namespace (netdevice(7), SIOCSIFFLAGS).
 pub(super) fn loopback_up() -> io::Result<()> {
     let socket = match rustix::net::socket(
@@ -159,8 +136,9 @@ pub(super) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// seccomp(2) SECCOMP_SET_MODE_FILTER with a classic BPF program.
-pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<()> {
+/// seccomp(2) SECCOMP_SET_MODE_FILTER with a classic BPF program; the listener's descriptor, if the
+/// flags ask for one.
+pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<Option<OwnedFd>> {
     // Copied for its alignment; it has at most a few thousand instructions.
     let mut filter: Vec<libc::sock_filter> = code
         .chunks_exact(size_of::<libc::sock_filter>())
@@ -179,7 +157,14 @@ pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<()> {
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+        let fd = RawFd::try_from(result).ok().filter(|fd| *fd >= 0);
+        let fd = fd.ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: the call succeeded with that flag, so this is a new descriptor, close-on-exec,
+        // that nobody else owns.
+        return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }));
+    }
+    if result == 0 { Ok(None) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Puts a signal's disposition back to the default.

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::super::sys::process as sys;
 use super::super::wire;
 use super::cgroup::{self, Cgroups};
 
@@ -48,7 +49,7 @@ impl Gate {
     pub(super) fn pass(&self) -> io::Result<()> {
         match self.doors()? {
             Some(doors) => cgroup::join(&doors),
-            None => std::process::exit(1),
+            None => sys::exit(1),
         }
     }
 

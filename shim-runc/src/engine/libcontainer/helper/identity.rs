@@ -14,7 +14,7 @@
 //! See capabilities(7), seccomp(2), user_namespaces(7).
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -75,7 +75,6 @@ impl Identity {
             .linux()
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref())
-            .filter(|profile| !libcontainer::seccomp::is_notify(profile))
             .map(|profile| Program::of(root, profile))
             .transpose()?;
         let init = spec.process().as_ref().and_then(|init| init.capabilities().as_ref());
@@ -90,12 +89,12 @@ impl Identity {
         })
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Takes the identity on. Called once, by the process itself, in the container.
-    pub(super) fn assume(&self) -> Result<Command, Failure> {
+    /// Takes the identity on. Called once, by the process itself, in the container. A profile that
+    /// leaves calls to a listener is loaded here, and `tell` hands on what the listener needs.
+    pub(super) fn assume(
+        &self,
+        tell: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+    ) -> Result<Command, Failure> {
         let uid = Uid::from_raw(self.user.uid());
         // Another user may still be let in where root, without all capabilities over the files'
         // owners, is not.
@@ -118,18 +117,27 @@ impl Identity {
         set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })?;
         if !self.no_new_privileges {
             // Needs a capability that the process is about to lose.
-            self.load_profile()?;
+            if let Some(listener) = self.load_profile()? {
+                tell(listener)?;
+            }
+            self.capabilities.take()?;
+            return Ok(command);
         }
         self.capabilities.take()?;
-        if self.no_new_privileges {
-            rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
+        rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
+        if self.profile.as_ref().is_some_and(Program::notifies)
+            && let Some(listener) = self.load_profile()?
+        {
+            tell(listener)?;
         }
         Ok(command)
     }
 
     /// The last step before the command is executed.
     pub(super) fn confine(&self) -> Result<(), Failure> {
-        if self.no_new_privileges { self.load_profile() } else { Ok(()) }
+        let is_loaded =
+            !self.no_new_privileges || self.profile.as_ref().is_some_and(Program::notifies);
+        if is_loaded { Ok(()) } else { self.load_profile().map(drop) }
     }
 
     fn become_user(&self, uid: Uid) -> Result<(), Failure> {
@@ -175,8 +183,8 @@ impl Identity {
         Failure::new(Reason::Other, format!("chdir to the cwd {path:?}: {error}"))
     }
 
-    fn load_profile(&self) -> Result<(), Failure> {
-        self.profile.as_ref().map_or(Ok(()), Program::load)
+    fn load_profile(&self) -> Result<Option<OwnedFd>, Failure> {
+        self.profile.as_ref().map_or(Ok(None), Program::load)
     }
 }
 

@@ -20,10 +20,12 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
 use nix::sys::signal::Signal;
+use rustix::fs::OFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces};
@@ -34,9 +36,9 @@ use super::super::wire::{Failure, Reason};
 use super::hold::Hold;
 use super::identity::{Command, Identity};
 use super::keyring::Keyring;
-use super::terminal::Terminal;
+use super::rootfs;
 use super::words::{self, Word, Words};
-use super::{attributes, cgroup, lookup, null};
+use super::{attributes, cgroup, inside, lookup, null, terminal};
 
 /// What a clone is called until it is the user's command; at most 15 bytes.
 pub(super) const NAME: &CStr = c"youki:[2:INIT]";
@@ -99,7 +101,7 @@ impl Joining {
         cloned.map_err(|error| failed("clone into the container", &error))?;
         drop(there);
         match here.hear() {
-            Ok(Some(Word::Cloned { pid })) => Ok(pid),
+            Ok(Some((Word::Cloned { pid }, _))) => Ok(pid),
             // It has told its report why, unless it was killed.
             Ok(_) => Err(Failure::new(Reason::Other, "the process ended while it joined")),
             Err(error) => Err(failed("wait for the process that joins", &error)),
@@ -168,14 +170,17 @@ impl Joining {
         }
         match &self.console {
             Some(console) => {
-                Terminal::open()?.attach(console)?;
+                let root = inside::open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY);
+                let root = root.map_err(|error| failed("open /", &error))?;
+                terminal::attach(rootfs::open_terminal(root)?, console)?;
                 call::close_all_but(&[self.report.as_fd(), self.hold.as_fd()])
                     .map_err(|error| failed("close descriptors", &error))?;
             }
             None => null::take_the_containers(),
         }
         attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
-        self.identity.assume()
+        // A container with a listener has no further processes.
+        self.identity.assume(|_| Ok(()))
     }
 
     /// Closes everything but these, the standard streams, and what the process still needs.

@@ -17,24 +17,22 @@ mod corrections;
 mod devices;
 mod environment;
 mod exec;
-mod executor;
 mod gate;
 mod hold;
-mod hook;
 mod identity;
+mod init;
 mod inside;
-mod interior;
 mod join;
 mod keyring;
 mod launch;
 mod limits;
+mod listener;
 mod lookup;
 mod null;
 mod plan;
-#[allow(dead_code)] // init is libcontainer's still
 mod rootfs;
 mod seccomp;
-mod tailored;
+mod spaces;
 mod terminal;
 mod words;
 
@@ -51,8 +49,6 @@ use self::hold::Release;
 use self::plan::Plan;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
 use super::{HELPER_SOCKET, report, sys};
-
-pub(crate) use hook::run as run_hook;
 
 /// A helper that is asked nothing for so long leaves; the next request starts another.
 const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -105,12 +101,8 @@ fn prepare() -> io::Result<OwnedFd> {
     // A container gets the groups its spec lists and none of the shim's. In a user namespace
     // without setgroups there is nothing to be done about them.
     let _ = nix::unistd::setgroups(&[]);
-    sys::pin_user_lookup_to_files();
     report::listen();
     make_way();
-    // Every process cloned from here on finds it there, and none is the last to close it: for that
-    // the kernel would make it wait just when the user's command is executed.
-    let _ = pathrs::procfs::ProcfsHandle::new();
     Ok(socket)
 }
 
@@ -132,7 +124,6 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
             expected = Plan::make(root, id, bundle).ok();
             continue;
         }
-        let score = std::fs::read("/proc/self/oom_score_adj");
         let session = Session::default();
         let (reply, beside) = match handle(&session, request, fds, expected.take()) {
             Ok((reply, beside)) => (reply, beside),
@@ -143,9 +134,9 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         if let Some(release) = session.release.take() {
             release.go();
         }
-        // libcontainer gives this process the container's score, and it runs a hook that has a
-        // timeout from a thread. Neither is for the next container: a fresh helper takes over.
-        if !restored(score) || session.retire.get() {
+        // libcontainer runs a hook that has a timeout from a thread, which is not for the next
+        // container: a fresh helper takes over.
+        if session.retire.get() {
             return leave(socket);
         }
     }
@@ -155,16 +146,6 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
 /// mounts the root file system, and the kernel may have put both on the same one.
 fn make_way() {
     rustix::thread::sched_yield();
-}
-
-/// Puts the out-of-memory score back; whether that worked.
-fn restored(before: io::Result<Vec<u8>>) -> bool {
-    let Ok(before) = before else { return false };
-    match std::fs::read("/proc/self/oom_score_adj") {
-        Ok(now) if now == before => true,
-        // Lowering it may want a capability that this host does not grant.
-        _ => std::fs::write("/proc/self/oom_score_adj", before).is_ok(),
-    }
 }
 
 fn leave(socket: &OwnedFd) -> io::Result<()> {
@@ -187,7 +168,7 @@ fn handle(
                 None => Plan::make(&root, &id, &bundle)?,
             };
             let hooked = plan.hooked;
-            let options = container::Options { no_pivot_root, no_new_keyring };
+            let options = launch::Options { no_pivot_root, no_new_keyring };
             let (pid, report) = container::create(session, plan, options, streams)?;
             Ok((Reply::Created { pid, hooked }, Some(report)))
         }

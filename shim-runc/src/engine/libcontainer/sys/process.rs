@@ -202,21 +202,6 @@ pub(in super::super) fn set_scheduler(wanted: &Scheduler) -> io::Result<()> {
     answer(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) }).map(drop)
 }
 
-/// Unlocks a terminal's other side and opens it (ioctl_tty(2) TIOCSPTLCK, TIOCGPTPEER).
-pub(in super::super) fn open_other_side(master: impl AsFd) -> io::Result<OwnedFd> {
-    let master = master.as_fd().as_raw_fd();
-    let unlocked: c_int = 0;
-    // SAFETY: the number that the call reads outlives it.
-    let result = unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlocked) };
-    answer(c_long::from(result))?;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: the call takes flags and touches no memory.
-    let result = unsafe { libc::ioctl(master, libc::TIOCGPTPEER, flags) };
-    let fd = RawFd::try_from(answer(c_long::from(result))?).map_err(io::Error::other)?;
-    // SAFETY: the call answered with a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

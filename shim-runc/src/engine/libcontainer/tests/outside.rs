@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde_json::json;
 
 use super::super::Streams;
@@ -80,22 +82,35 @@ fn an_exec_runs_nothing_that_a_container_put_outside_of_itself() {
     });
 }
 
-/// The directories that a process could go on from: its descriptors', and where it is.
-fn directories(pid: i32) -> BTreeSet<String> {
+/// The directories outside of its mount namespace that a process could go on from, by a descriptor or
+/// by where it is.
+fn outside(pid: i32) -> BTreeSet<String> {
     let base = format!("/proc/{pid}");
     let open = fs::read_dir(format!("{base}/fd")).into_iter().flatten().flatten();
-    let all = open.map(|entry| entry.path()).chain([format!("{base}/cwd").into()]);
-    let named = all.filter(|path| fs::metadata(path).is_ok_and(|file| file.is_dir()));
-    named.map(|path| format!("{path:?} -> {:?}", fs::read_link(&path))).collect()
+    let places = ["cwd", "root"].map(|name| Path::new(&base).join(name));
+    let all: Vec<_> = open.map(|entry| entry.path()).chain(places).collect();
+    let found = all.into_iter().filter_map(|path| {
+        let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
+        let file = statx(CWD, &path, AtFlags::empty(), wanted).ok()?;
+        let is_directory = FileType::from_raw_mode(file.stx_mode.into()) == FileType::Directory;
+        is_directory.then_some((path, file.stx_mnt_id.to_string()))
+    });
+    let found: Vec<_> = found.collect();
+    // Read last: what is gone by now has nothing.
+    let table = fs::read_to_string(format!("{base}/mountinfo")).unwrap_or_default();
+    let own: BTreeSet<_> = table.lines().filter_map(|line| line.split(' ').next()).collect();
+    let foreign = found.iter().filter(|(_, mount)| !own.is_empty() && !own.contains(&**mount));
+    foreign.map(|(path, _)| path.display().to_string()).collect()
 }
 
 #[test]
-fn an_exec_on_its_way_has_no_directory_open() {
+fn no_process_of_a_container_has_a_directory_open_at_any_stage() {
     on_the_shims_thread(async {
         // What the user lost: another process with CAP_SYS_PTRACE in the pid namespace went through
-        // the bundle's descriptor of an exec that joined to the host's files.
+        // the bundle's descriptor of a created init, or of an exec that joined, to the host's files.
         let mut container = Fixture::new(&["sleep", "60"]);
         let (init, _output) = container.create().await.unwrap();
+        assert_eq!(outside(init), BTreeSet::new(), "of a created init");
         container.start().await.unwrap();
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
         let inside = namespace(init).unwrap();
@@ -112,9 +127,7 @@ fn an_exec_on_its_way_has_no_directory_open() {
                         && namespace(pid).is_ok_and(|namespace| namespace == inside);
                     if is_joining {
                         seen += 1;
-                        found.extend(
-                            directories(pid).into_iter().filter(|one| !one.contains("/cwd\"")),
-                        );
+                        found.extend(outside(pid));
                     }
                 }
             }
@@ -213,10 +226,23 @@ fn an_exec_that_its_container_stops_keeps_no_other_call_waiting() {
         other.write_spec();
         let engine = &container.engine;
         let stopped = async {
-            let streams = Streams::default();
             let text = process(&["true"]).to_string();
-            let exec = engine.exec_process(&container.id, text.as_bytes(), &streams);
-            tokio::time::timeout(Duration::from_secs(4), exec).await.is_err()
+            // One that the container does not catch ends.
+            for _ in 0..50 {
+                let streams = Streams::default();
+                let exec = engine.exec_process(&container.id, text.as_bytes(), &streams);
+                match tokio::time::timeout(Duration::from_secs(3), exec).await {
+                    Ok(pid) => {
+                        // Stopped or not, it is on its way no more.
+                        let pid = pid.unwrap();
+                        let one = rustix::process::Pid::from_raw(pid).unwrap();
+                        let _ = rustix::process::kill_process(one, rustix::process::Signal::KILL);
+                        wait(pid);
+                    }
+                    Err(_) => return true,
+                }
+            }
+            false
         };
         let beside = async {
             let mut slowest = Duration::ZERO;
