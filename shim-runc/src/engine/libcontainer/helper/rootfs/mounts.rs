@@ -25,11 +25,10 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::super::super::sys;
 use super::super::super::wire::{Failure, Reason};
 use super::options::{Change, Options};
 use super::tree::{self, LastLink, Missing, Names, PROCFS, Place, Tree, clean};
-use super::{copy_up, failed};
+use super::{copy_up, failed, sys};
 
 /// The magic number of sysfs (statfs(2)).
 const SYSFS: rustix::fs::FsWord = 0x6265_6572;
@@ -79,6 +78,11 @@ impl Mount {
             return Err(invalid("has no destination"));
         }
         let options = Options::of(mount);
+        let maps = [mount.uid_mappings(), mount.gid_mappings()];
+        if options.mapped || maps.into_iter().flatten().any(|map| !map.is_empty()) {
+            let message = format!("the mount at {:?} with mapped ids", at.display());
+            return Err(Failure::new(Reason::Unsupported, message));
+        }
         let kind = mount.typ().as_deref().unwrap_or_default();
         let source = mount.source().as_ref();
         let what = if options.bind {
@@ -127,7 +131,7 @@ impl Mounts {
         let names = Some(Names::new(tree.root())?);
         let mut own = vec![tree::mount_id(tree.root())?];
         // It may be mounted in the root already.
-        if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH) {
+        if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH | OFlags::NOFOLLOW) {
             own.push(tree::mount_id(fd)?);
         }
         Ok(Self { tree, names, held: Vec::new(), own, later: Vec::new() })
@@ -227,10 +231,11 @@ impl Mounts {
         let name = names.of(&place.fd).map_err(|error| of(&error))?;
         let on_procfs = tree::is_procfs(&place.fd).map_err(|error| of(&error))?;
         let inode = fstat(&place.fd).map_err(|error| of(&error))?.st_ino;
-        let is_root = name == Path::new("/proc") || on_procfs && inode == PROCFS_ROOT;
+        let elsewhere = self.is_elsewhere(&name);
+        let is_root = name == Path::new("/proc") || on_procfs && inode == PROCFS_ROOT && !elsewhere;
         let refusal = if is_root {
             (!is_procfs).then_some("not of type proc")
-        } else if name.starts_with("/proc") || on_procfs && !self.is_elsewhere(&name) {
+        } else if name.starts_with("/proc") || on_procfs && !elsewhere {
             let listed = |path: &Path| EMULATED.iter().any(|one| path == Path::new(one));
             // What /proc/net leads to is called otherwise.
             let is_net = on_procfs && clean(asked) == Path::new("/proc/net/dev");

@@ -1,17 +1,15 @@
-//! What of a finished root is hidden, read-only, or set in the kernel.
+//! What of a finished root is hidden or read-only.
 //!
 //! Promise: a path in /proc or /sys is found below the very mounts that were made, and a mount over
-//! it lands on what was found; what hides a file is verified to be the null device; settings are
-//! written into a procfs of our own that nobody else sees. What is not there is passed over.
-//! See the OCI runtime specification, config-linux.md, "Masked Paths" and "sysctl"; runc's
-//! CVE-2025-31133 and CVE-2025-52881.
+//! it lands on what was found; what hides a file is verified to be the null device. What is not there is
+//! passed over.
+//! See the OCI runtime specification, config-linux.md, "Masked Paths"; runc's CVE-2025-31133.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, makedev, openat2};
+use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -80,45 +78,4 @@ fn null_device(mounts: &Mounts) -> Result<OwnedFd, Failure> {
         return Err(Failure::new(Reason::Other, message));
     }
     Ok(fd)
-}
-
-/// Settings of the kernel, of the namespaces that this process is in.
-#[derive(Debug, Default)]
-pub(super) struct Settings(Vec<(PathBuf, String)>);
-
-impl Settings {
-    pub(super) fn of(asked: Option<&HashMap<String, String>>) -> Self {
-        let mut settings: Vec<_> = asked
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| (PathBuf::from(key.replace('.', "/")), value.clone()))
-            .collect();
-        settings.sort();
-        Self(settings)
-    }
-
-    /// Writes them.
-    pub(super) fn write(&self) -> Result<(), Failure> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let procfs = NewFileSystem { kind: "proc", source: "proc", flags: &[], data: &[] };
-        let procfs = procfs
-            .mount(MountAttrFlags::empty())
-            .map_err(|error| failed("mount a procfs, to write sysctls", &error))?;
-        for (key, value) in &self.0 {
-            set_one(&procfs, key, value)
-                .map_err(|error| failed(&format!("sysctl {}={value}", key.display()), &error))?;
-        }
-        Ok(())
-    }
-}
-
-fn set_one(procfs: &OwnedFd, key: &Path, value: &str) -> io::Result<()> {
-    let path = Path::new("sys").join(key.strip_prefix("/").unwrap_or(key));
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = openat2(procfs, path, flags, Mode::empty(), resolve)?;
-    let written = rustix::io::write(file, value.as_bytes())?;
-    if written == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
