@@ -111,6 +111,8 @@ impl Mount {
 struct Held {
     at: PathBuf,
     fd: OwnedFd,
+    /// Something seems to be mounted over it, at least for a moment.
+    covered: bool,
 }
 
 /// The mounts that have been made so far.
@@ -303,14 +305,16 @@ impl Mounts {
             self.tree.set_root(tree);
         } else if special {
             // The paths of masks are as the spec says them, and so is this.
-            self.held.push(Held { at: clean(&mount.at), fd: tree });
+            self.held.push(Held { at: clean(&mount.at), fd: tree, covered: false });
         }
         Ok(())
     }
 
     /// Notes that something was mounted over what is at a name and below.
     pub(super) fn cover(&mut self, name: &Path) {
-        self.held.retain(|held| !held.at.starts_with(name));
+        for held in self.held.iter_mut().filter(|held| held.at.starts_with(name)) {
+            held.covered = true;
+        }
     }
 
     /// Closes what leads to the host, whose root is about to go.
@@ -324,21 +328,28 @@ impl Mounts {
     }
 
     /// Opens what a path of the spec leads to in the finished tree, below the very mounts of procfs
-    /// and sysfs that were made; nothing if there is nothing.
-    pub(super) fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    /// and sysfs that were made. More than one place where such a mount is covered by something: by
+    /// names alone that could be made to seem so.
+    pub(super) fn find(&self, path: &Path) -> Result<Vec<OwnedFd>, Errno> {
         let path = clean(path);
-        let held = self.held.iter().rev().find(|held| path.starts_with(&held.at));
-        let found = match held {
-            Some(held) => {
-                let below = path.strip_prefix(&held.at).unwrap_or(&path);
-                tree::open_in(&held.fd, &Path::new(".").join(below), OFlags::PATH)
-            }
-            None => self.tree.open(&path, OFlags::PATH),
-        };
-        match found {
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            other => other.map(Some),
+        let mut found = Vec::new();
+        let mut only_held = false;
+        for held in self.held.iter().filter(|held| path.starts_with(&held.at)) {
+            let below = path.strip_prefix(&held.at).unwrap_or(&path);
+            let place = tree::open_in(&held.fd, &Path::new(".").join(below), OFlags::PATH);
+            found.extend(there(place)?);
+            only_held |= !held.covered;
         }
+        if only_held {
+            return Ok(found);
+        }
+        if let Some(place) = there(self.tree.open(&path, OFlags::PATH))? {
+            let is_known = found.iter().map(|known| is_same(known, &place));
+            if !is_known.collect::<Result<Vec<_>, _>>()?.contains(&true) {
+                found.push(place);
+            }
+        }
+        Ok(found)
     }
 
     /// Makes those read-only that were to be made in first.
@@ -349,6 +360,20 @@ impl Mounts {
         }
         Ok(())
     }
+}
+
+/// What was opened, if it is there.
+fn there(place: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
+    match place {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Whether two descriptors are of one place.
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
+    let inodes = fstat(one)?.st_ino == fstat(other)?.st_ino;
+    Ok(inodes && tree::mount_id(one)? == tree::mount_id(other)?)
 }
 
 /// A file system to be mounted.

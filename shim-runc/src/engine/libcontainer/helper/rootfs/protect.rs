@@ -23,43 +23,59 @@ use super::tree::{self};
 pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
     for path in paths {
         let of = |error: io::Error| failed(&format!("make {} read-only", path.display()), &error);
-        let Some(place) = mounts.find(path).map_err(|error| of(error.into()))? else { continue };
-        let tree = clone_tree(&place, Path::new(""), true).map_err(of)?;
-        set(&tree, false, Change::READ_ONLY).map_err(of)?;
-        attach(tree, place).map_err(of)?;
+        for place in mounts.find(path).map_err(|error| of(error.into()))? {
+            let tree = clone_tree(&place, Path::new(""), true).map_err(of)?;
+            set(&tree, false, Change::READ_ONLY).map_err(of)?;
+            attach(tree, place).map_err(of)?;
+        }
     }
     Ok(())
 }
 
 /// Hides paths: files behind the null device, directories behind an empty one.
 pub(super) fn mask(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
-    let mut null = None;
-    // All of them are the same, for the sake of memory.
-    let mut empty: Option<OwnedFd> = None;
+    let mut masks = Masks { null: None, empty: None };
     for path in paths {
         let of = |error: io::Error| failed(&format!("mask {}", path.display()), &error);
-        let Some(place) = mounts.find(path).map_err(|error| of(error.into()))? else { continue };
-        let kind = tree::file_type(&place).map_err(|error| of(error.into()))?;
-        if kind != FileType::Directory {
-            let source = match null.take() {
-                Some(source) => source,
-                None => null_device(mounts)?,
-            };
-            clone_tree(&source, Path::new(""), false)
-                .and_then(|tree| attach(tree, place))
-                .map_err(of)?;
-            null = Some(source);
-            continue;
+        for place in mounts.find(path).map_err(|error| of(error.into()))? {
+            let kind = tree::file_type(&place).map_err(|error| of(error.into()))?;
+            if kind == FileType::Directory {
+                masks.empty(place).map_err(of)?;
+            } else {
+                let null = masks.null(mounts)?;
+                clone_tree(null, Path::new(""), false)
+                    .and_then(|tree| attach(tree, place))
+                    .map_err(of)?;
+            }
         }
-        let tree = match &empty {
-            Some(first) => clone_tree(first, Path::new(""), false),
-            None => empty_directory(),
-        };
-        let tree = tree.map_err(of)?;
-        attach(&tree, place).map_err(of)?;
-        empty.get_or_insert(tree);
     }
     Ok(())
+}
+
+/// What hides.
+struct Masks {
+    null: Option<OwnedFd>,
+    /// The first of them; all others are copies, for the sake of memory.
+    empty: Option<OwnedFd>,
+}
+
+impl Masks {
+    fn null(&mut self, mounts: &Mounts) -> Result<&OwnedFd, Failure> {
+        match &mut self.null {
+            Some(null) => Ok(null),
+            empty => Ok(empty.insert(null_device(mounts)?)),
+        }
+    }
+
+    fn empty(&mut self, place: OwnedFd) -> io::Result<()> {
+        if let Some(first) = &self.empty {
+            return attach(clone_tree(first, Path::new(""), false)?, place);
+        }
+        let first = empty_directory()?;
+        attach(&first, place)?;
+        self.empty = Some(first);
+        Ok(())
+    }
 }
 
 fn empty_directory() -> io::Result<OwnedFd> {

@@ -265,6 +265,23 @@ fn a_mask_is_found_below_the_mount_that_was_made_also_when_that_was_moved() {
 }
 
 #[test]
+fn a_mount_over_another_leaves_the_masks_of_both() {
+    let mut bundle = Bundle::new();
+    let sys = bundle.path("host/sys");
+    fs::create_dir_all(sys.join("firmware")).unwrap();
+    fs::write(sys.join("firmware/file"), "").unwrap();
+    bundle.add(bind(&sys, "/sys", &["bind"]));
+    let seen = bundle.enter(|| {
+        assert_eq!(fs::read_dir("/sys/firmware").unwrap().count(), 0);
+        // Below it.
+        rustix::mount::unmount("/sys", rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(Path::new("/sys/kernel").exists());
+        assert_eq!(fs::read_dir("/sys/firmware").unwrap().count(), 0);
+    });
+    seen.unwrap();
+}
+
+#[test]
 fn a_terminal_is_of_the_containers_own_devpts_and_shown_at_its_console() {
     let bundle = Bundle::new();
     let way = Way { console: true, ..Way::default() };
