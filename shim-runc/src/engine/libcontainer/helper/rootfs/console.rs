@@ -10,11 +10,10 @@ use std::path::Path;
 use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags, fstatfs, mknodat, openat, openat2};
 use rustix::io::Errno;
 
-use super::super::super::sys;
 use super::super::super::wire::{Failure, Reason};
-use super::failed;
 use super::mounts::{attach, clone_tree};
 use super::tree::open_in;
+use super::{failed, sys};
 
 /// The magic number of devpts (statfs(2)).
 const DEVPTS: FsWord = 0x1cd1;

@@ -23,6 +23,8 @@ mod nodes;
 mod options;
 mod pivot;
 mod protect;
+mod sys;
+mod sysctl;
 mod tree;
 
 #[cfg(test)]
@@ -42,7 +44,7 @@ use self::mounts::{Mount, Mounts, What, set};
 use self::nodes::Node;
 use self::options::Change;
 use self::pivot::Propagation;
-use self::protect::Settings;
+use self::sysctl::Settings;
 use super::super::wire::{Failure, Reason};
 
 pub(super) use self::console::{Terminal, open_terminal};
@@ -96,7 +98,7 @@ impl RootFs {
             nodes: nodes::of(linux.devices().as_deref().unwrap_or_default())?,
             bind_nodes: has(LinuxNamespaceType::User),
             cwd: spec.process().as_ref().map(|process| process.cwd().clone()),
-            settings: Settings::of(linux.sysctl().as_ref()),
+            settings: Settings::of(linux)?,
             read_only: root.readonly().unwrap_or(false),
             read_only_paths: paths(linux.readonly_paths()),
             masked_paths: paths(linux.masked_paths()),

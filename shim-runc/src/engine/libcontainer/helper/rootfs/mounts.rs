@@ -25,11 +25,10 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::super::super::sys;
 use super::super::super::wire::{Failure, Reason};
 use super::options::{Change, Options};
 use super::tree::{self, LastLink, Missing, Names, PROCFS, Place, Tree, clean};
-use super::{copy_up, failed};
+use super::{copy_up, failed, sys};
 
 /// The magic number of sysfs (statfs(2)).
 const SYSFS: rustix::fs::FsWord = 0x6265_6572;
@@ -79,6 +78,11 @@ impl Mount {
             return Err(invalid("has no destination"));
         }
         let options = Options::of(mount);
+        let maps = [mount.uid_mappings(), mount.gid_mappings()];
+        if options.mapped || maps.into_iter().flatten().any(|map| !map.is_empty()) {
+            let message = format!("the mount at {:?} with mapped ids", at.display());
+            return Err(Failure::new(Reason::Unsupported, message));
+        }
         let kind = mount.typ().as_deref().unwrap_or_default();
         let source = mount.source().as_ref();
         let what = if options.bind {
@@ -107,6 +111,8 @@ impl Mount {
 struct Held {
     at: PathBuf,
     fd: OwnedFd,
+    /// Something seems to be mounted over it, at least for a moment.
+    covered: bool,
 }
 
 /// The mounts that have been made so far.
@@ -127,7 +133,7 @@ impl Mounts {
         let names = Some(Names::new(tree.root())?);
         let mut own = vec![tree::mount_id(tree.root())?];
         // It may be mounted in the root already.
-        if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH) {
+        if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH | OFlags::NOFOLLOW) {
             own.push(tree::mount_id(fd)?);
         }
         Ok(Self { tree, names, held: Vec::new(), own, later: Vec::new() })
@@ -227,10 +233,11 @@ impl Mounts {
         let name = names.of(&place.fd).map_err(|error| of(&error))?;
         let on_procfs = tree::is_procfs(&place.fd).map_err(|error| of(&error))?;
         let inode = fstat(&place.fd).map_err(|error| of(&error))?.st_ino;
-        let is_root = name == Path::new("/proc") || on_procfs && inode == PROCFS_ROOT;
+        let elsewhere = self.is_elsewhere(&name);
+        let is_root = name == Path::new("/proc") || on_procfs && inode == PROCFS_ROOT && !elsewhere;
         let refusal = if is_root {
             (!is_procfs).then_some("not of type proc")
-        } else if name.starts_with("/proc") || on_procfs && !self.is_elsewhere(&name) {
+        } else if name.starts_with("/proc") || on_procfs && !elsewhere {
             let listed = |path: &Path| EMULATED.iter().any(|one| path == Path::new(one));
             // What /proc/net leads to is called otherwise.
             let is_net = on_procfs && clean(asked) == Path::new("/proc/net/dev");
@@ -298,14 +305,16 @@ impl Mounts {
             self.tree.set_root(tree);
         } else if special {
             // The paths of masks are as the spec says them, and so is this.
-            self.held.push(Held { at: clean(&mount.at), fd: tree });
+            self.held.push(Held { at: clean(&mount.at), fd: tree, covered: false });
         }
         Ok(())
     }
 
     /// Notes that something was mounted over what is at a name and below.
     pub(super) fn cover(&mut self, name: &Path) {
-        self.held.retain(|held| !held.at.starts_with(name));
+        for held in self.held.iter_mut().filter(|held| held.at.starts_with(name)) {
+            held.covered = true;
+        }
     }
 
     /// Closes what leads to the host, whose root is about to go.
@@ -319,21 +328,28 @@ impl Mounts {
     }
 
     /// Opens what a path of the spec leads to in the finished tree, below the very mounts of procfs
-    /// and sysfs that were made; nothing if there is nothing.
-    pub(super) fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    /// and sysfs that were made. More than one place where such a mount is covered by something: by
+    /// names alone that could be made to seem so.
+    pub(super) fn find(&self, path: &Path) -> Result<Vec<OwnedFd>, Errno> {
         let path = clean(path);
-        let held = self.held.iter().rev().find(|held| path.starts_with(&held.at));
-        let found = match held {
-            Some(held) => {
-                let below = path.strip_prefix(&held.at).unwrap_or(&path);
-                tree::open_in(&held.fd, &Path::new(".").join(below), OFlags::PATH)
-            }
-            None => self.tree.open(&path, OFlags::PATH),
-        };
-        match found {
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            other => other.map(Some),
+        let mut found = Vec::new();
+        let mut only_held = false;
+        for held in self.held.iter().filter(|held| path.starts_with(&held.at)) {
+            let below = path.strip_prefix(&held.at).unwrap_or(&path);
+            let place = tree::open_in(&held.fd, &Path::new(".").join(below), OFlags::PATH);
+            found.extend(there(place)?);
+            only_held |= !held.covered;
         }
+        if only_held {
+            return Ok(found);
+        }
+        if let Some(place) = there(self.tree.open(&path, OFlags::PATH))? {
+            let is_known = found.iter().map(|known| is_same(known, &place));
+            if !is_known.collect::<Result<Vec<_>, _>>()?.contains(&true) {
+                found.push(place);
+            }
+        }
+        Ok(found)
     }
 
     /// Makes those read-only that were to be made in first.
@@ -344,6 +360,20 @@ impl Mounts {
         }
         Ok(())
     }
+}
+
+/// What was opened, if it is there.
+fn there(place: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
+    match place {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Whether two descriptors are of one place.
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
+    let inodes = fstat(one)?.st_ino == fstat(other)?.st_ino;
+    Ok(inodes && tree::mount_id(one)? == tree::mount_id(other)?)
 }
 
 /// A file system to be mounted.

@@ -155,7 +155,7 @@ impl Node {
     }
 
     fn make_in(&self, parent: BorrowedFd<'_>, name: &OsStr, bind: bool) -> Result<(), Errno> {
-        if bind {
+        if bind && self.kind != FileType::Fifo {
             return self.bind(parent, name);
         }
         let mode = Mode::from_raw_mode(self.mode & 0o7777);
@@ -174,13 +174,17 @@ impl Node {
             return Ok(());
         }
         let node = open_node(parent, name)?;
-        let stat = fstat(&node)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != self.kind || stat.st_rdev != self.number {
+        if !self.is(&node)? {
             return Err(Errno::STALE);
         }
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
         chownat(node, "", user, group, AtFlags::EMPTY_PATH)
+    }
+
+    fn is(&self, node: &OwnedFd) -> Result<bool, Errno> {
+        let stat = fstat(node)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        Ok(kind == self.kind && stat.st_rdev == self.number)
     }
 
     /// Binds the host's node of the same path, unless something is mounted there.
@@ -193,9 +197,12 @@ impl Node {
         if is_mount(&place)? {
             return Ok(());
         }
-        clone_tree(CWD, &self.path, false)
-            .and_then(|node| attach(node, &place))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let node = clone_tree(CWD, &self.path, false).map_err(errno)?;
+        if !self.is(&node)? {
+            return Err(Errno::NODEV);
+        }
+        attach(node, &place).map_err(errno)
     }
 }
 

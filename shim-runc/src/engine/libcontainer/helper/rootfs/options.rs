@@ -23,6 +23,8 @@ pub(super) struct Options {
     /// A bind takes along what is mounted below its source.
     pub(super) recursive: bool,
     pub(super) copy_up: bool,
+    /// Ids are to be mapped, which this engine does not do.
+    pub(super) mapped: bool,
     /// Of the mount alone.
     pub(super) change: Change,
     /// Of the mount and all below it.
@@ -109,10 +111,9 @@ impl Options {
             "nolazytime" => self.superblock.retain(|flag| *flag != "lazytime"),
             "mand" => self.superblock.push("mand"),
             "nomand" => self.superblock.retain(|flag| *flag != "mand"),
-            // Of mount(8), of no meaning for a new mount, or mapped ids, which this engine leaves
-            // as they are.
-            "" | "defaults" | "remount" | "silent" | "loud" | "iversion" | "noiversion"
-            | "idmap" | "ridmap" => {}
+            "idmap" | "ridmap" => self.mapped = true,
+            // Of mount(8), or of no meaning for a new mount.
+            "" | "defaults" | "remount" | "silent" | "loud" | "iversion" | "noiversion" => {}
             other => self.data.push(other.to_owned()),
         }
     }

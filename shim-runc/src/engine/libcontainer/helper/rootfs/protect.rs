@@ -1,17 +1,15 @@
-//! What of a finished root is hidden, read-only, or set in the kernel.
+//! What of a finished root is hidden or read-only.
 //!
 //! Promise: a path in /proc or /sys is found below the very mounts that were made, and a mount over
-//! it lands on what was found; what hides a file is verified to be the null device; settings are
-//! written into a procfs of our own that nobody else sees. What is not there is passed over.
-//! See the OCI runtime specification, config-linux.md, "Masked Paths" and "sysctl"; runc's
-//! CVE-2025-31133 and CVE-2025-52881.
+//! it lands on what was found; what hides a file is verified to be the null device. What is not there is
+//! passed over.
+//! See the OCI runtime specification, config-linux.md, "Masked Paths"; runc's CVE-2025-31133.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, makedev, openat2};
+use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -25,43 +23,59 @@ use super::tree::{self};
 pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
     for path in paths {
         let of = |error: io::Error| failed(&format!("make {} read-only", path.display()), &error);
-        let Some(place) = mounts.find(path).map_err(|error| of(error.into()))? else { continue };
-        let tree = clone_tree(&place, Path::new(""), true).map_err(of)?;
-        set(&tree, false, Change::READ_ONLY).map_err(of)?;
-        attach(tree, place).map_err(of)?;
+        for place in mounts.find(path).map_err(|error| of(error.into()))? {
+            let tree = clone_tree(&place, Path::new(""), true).map_err(of)?;
+            set(&tree, false, Change::READ_ONLY).map_err(of)?;
+            attach(tree, place).map_err(of)?;
+        }
     }
     Ok(())
 }
 
 /// Hides paths: files behind the null device, directories behind an empty one.
 pub(super) fn mask(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
-    let mut null = None;
-    // All of them are the same, for the sake of memory.
-    let mut empty: Option<OwnedFd> = None;
+    let mut masks = Masks { null: None, empty: None };
     for path in paths {
         let of = |error: io::Error| failed(&format!("mask {}", path.display()), &error);
-        let Some(place) = mounts.find(path).map_err(|error| of(error.into()))? else { continue };
-        let kind = tree::file_type(&place).map_err(|error| of(error.into()))?;
-        if kind != FileType::Directory {
-            let source = match null.take() {
-                Some(source) => source,
-                None => null_device(mounts)?,
-            };
-            clone_tree(&source, Path::new(""), false)
-                .and_then(|tree| attach(tree, place))
-                .map_err(of)?;
-            null = Some(source);
-            continue;
+        for place in mounts.find(path).map_err(|error| of(error.into()))? {
+            let kind = tree::file_type(&place).map_err(|error| of(error.into()))?;
+            if kind == FileType::Directory {
+                masks.empty(place).map_err(of)?;
+            } else {
+                let null = masks.null(mounts)?;
+                clone_tree(null, Path::new(""), false)
+                    .and_then(|tree| attach(tree, place))
+                    .map_err(of)?;
+            }
         }
-        let tree = match &empty {
-            Some(first) => clone_tree(first, Path::new(""), false),
-            None => empty_directory(),
-        };
-        let tree = tree.map_err(of)?;
-        attach(&tree, place).map_err(of)?;
-        empty.get_or_insert(tree);
     }
     Ok(())
+}
+
+/// What hides.
+struct Masks {
+    null: Option<OwnedFd>,
+    /// The first of them; all others are copies, for the sake of memory.
+    empty: Option<OwnedFd>,
+}
+
+impl Masks {
+    fn null(&mut self, mounts: &Mounts) -> Result<&OwnedFd, Failure> {
+        match &mut self.null {
+            Some(null) => Ok(null),
+            empty => Ok(empty.insert(null_device(mounts)?)),
+        }
+    }
+
+    fn empty(&mut self, place: OwnedFd) -> io::Result<()> {
+        if let Some(first) = &self.empty {
+            return attach(clone_tree(first, Path::new(""), false)?, place);
+        }
+        let first = empty_directory()?;
+        attach(&first, place)?;
+        self.empty = Some(first);
+        Ok(())
+    }
 }
 
 fn empty_directory() -> io::Result<OwnedFd> {
@@ -80,45 +94,4 @@ fn null_device(mounts: &Mounts) -> Result<OwnedFd, Failure> {
         return Err(Failure::new(Reason::Other, message));
     }
     Ok(fd)
-}
-
-/// Settings of the kernel, of the namespaces that this process is in.
-#[derive(Debug, Default)]
-pub(super) struct Settings(Vec<(PathBuf, String)>);
-
-impl Settings {
-    pub(super) fn of(asked: Option<&HashMap<String, String>>) -> Self {
-        let mut settings: Vec<_> = asked
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| (PathBuf::from(key.replace('.', "/")), value.clone()))
-            .collect();
-        settings.sort();
-        Self(settings)
-    }
-
-    /// Writes them.
-    pub(super) fn write(&self) -> Result<(), Failure> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let procfs = NewFileSystem { kind: "proc", source: "proc", flags: &[], data: &[] };
-        let procfs = procfs
-            .mount(MountAttrFlags::empty())
-            .map_err(|error| failed("mount a procfs, to write sysctls", &error))?;
-        for (key, value) in &self.0 {
-            set_one(&procfs, key, value)
-                .map_err(|error| failed(&format!("sysctl {}={value}", key.display()), &error))?;
-        }
-        Ok(())
-    }
-}
-
-fn set_one(procfs: &OwnedFd, key: &Path, value: &str) -> io::Result<()> {
-    let path = Path::new("sys").join(key.strip_prefix("/").unwrap_or(key));
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = openat2(procfs, path, flags, Mode::empty(), resolve)?;
-    let written = rustix::io::write(file, value.as_bytes())?;
-    if written == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
