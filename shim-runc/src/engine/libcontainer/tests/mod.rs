@@ -2,6 +2,7 @@
 
 mod escape;
 mod fixture;
+mod outside;
 
 use std::fs;
 
@@ -345,7 +346,7 @@ fn a_terminal_arrives_on_the_console_socket() {
         fs::write(container.bundle().join("config.json"), container.spec.to_string()).unwrap();
         let init = container
             .engine
-            .create_container(&container.id, &container.bundle(), false, &streams)
+            .create_container(&container.id, &container.bundle(), (false, false), &streams)
             .await
             .unwrap();
         let (connection, _) = listener.accept().unwrap();
