@@ -4,6 +4,9 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -445,4 +448,58 @@ fn settings_are_written_in_the_containers_namespaces() {
     let seen = bundle.enter(|| fs::read_to_string("/proc/sys/kernel/msgmax").unwrap());
     assert_eq!(seen.unwrap(), "4096\n");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/msgmax").unwrap(), host);
+}
+
+/// Exchanges two names of the host in a thread until it is dropped.
+struct Exchange(Arc<AtomicBool>, Option<JoinHandle<usize>>);
+
+impl Exchange {
+    fn of(one: PathBuf, other: PathBuf) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let told = done.clone();
+        let thread = std::thread::spawn(move || {
+            let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            let mut count = 0;
+            while !told.load(Ordering::Relaxed) {
+                let done = rustix::fs::renameat_with(cwd, &one, cwd, &other, flags);
+                count += usize::from(done.is_ok());
+            }
+            count
+        });
+        Self(done, Some(thread))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let count = self.1.take().unwrap().join().unwrap();
+        assert!(count > 0 || std::thread::panicking(), "nothing was exchanged");
+    }
+}
+
+/// Enters a root again and again while two of its names are exchanged, and looks each time.
+fn meanwhile(bundle: &Bundle, one: &str, other: &str, look: impl Fn() + Sync) {
+    let root = bundle.path("rootfs");
+    let _exchange = Exchange::of(root.join(one), root.join(other));
+    let entered = (0..300).filter(|_| bundle.enter(&look).is_ok()).count();
+    assert!(entered > 0, "none was made");
+}
+
+#[test]
+fn a_proc_that_is_exchanged_with_a_link_leaves_nothing_open() {
+    for target in ["elsewhere", "../elsewhere"] {
+        let bundle = Bundle::new();
+        fs::create_dir(bundle.path("rootfs/elsewhere")).unwrap();
+        symlink(target, bundle.path("rootfs/link")).unwrap();
+        meanwhile(&bundle, "proc", "link", || {
+            for name in ["/proc", "/link", "/elsewhere"] {
+                let (pattern, keys) =
+                    (format!("{name}/sys/kernel/core_pattern"), format!("{name}/keys"));
+                assert!(fs::OpenOptions::new().append(true).open(&pattern).is_err(), "{pattern}");
+                let keys = fs::metadata(keys);
+                assert!(keys.is_err() || keys.unwrap().rdev() == makedev(1, 3), "{name}");
+            }
+        });
+    }
 }
