@@ -19,6 +19,7 @@ mod metadata;
 mod namespace;
 mod snapshot;
 mod task;
+mod text;
 mod transfer;
 
 fn main() -> std::process::ExitCode {

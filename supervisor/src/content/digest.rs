@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::text::{QUOTED_BYTES, escaped};
+
 const ALGORITHM: &str = "sha256";
 const HEX_BYTES: usize = 64;
 
@@ -11,13 +13,13 @@ const HEX_BYTES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidDigest {
     /// Not `algorithm:hex` at all.
-    #[error("invalid checksum digest format {0:?}: invalid argument")]
+    #[error("invalid checksum digest format \"{}\": invalid argument", escaped(.0, QUOTED_BYTES))]
     Format(String),
     /// An algorithm other than sha256.
-    #[error("unsupported digest algorithm in {0:?}: invalid argument")]
+    #[error("unsupported digest algorithm in \"{}\": invalid argument", escaped(.0, QUOTED_BYTES))]
     Algorithm(String),
     /// Not 64 lower-case hexadecimal digits.
-    #[error("invalid checksum digest length or characters in {0:?}: invalid argument")]
+    #[error("invalid checksum digest length or characters in \"{}\": invalid argument", escaped(.0, QUOTED_BYTES))]
     Hex(String),
 }
 

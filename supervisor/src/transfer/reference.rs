@@ -2,6 +2,8 @@
 //!
 //! See distribution's reference grammar.
 
+use crate::text::{QUOTED_BYTES, escaped};
+
 const DEFAULT_DOMAIN: &str = "docker.io";
 const OFFICIAL: &str = "library";
 const DEFAULT_TAG: &str = "latest";
@@ -10,7 +12,7 @@ const MAX_TAG_BYTES: usize = 128;
 
 /// A text that names no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid image reference {text:?}: {reason}")]
+#[error("invalid image reference \"{}\": {reason}", escaped(text, QUOTED_BYTES))]
 pub(crate) struct InvalidReference {
     text: String,
     reason: &'static str,
@@ -131,6 +133,14 @@ mod tests {
         ] {
             assert_eq!(normalize(text).unwrap(), want, "{text}");
         }
+    }
+
+    #[test]
+    fn an_error_quotes_a_bounded_part_of_the_text() {
+        let long = format!("a\x1b[2J{}", "b".repeat(3_000_000));
+        let error = normalize(&long).unwrap_err().to_string();
+        assert!(error.len() < 500, "{} bytes", error.len());
+        assert!(!error.contains('\x1b'), "{error:?}");
     }
 
     #[test]
