@@ -100,7 +100,7 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
     host::watch_signals(&core)?;
 
     let listener = place.listen().map_err(|cause| Error::io("serve", cause))?;
-    let mut server = server::serve(listener, &jobs, capabilities).await?;
+    let server = server::serve(listener, &jobs, capabilities);
     stop.notified().await;
 
     place.give_up();
@@ -109,7 +109,7 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
     }
     // The answer to Shutdown is on its way out: written by a task of this same thread.
     tokio::time::sleep(Duration::from_millis(2)).await;
-    server.stop_listen().await;
+    drop(server);
     stdio::end_loggers(LAST_LOGGERS).await;
     Ok(())
 }

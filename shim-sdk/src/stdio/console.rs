@@ -6,14 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
+use nix::unistd::mkdtemp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
@@ -74,13 +73,16 @@ impl Drop for SocketFile {
 impl Console {
     /// Listens for a terminal.
     pub(super) fn listen() -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Not in the bundle: its path may be longer than a socket's may be.
-        let directory = std::env::temp_dir().join(format!("pty-{}-{number}", std::process::id()));
-        let attempt =
-            |cause| Error::io(format!("make a console socket in {}", directory.display()), cause);
-        fs::DirBuilder::new().mode(0o700).create(&directory).map_err(attempt)?;
+        // Not in the bundle: its path may be longer than a socket's may be. A random name, since
+        // everybody may make one in this directory before us.
+        let template = std::env::temp_dir().join("pty-XXXXXX");
+        let failed = |path: &Path| {
+            let what = format!("make a console socket in {}", path.display());
+            move |cause: io::Error| Error::io(what, cause)
+        };
+        let directory =
+            mkdtemp(&template).map_err(|errno| failed(&template)(errno.into()))?;
+        let attempt = failed(&directory);
         let socket = SocketFile(directory.join("s"));
         let listener = UnixListener::bind(&socket.0).map_err(attempt)?;
         Ok(Self(Rc::new(Shared {
@@ -304,6 +306,25 @@ fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Any user made directories of the names that were to come, and no exec got its terminal.
+    #[test]
+    fn the_sockets_directory_has_a_random_name_and_lets_nobody_in() {
+        use std::os::unix::fs::PermissionsExt;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _inside = runtime.as_ref().expect("a runtime").enter();
+        let taken: Vec<_> = (0..64)
+            .map(|number| format!("pty-{}-{number}", std::process::id()))
+            .map(|name| std::env::temp_dir().join(name))
+            .filter(|path| fs::create_dir(path).is_ok())
+            .collect();
+        let console = Console::listen();
+        taken.iter().for_each(|path| fs::remove_dir(path).expect("remove what was made"));
+        let console = console.expect("listen whatever names are taken");
+        let directory = console.socket_path().parent().expect("has one");
+        let mode = fs::metadata(directory).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 
     #[test]
     fn the_socket_and_its_directory_go_with_the_console() {

@@ -10,24 +10,19 @@
 //! core and waits for the answer, so being dropped loses the answer and nothing else.
 
 use std::future::Future;
-use std::marker::PhantomData;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use protos::ttrpc::protobuf::Message;
-use protos::ttrpc::ttrpc::asynchronous::{MethodHandler, TtrpcContext};
-use protos::ttrpc::ttrpc::{Code, Request, Response, get_status};
+use protos::ttrpc::ttrpc::{Code, Response, get_status};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::process::core::{Core, Job};
+use crate::wire::connection::Handler;
 use crate::wire::status::to_wire;
 use crate::{Error, Kind, Result, Runtime};
 
 /// The way to the core.
 pub(crate) type Jobs<R> = mpsc::UnboundedSender<Job<R>>;
-
-/// A handler as the server keeps it.
-pub(crate) type Handler = Box<dyn MethodHandler + Send + Sync>;
 
 /// A call that only looks: answered at once, whatever else is under way.
 pub(crate) fn look<R, I, O>(
@@ -40,7 +35,7 @@ where
     O: Message,
 {
     let jobs = jobs.clone();
-    Method::boxed(move |request: I| {
+    boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |core| {
             // A handler that is gone needs no answer.
@@ -103,7 +98,7 @@ where
     D: Future<Output = ()> + 'static,
 {
     let jobs = jobs.clone();
-    Method::boxed(move |request: I| {
+    boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |core| {
             tokio::task::spawn_local(drive(act(Rc::clone(core), request), reply));
@@ -120,21 +115,23 @@ fn leaving() -> Error {
 }
 
 /// Decodes a request, has it answered, encodes the answer.
-struct Method<H, I, O, F> {
-    answer: H,
-    types: PhantomData<fn(I) -> (O, F)>,
-}
-
-impl<H, I, O, F> Method<H, I, O, F>
+fn boxed<I, O, F>(answer: impl Fn(I) -> F + Send + Sync + 'static) -> Handler
 where
-    H: Fn(I) -> F + Send + Sync + 'static,
     I: Message,
     O: Message,
     F: Future<Output = Result<O>> + Send + 'static,
 {
-    fn boxed(answer: H) -> Handler {
-        Box::new(Self { answer, types: PhantomData })
-    }
+    Box::new(move |payload| {
+        let answer = I::parse_from_bytes(payload)
+            .map(&answer)
+            .map_err(|cause| Error::invalid("decode the request").with_source(cause));
+        Box::pin(async move {
+            response(match answer {
+                Ok(answer) => answer.await,
+                Err(error) => Err(error),
+            })
+        })
+    })
 }
 
 /// An answer as the server sends it.
@@ -155,32 +152,4 @@ fn response<O: Message>(answer: Result<O>) -> Response {
         }
     }
     response
-}
-
-/// What `async fn` in the server's trait amounts to.
-type Responding<'a> =
-    Pin<Box<dyn Future<Output = protos::ttrpc::ttrpc::Result<Response>> + Send + 'a>>;
-
-impl<H, I, O, F> MethodHandler for Method<H, I, O, F>
-where
-    H: Fn(I) -> F + Send + Sync,
-    I: Message,
-    O: Message,
-    F: Future<Output = Result<O>> + Send + 'static,
-{
-    fn handler<'a, 'b>(&'a self, _: TtrpcContext, request: Request) -> Responding<'b>
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        let answer = I::parse_from_bytes(&request.payload)
-            .map(&self.answer)
-            .map_err(|cause| Error::invalid("decode the request").with_source(cause));
-        Box::pin(async move {
-            Ok(response(match answer {
-                Ok(answer) => answer.await,
-                Err(error) => Err(error),
-            }))
-        })
-    }
 }

@@ -1,6 +1,7 @@
 //! The protocol's generated types end here: bootstrap, the task service, events, status codes.
 
 pub(crate) mod bootstrap;
+mod connection;
 pub(crate) mod convert;
 mod method;
 pub(crate) mod publish;

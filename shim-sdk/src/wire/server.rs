@@ -1,13 +1,16 @@
-//! The ttrpc server: which services there are.
+//! The ttrpc server: which services there are, and who connects.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use protos::ttrpc::ttrpc::asynchronous::transport::Listener;
-use protos::ttrpc::ttrpc::asynchronous::{Server, Service};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 
+use super::connection::{self, Services};
 use super::method::Jobs;
 use super::task;
-use crate::{Capabilities, Error, Kind, Result, Runtime};
+use crate::{Capabilities, Runtime};
 
 /// The task service's names; both are served by the same handlers.
 const TASK: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -21,25 +24,37 @@ const ABSENT: [&str; 4] = [
     "containerd.services.transfer.v1.Transfer",
 ];
 
-/// Starts serving on a listener.
-pub(crate) async fn serve<R: Runtime>(
-    listener: Listener,
+/// A server that accepts connections until it is dropped. Connections go on until their clients go.
+pub(crate) struct Server(JoinHandle<()>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts serving on a listener. Must be called within the event loop.
+pub(crate) fn serve<R: Runtime>(
+    mut listener: Listener,
     jobs: &Jobs<R>,
     capabilities: Capabilities,
-) -> Result<Server> {
-    let mut services = HashMap::new();
+) -> Server {
+    let mut services = Services::new();
     for name in TASK {
-        let methods = task::methods(jobs, capabilities);
-        services.insert(name.to_owned(), Service { methods, streams: HashMap::new() });
+        services.insert(name, task::methods(jobs, capabilities));
     }
     for name in ABSENT {
-        let nothing = Service { methods: HashMap::new(), streams: HashMap::new() };
-        services.insert(name.to_owned(), nothing);
+        services.insert(name, HashMap::new());
     }
-    let mut server = Server::new().register_service(services).add_listener(listener);
-    server
-        .start()
-        .await
-        .map_err(|cause| Error::new(Kind::Internal, "start the ttrpc server").with_source(cause))?;
-    Ok(server)
+    let services = Arc::new(services);
+    Server(tokio::spawn(async move {
+        while let Some(accepted) = listener.next().await {
+            match accepted {
+                Ok(socket) => {
+                    tokio::spawn(connection::serve(socket, Arc::clone(&services)));
+                }
+                Err(cause) => log::warn!("accept: {cause}"),
+            }
+        }
+    }))
 }

@@ -15,7 +15,8 @@ use protos::ttrpc::protobuf::well_known_types::any::Any;
 use protos::ttrpc::protobuf::{Message, MessageField};
 use protos::ttrpc::shim::oci::ProcessDetails;
 
-use super::method::{Handler, Jobs, act, look, watch};
+use super::connection::Handler;
+use super::method::{Jobs, act, look, watch};
 use crate::event::Names;
 use crate::process::container::Deleted;
 use crate::process::core::{Core, Status};

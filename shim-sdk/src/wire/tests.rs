@@ -11,7 +11,11 @@ use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::shim_async::TaskClient;
 use protos::ttrpc::ttrpc::asynchronous::Client;
 use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
-use protos::ttrpc::ttrpc::{Code, Error as TtrpcError, Request, context};
+use protos::ttrpc::ttrpc::proto::GenMessage;
+use protos::ttrpc::ttrpc::{
+    Code, Error as TtrpcError, MessageHeader, Request, Response, context,
+};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -82,7 +86,7 @@ impl Daemon {
         let core = Core::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
         let core = Rc::new(core);
         let (jobs, mut asked) = mpsc::unbounded_channel::<Job<Sleeper>>();
-        let server = server::serve(listener, &jobs, core.capabilities).await.expect("serve");
+        let server = server::serve(listener, &jobs, core.capabilities);
         tokio::task::spawn_local(async move {
             let _server = server;
             while let Some(job) = asked.recv().await {
@@ -248,6 +252,130 @@ fn a_shutdown_is_answered_before_the_shim_leaves() {
         daemon.stop.notified().await;
     });
 }
+
+/// A request as it is on the wire.
+fn frame(stream_id: u32, method: &str, payload: &impl Message) -> Vec<u8> {
+    let request = Request {
+        service: "containerd.task.v3.Task".to_owned(),
+        method: method.to_owned(),
+        payload: payload.write_to_bytes().expect("encode"),
+        ..Request::default()
+    };
+    let payload = request.write_to_bytes().expect("encode");
+    let length = u32::try_from(payload.len()).expect("short");
+    let mut frame: Vec<u8> = MessageHeader::new_request(stream_id, length).into();
+    frame.extend(payload);
+    frame
+}
+
+/// The next answer of a connection: its stream and its code.
+async fn answer(reader: impl AsyncRead + Unpin) -> (u32, Code) {
+    let message = GenMessage::read_from(reader).await.expect("an answer");
+    let response = Response::parse_from_bytes(&message.payload).expect("a response");
+    (message.header.stream_id, response.status.code())
+}
+
+/// A client that only ever wrote made the shim keep 1.2 GB of requests and answers in 8 seconds.
+#[test]
+fn a_client_that_does_not_read_its_answers_is_not_read() {
+    test(async |daemon| {
+        daemon.create("c", LONG).await.expect("create");
+        let stream = UnixStream::connect(daemon.folder.path().join("s")).await.expect("connect");
+        let (mut reader, mut writer) = stream.into_split();
+        let state = StateRequest { id: "c".to_owned(), ..StateRequest::default() };
+        let mut sent: u32 = 0;
+        loop {
+            let frame = frame(2 * sent + 1, "State", &state);
+            let written =
+                tokio::time::timeout(Duration::from_millis(500), writer.write_all(&frame));
+            match written.await {
+                // Part of the last one may have been written.
+                Err(_) => break,
+                Ok(written) => written.expect("it listens"),
+            }
+            sent += 1;
+            assert!(sent < 100_000, "it reads on, whatever becomes of the answers");
+        }
+        // Another connection is served meanwhile, and nothing that was read is lost.
+        assert_eq!(daemon.code("containerd.task.v3.Task", "State", &state).await, Code::OK);
+        let mut answered = std::collections::BTreeSet::new();
+        for _ in 0..sent {
+            let (stream_id, code) = answer(&mut reader).await;
+            assert_eq!(code, Code::OK);
+            assert!(answered.insert(stream_id) && stream_id < 2 * sent, "{stream_id}");
+        }
+    });
+}
+
+/// What is at work may be Waits alone, so a limit that stopped reading would hold up the Kill that
+/// ends them.
+#[test]
+fn waits_beyond_the_limit_are_refused_and_a_kill_behind_them_arrives() {
+    test(async |daemon| {
+        daemon.create("c", LONG).await.expect("create");
+        let start = StartRequest { id: "c".to_owned(), ..StartRequest::default() };
+        assert_eq!(daemon.code("containerd.task.v3.Task", "Start", &start).await, Code::OK);
+        let stream = UnixStream::connect(daemon.folder.path().join("s")).await.expect("connect");
+        let (mut reader, mut writer) = stream.into_split();
+        let wait = WaitRequest { id: "c".to_owned(), ..WaitRequest::default() };
+        let (waits, refused) = (4096, 10);
+        for number in 0..waits + refused {
+            let frame = frame(2 * number + 1, "Wait", &wait);
+            writer.write_all(&frame).await.expect("it listens");
+        }
+        for number in 0..refused {
+            let refused = (2 * (waits + number) + 1, Code::RESOURCE_EXHAUSTED);
+            assert_eq!(answer(&mut reader).await, refused);
+        }
+        let kill = KillRequest { id: "c".to_owned(), signal: 9, ..KillRequest::default() };
+        assert_eq!(daemon.code("containerd.task.v3.Task", "Kill", &kill).await, Code::OK);
+        for _ in 0..waits {
+            assert_eq!(answer(&mut reader).await.1, Code::OK);
+        }
+        // And there is room again.
+        writer.write_all(&frame(99_999, "Wait", &wait)).await.expect("it listens");
+        assert_eq!(answer(&mut reader).await, (99_999, Code::OK));
+    });
+}
+
+#[test]
+fn large_requests_are_bounded_together_and_what_is_no_request_is_refused() {
+    test(async |daemon| {
+        let stream = UnixStream::connect(daemon.folder.path().join("s")).await.expect("connect");
+        let (mut reader, mut writer) = stream.into_split();
+        let large = StateRequest { id: "x".repeat(3 << 20), ..StateRequest::default() };
+        let slow = |id: &str| CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: "x".repeat(3 << 20),
+            ..CreateTaskRequest::default()
+        };
+        // Alone each of them is well below the limit of a message.
+        let writes = async {
+            for number in 0..40 {
+                writer.write_all(&frame(2 * number + 1, "State", &large)).await.expect("written");
+            }
+            writer.write_all(&frame(2, "State", &large)).await.expect("written");
+            let mut data: Vec<u8> = MessageHeader::new_data(201, 0).into();
+            data.extend(frame(203, "Create", &slow("../../etc")));
+            let oversized = MessageHeader::new_request(205, 5 << 20);
+            data.extend(Vec::<u8>::from(oversized));
+            data.extend(vec![0; 5 << 20]);
+            writer.write_all(&data).await.expect("written");
+        };
+        let reads = async {
+            for _ in 0..40 {
+                let (_, code) = answer(&mut reader).await;
+                let expected = [Code::NOT_FOUND, Code::INVALID_ARGUMENT, Code::RESOURCE_EXHAUSTED];
+                assert!(expected.contains(&code), "{code:?}");
+            }
+            for stream_id in [2, 201, 203, 205] {
+                assert_eq!(answer(&mut reader).await, (stream_id, Code::INVALID_ARGUMENT));
+            }
+        };
+        tokio::join!(writes, reads);
+    });
+}
+
 
 #[path = "fuzz.rs"]
 mod fuzz;

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use shim_sdk::Kind;
+use tonic::codegen::http::{HeaderValue, Response};
 use tonic::{Code, Status};
 
 /// The code of a kind.
@@ -41,6 +42,37 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// As much of an error as is sent, percent-encoded: clients refuse headers of more than 8 KiB.
+const MESSAGE_BYTES: usize = 4096;
+
+/// Shortens the message of an answer that is an error: it may quote what was asked, of any length.
+pub(crate) fn shorten<B>(mut answer: Response<B>) -> Response<B> {
+    let headers = answer.headers_mut();
+    if let Some(message) = headers.get(Status::GRPC_MESSAGE)
+        && message.len() > MESSAGE_BYTES
+        && let Ok(short) = HeaderValue::from_bytes(cut(message.as_bytes()))
+    {
+        headers.insert(Status::GRPC_MESSAGE, short);
+    }
+    answer
+}
+
+/// The first bytes of a percent-encoded text, up to the end of a character.
+fn cut(encoded: &[u8]) -> &[u8] {
+    let mut end = MESSAGE_BYTES.min(encoded.len());
+    // Not within an escape, nor before one that continues a character.
+    while end > 0 {
+        let within = encoded[end.saturating_sub(2)..end].contains(&b'%');
+        let continues =
+            matches!(&encoded[end..], [b'%', b'8' | b'9' | b'A' | b'B' | b'a' | b'b', ..]);
+        if !within && !continues {
+            break;
+        }
+        end -= 1;
+    }
+    &encoded[..end]
 }
 
 /// An error that knows its kind, so that `?` and `map_err(refuse)` suffice in the services.
@@ -86,6 +118,20 @@ impl HasKind for crate::metadata::InvalidIdentifier {
 mod tests {
     use super::*;
     use crate::metadata::RecordError;
+
+    #[test]
+    fn a_message_of_megabytes_is_shortened_at_a_character() {
+        for (letter, most) in [("x", MESSAGE_BYTES), ("\u{1b}", MESSAGE_BYTES / 3), ("é", 682), ("日", 455)]
+        {
+            let long = Status::not_found(letter.repeat(3_000_000));
+            let answer = shorten(long.into_http::<()>());
+            let told = Status::from_header_map(answer.headers()).unwrap();
+            assert_eq!(told.code(), Code::NotFound);
+            assert_eq!(told.message(), letter.repeat(most), "{letter:?}");
+        }
+        let short = shorten(Status::not_found("é").into_http::<()>());
+        assert_eq!(Status::from_header_map(short.headers()).unwrap().message(), "é");
+    }
 
     #[test]
     fn an_answer_carries_the_code_and_every_cause() {

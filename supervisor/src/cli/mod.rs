@@ -2,7 +2,9 @@
 //!
 //! Promise: a command that succeeds exits with 0, one that runs a process in the foreground with
 //! that process's status; 125 is the command line's own failure, 126 a container's command that
-//! cannot be executed, 127 one that is not there. Messages go to standard error, one line each.
+//! cannot be executed, 127 one that is not there. Messages go to standard error, one line each. What
+//! is printed and was not written here holds no control characters, and is bounded; a container's
+//! own output is passed on as it is.
 //! Not here: anything that a client of containerd could not do as well, but for starting the
 //! daemon ([`crate::daemon`]) and the installation of binaries, which has a service of ours.
 
@@ -40,8 +42,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::config::{self, DaemonConfig, Flags};
+use crate::text::escaped;
 use client::Client;
 use error::CliError;
+
+/// As much as is printed of one error.
+const ERROR_BYTES: usize = 4096;
+/// As much as is printed in one line of a command's output.
+const LINE_BYTES: usize = 1 << 16;
 
 /// Runs containers, and serves containerd's API.
 #[derive(clap::Parser)]
@@ -109,9 +117,16 @@ impl Context {
 pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { error::OWN_FAILURE } else { 0 });
+        Err(error) if error.use_stderr() => {
+            // It quotes the arguments, which a script may have from elsewhere.
+            for line in error.render().to_string().lines() {
+                let _ = writeln!(std::io::stderr(), "{}", escaped(line, ERROR_BYTES));
+            }
+            return ExitCode::from(error::OWN_FAILURE);
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     let outcome =
@@ -133,7 +148,12 @@ fn dispatch(command: Command, context: Context) -> Result<u8, CliError> {
         return serve::run(&arguments, context.config);
     }
     let default = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(default).format_timestamp(None).format_target(false).init();
+    env_logger::Builder::from_env(default)
+        .format(|line, record| {
+            let text = record.args().to_string();
+            writeln!(line, "[{:<5}] {}", record.level(), escaped(&text, ERROR_BYTES))
+        })
+        .init();
     match command {
         Command::Serve(_) => Ok(0), // done above
         Command::Run(arguments) => block_on(run::run(*arguments, context)),
@@ -164,12 +184,15 @@ fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, C
 
 /// Prints an error the way every command does.
 fn complain(error: &CliError) {
-    let _ = writeln!(std::io::stderr(), "supervisor: {error}");
+    let error = error.to_string();
+    let _ = writeln!(std::io::stderr(), "supervisor: {}", escaped(&error, ERROR_BYTES));
 }
 
-/// Prints a line; a reader that is gone does not want it.
+/// Prints a line; a reader that is gone does not want it. Names come from archives and from other
+/// clients, so a line never holds what a terminal acts on.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let line = line.to_string();
+    let _ = writeln!(std::io::stdout(), "{}", escaped(&line, LINE_BYTES));
 }
 
 /// Does something for each of several names; failures are printed as they come.

@@ -3,6 +3,11 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::text::escaped;
+
+/// As much as one record shows.
+const RECORD_BYTES: usize = 16 << 10;
+
 /// Begins to log; what is logged is set by `RUST_LOG`, `info` and above when it is not.
 pub(crate) fn log_to_stderr() {
     let level = env_logger::Env::default().default_filter_or("info");
@@ -13,7 +18,10 @@ pub(crate) fn log_to_stderr() {
         if timed {
             write!(line, "{} ", Utc(SystemTime::now()))?;
         }
-        writeln!(line, "{:<5} {}: {}", record.level(), record.target(), record.args())
+        // Names from outside must not forge lines, nor reach the terminal that shows them.
+        let text = record.args().to_string();
+        let text = escaped(&text, RECORD_BYTES);
+        writeln!(line, "{:<5} {}: {text}", record.level(), record.target())
     });
     // Only tests begin twice, and the first is as good.
     let _ = builder.try_init();

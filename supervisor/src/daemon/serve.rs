@@ -89,6 +89,7 @@ async fn run(
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+        .layer(tower::util::MapResponseLayer::new(api::status::shorten))
         .add_routes(api::routes(&domain))
         .serve_with_incoming_shutdown(ReceiverStream::new(clients), async move {
             let _ = finished.wait_for(|stop| *stop).await;

@@ -130,17 +130,10 @@ struct MountPoint(PathBuf);
 
 impl MountPoint {
     fn new() -> Result<Self, LayerError> {
-        use std::os::unix::fs::DirBuilderExt;
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!(
-            "supervisor-apply-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(LayerError::MountPoint)?;
-        Ok(Self(path))
+        // A random name: everybody may make one in this directory before us.
+        nix::unistd::mkdtemp(&std::env::temp_dir().join("supervisor-apply-XXXXXX"))
+            .map(Self)
+            .map_err(|errno| LayerError::MountPoint(errno.into()))
     }
 }
 
