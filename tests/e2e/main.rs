@@ -4,8 +4,10 @@
 
 mod advisories;
 mod daemon;
+mod doubt;
 mod dropin;
 mod engine;
+mod full;
 mod images;
 mod install;
 mod licences;
@@ -14,3 +16,4 @@ mod quickstart;
 mod refusals;
 mod run;
 mod stock;
+mod unfinished;

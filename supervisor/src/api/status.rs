@@ -26,8 +26,18 @@ pub(crate) fn code(kind: Kind) -> Code {
     }
 }
 
+/// What to do about a full file system: nothing else that fails says it.
+const MAKE_ROOM: &str = "; make room: remove containers (supervisor rm) and images (supervisor \
+                         images rm) that are not needed, which works without a free block";
+
 /// `error` as an answer: its kind's code, and its text with those of its causes.
-pub(crate) fn status(kind: Kind, error: &dyn Error) -> Status {
+///
+/// A full file system is RESOURCE_EXHAUSTED wherever it was met (containerd answers UNKNOWN), and
+/// the answer says what to do.
+pub(crate) fn status(kind: Kind, error: &(dyn Error + 'static)) -> Status {
+    if crate::metadata::is_full(error) {
+        return Status::new(Code::ResourceExhausted, chain(error) + MAKE_ROOM);
+    }
     Status::new(code(kind), chain(error))
 }
 
@@ -50,7 +60,7 @@ pub(crate) trait HasKind: Error {
 }
 
 /// `error` as an answer.
-pub(crate) fn refuse(error: impl HasKind) -> Status {
+pub(crate) fn refuse(error: impl HasKind + 'static) -> Status {
     status(error.kind_of(), &error)
 }
 
@@ -86,6 +96,14 @@ impl HasKind for crate::metadata::InvalidIdentifier {
 mod tests {
     use super::*;
     use crate::metadata::RecordError;
+
+    #[test]
+    fn a_full_file_system_is_told_with_what_to_do() {
+        let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let status = refuse(RecordError::from(rusqlite::Error::SqliteFailure(failure, None)));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("supervisor rm"), "{}", status.message());
+    }
 
     #[test]
     fn an_answer_carries_the_code_and_every_cause() {
