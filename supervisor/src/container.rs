@@ -14,6 +14,7 @@ use protos::grpc::containerd::events as event;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use crate::events::Bus;
+use crate::maker;
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
@@ -125,6 +126,47 @@ impl Containers {
             .await
     }
 
+    /// The containers of all namespaces that have a label `key`.
+    pub(crate) async fn labelled(
+        &self,
+        key: &'static str,
+    ) -> Result<Vec<(Namespace, Container)>, RecordError> {
+        self.database
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {COLUMNS}, namespace FROM containers WHERE instr(labels, ?1) > 0"
+                ))?;
+                let mut rows = statement.query([key])?;
+                let mut containers = Vec::new();
+                while let Some(row) = rows.next()? {
+                    let container = read(row)?;
+                    if container.labels.contains_key(key)
+                        && let Ok(namespace) = Namespace::new(row.get::<_, String>(14)?)
+                    {
+                        containers.push((namespace, container));
+                    }
+                }
+                Ok(containers)
+            })
+            .await
+    }
+
+    /// Takes note that a container is started: its maker may end without it from now on.
+    pub(crate) async fn started(&self, namespace: &Namespace, id: &str) -> Result<(), RecordError> {
+        let labels = self.get(namespace, id).await?.labels;
+        if !labels.contains_key(maker::LABEL) || labels.contains_key(maker::GOES_TOO) {
+            return Ok(());
+        }
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.database
+            .write(move |transaction| {
+                let mut container = find(transaction, &namespace, &id)?;
+                container.labels.remove(maker::LABEL);
+                replace(transaction, &namespace, &container)
+            })
+            .await
+    }
+
     /// Creates a record.
     pub(crate) async fn create(
         &self,
@@ -159,6 +201,19 @@ impl Containers {
             },
         );
         Ok(container)
+    }
+
+    /// Writes the record of a container that another source tells of, unless there is one. No event
+    /// goes out: nothing happened to the container. Blocks.
+    pub(crate) fn restore(
+        &self,
+        (namespace, container): (Namespace, Container),
+    ) -> Result<bool, RecordError> {
+        validate(&container)?;
+        self.database.write_blocking(move |transaction| {
+            namespace::ensure(transaction, &namespace)?;
+            insert(transaction, &namespace, &container)
+        })
     }
 
     /// Changes the fields that `paths` name; all that can change when it is empty.
@@ -197,12 +252,12 @@ impl Containers {
     pub(crate) async fn delete(&self, namespace: &Namespace, id: &str) -> Result<(), RecordError> {
         let (inside, key) = (namespace.clone(), id.to_owned());
         self.database
-            .write(move |transaction| {
+            .remove(move |transaction| {
                 let deleted = transaction
                     .prepare_cached("DELETE FROM containers WHERE namespace = ?1 AND id = ?2")?
                     .execute((inside.as_str(), &key))?;
                 if deleted == 0 {
-                    return Err(RecordError::NotFound { what: WHAT, id: key });
+                    return Err(RecordError::NotFound { what: WHAT, id: key.clone() });
                 }
                 reference::clear(transaction, &inside, &Node::container(&key))?;
                 Ok(())

@@ -14,6 +14,7 @@ mod log;
 mod place;
 mod serve;
 mod sys;
+mod upkeep;
 
 pub(crate) use domain::Domain;
 pub(crate) use launch::connect;

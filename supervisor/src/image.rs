@@ -207,10 +207,11 @@ impl Images {
     ) -> Result<(), RecordError> {
         let (inside, id) = (namespace.clone(), name.to_owned());
         self.database
-            .write(move |transaction| {
+            .remove(move |transaction| {
                 let image = find(transaction, &inside, &id)?;
-                if target.is_some_and(|target| target != image.target.digest) {
-                    return Err(RecordError::NotFound { what: "image with that target", id });
+                if target.as_ref().is_some_and(|target| *target != image.target.digest) {
+                    let (what, id) = ("image with that target", id.clone());
+                    return Err(RecordError::NotFound { what, id });
                 }
                 transaction
                     .prepare_cached("DELETE FROM images WHERE namespace = ?1 AND name = ?2")?

@@ -157,7 +157,7 @@ impl Leases {
     /// Ends the leases with the label `key`, in all namespaces, and forgets ingests that bear the
     /// name of one: for the daemon's start, when whoever held them is gone. Blocks.
     pub(crate) fn end_labelled(&self, key: &'static str) -> Result<(), RecordError> {
-        self.database.write_blocking(move |transaction| {
+        self.database.remove_blocking(move |transaction| {
             let leases = {
                 let mut statement =
                     transaction.prepare("SELECT namespace, id, labels FROM leases")?;
@@ -246,7 +246,7 @@ impl Leases {
     ) -> Result<(), RecordError> {
         let (namespace, id) = (namespace.clone(), id.clone());
         self.database
-            .write(move |transaction| {
+            .remove(move |transaction| {
                 find(transaction, &namespace, &id)?;
                 transaction
                     .prepare_cached("DELETE FROM leases WHERE namespace = ?1 AND id = ?2")?
@@ -311,7 +311,7 @@ impl Leases {
         let node = resource.node()?;
         let (namespace, id) = (namespace.clone(), id.clone());
         self.database
-            .write(move |transaction| {
+            .remove(move |transaction| {
                 find(transaction, &namespace, &id)?;
                 release(transaction, &namespace, Some(&id), &node)
             })

@@ -4,6 +4,7 @@
 //! client of its socket and starts it when nothing listens.
 
 mod api;
+mod aside;
 mod cli;
 mod config;
 mod container;
@@ -15,6 +16,7 @@ mod gc;
 mod image;
 mod install;
 mod lease;
+mod maker;
 mod metadata;
 mod namespace;
 mod snapshot;

@@ -131,7 +131,7 @@ impl Namespaces {
     pub(crate) async fn delete(&self, name: &Namespace) -> Result<(), RecordError> {
         let name = name.clone();
         self.database
-            .write(move |transaction| {
+            .remove(move |transaction| {
                 find(transaction, &name)?;
                 let mut held = Vec::new();
                 for (table, word) in HOLDERS {

@@ -5,8 +5,10 @@
 mod advisories;
 mod daemon;
 mod documents;
+mod doubt;
 mod dropin;
 mod engine;
+mod full;
 mod images;
 mod install;
 mod licences;
@@ -15,3 +17,4 @@ mod quickstart;
 mod refusals;
 mod run;
 mod stock;
+mod unfinished;

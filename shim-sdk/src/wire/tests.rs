@@ -376,6 +376,5 @@ fn large_requests_are_bounded_together_and_what_is_no_request_is_refused() {
     });
 }
 
-
 #[path = "fuzz.rs"]
 mod fuzz;

@@ -8,6 +8,7 @@ pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod diff;
 pub(crate) mod events;
+pub(crate) mod gate;
 pub(crate) mod health;
 pub(crate) mod images;
 pub(crate) mod install;

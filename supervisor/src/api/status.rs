@@ -27,8 +27,18 @@ pub(crate) fn code(kind: Kind) -> Code {
     }
 }
 
+/// What to do about a full file system: nothing else that fails says it.
+const MAKE_ROOM: &str = "; make room: remove containers (supervisor rm) and images (supervisor \
+                         images rm) that are not needed, which works without a free block";
+
 /// `error` as an answer: its kind's code, and its text with those of its causes.
-pub(crate) fn status(kind: Kind, error: &dyn Error) -> Status {
+///
+/// A full file system is RESOURCE_EXHAUSTED wherever it was met (containerd answers UNKNOWN), and
+/// the answer says what to do.
+pub(crate) fn status(kind: Kind, error: &(dyn Error + 'static)) -> Status {
+    if crate::metadata::is_full(error) {
+        return Status::new(Code::ResourceExhausted, chain(error) + MAKE_ROOM);
+    }
     Status::new(code(kind), chain(error))
 }
 
@@ -82,7 +92,7 @@ pub(crate) trait HasKind: Error {
 }
 
 /// `error` as an answer.
-pub(crate) fn refuse(error: impl HasKind) -> Status {
+pub(crate) fn refuse(error: impl HasKind + 'static) -> Status {
     status(error.kind_of(), &error)
 }
 
@@ -131,6 +141,14 @@ mod tests {
         }
         let short = shorten(Status::not_found("é").into_http::<()>());
         assert_eq!(Status::from_header_map(short.headers()).unwrap().message(), "é");
+    }
+
+    #[test]
+    fn a_full_file_system_is_told_with_what_to_do() {
+        let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let status = refuse(RecordError::from(rusqlite::Error::SqliteFailure(failure, None)));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("supervisor rm"), "{}", status.message());
     }
 
     #[test]

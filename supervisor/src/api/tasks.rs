@@ -100,8 +100,18 @@ impl wire::tasks_server::Tasks for Tasks {
         let request = request.into_inner();
         let (namespace, id) = target(&namespace, &request.container_id)?;
         let exec = exec_id(&request.exec_id)?;
-        let pid = self.tasks.start(&namespace, &id, exec).await.map_err(refuse)?;
-        Ok(Response::new(wire::StartResponse { pid }))
+        let init = exec.is_none();
+        let start = self.tasks.start(&namespace, &id, exec);
+        // Beside the start, so that it costs no time of its own; durable before the answer.
+        let noted = async {
+            if init { self.containers.started(&namespace, id.as_str()).await } else { Ok(()) }
+        };
+        let (pid, noted) = tokio::join!(start, noted);
+        if let Err(error) = noted {
+            // A task without a record, or a full disk: the container runs all the same.
+            log::debug!("note that {namespace}/{id} is started: {error}");
+        }
+        Ok(Response::new(wire::StartResponse { pid: pid.map_err(refuse)? }))
     }
 
     async fn delete(

@@ -51,7 +51,7 @@ pub(crate) async fn remove_snapshot(
     snapshotter: &str,
     key: &str,
 ) -> Result<(), CliError> {
-    if key.is_empty() {
+    if key.is_empty() || snapshotter.is_empty() {
         return Ok(());
     }
     let request =

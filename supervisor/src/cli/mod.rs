@@ -31,6 +31,7 @@ mod stream;
 mod sys;
 mod table;
 mod terminal;
+mod unfinished;
 mod unpack;
 mod version;
 mod wait;

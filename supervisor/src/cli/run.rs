@@ -28,7 +28,8 @@ use super::signals::Signals;
 use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
 use super::stdio::{Fifos, Streams};
 use super::terminal::RawTerminal;
-use super::{Context, import, random_hex, say, terminal, unpack};
+use super::{Context, import, random_hex, say, terminal, unfinished, unpack};
+use crate::maker;
 
 const RUNTIME: &str = "io.containerd.youki.v1";
 const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
@@ -116,7 +117,8 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     } else {
         image::resolve(&client, &arguments.image).await?
     };
-    let mut mounts = prepare(&client, &id, &image).await?;
+    let labels = unfinished::labels(arguments.rm)?;
+    let mut mounts = prepare(&client, &id, &image, &labels).await?;
     if arguments.rm {
         container::make_volatile(&mut mounts);
     }
@@ -249,15 +251,21 @@ async fn prepare(
     client: &Client,
     id: &str,
     image: &RunImage,
+    labels: &HashMap<String, String>,
 ) -> Result<Vec<types::Mount>, CliError> {
     let parent = image.layers.last().map(|layer| layer.chain_id.clone()).unwrap_or_default();
     let request = PrepareSnapshotRequest {
         snapshotter: SNAPSHOTTER.to_owned(),
         key: id.to_owned(),
         parent,
-        labels: HashMap::new(),
+        labels: labels.clone(),
     };
     let mut answer = client.snapshots().prepare(request.clone()).await;
+    if answer.as_ref().is_err_and(|status| status.code() == Code::AlreadyExists)
+        && unfinished::reclaim(client, id).await?
+    {
+        answer = client.snapshots().prepare(request.clone()).await;
+    }
     if answer.as_ref().is_err_and(|status| status.code() == Code::NotFound) {
         // Imported by a client that left unpacking to others.
         unpack::unpack(client, image).await?;
@@ -286,8 +294,12 @@ async fn create_record(
     if !image.config.stop_signal.is_empty() {
         labels.insert(STOP_SIGNAL.to_owned(), image.config.stop_signal.clone());
     }
-    // Labels that containerd would not take describe the image, not the container.
-    labels.retain(|key, value| key.len() + value.len() <= 4096);
+    // Labels that containerd would not take describe the image, not the container; and an image
+    // does not say who made the container.
+    labels.retain(|key, value| {
+        key.len() + value.len() <= 4096 && ![maker::LABEL, maker::GOES_TOO].contains(&&**key)
+    });
+    labels.extend(unfinished::labels(arguments.rm)?);
     let container = Container {
         id: id.to_owned(),
         labels,

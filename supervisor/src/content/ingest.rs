@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Promise: one writer a reference at a time; a dropped ingest keeps its bytes and resumes where
-//! they end; a commit whose digest or size is not the expected one makes no blob.
+//! they end, one that filled the file system gives them back at once and starts over; a commit whose digest or size is not the expected one makes no blob.
 //!
 //! Where another namespace already has the expected blob, the ingest is *shared*: it counts as
 //! fully written and its commit only adds a record, as containerd's default policy has it.
@@ -27,7 +27,7 @@ use super::{ContentError, Digest, Hasher, Info, Store};
 use crate::lease::{self, LeaseId};
 use crate::metadata::filter::{Fields, Filters};
 use crate::metadata::reference::{self, Node};
-use crate::metadata::{Labels, MetadataError, Namespace, from_nanos, labels, now_nanos};
+use crate::metadata::{Labels, MetadataError, Namespace, from_nanos, is_full, labels, now_nanos};
 use crate::namespace;
 
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -196,7 +196,7 @@ impl Store {
         let id = self
             .shared
             .database
-            .write_blocking(move |transaction| end(transaction, &inside, &name))?;
+            .remove_blocking(move |transaction| end(transaction, &inside, &name))?;
         let path = self.ingest_path(id);
         fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove ingest", path))
     }
@@ -259,7 +259,14 @@ impl Ingest {
         let (out, hasher) = self.own()?;
         if let Err(cause) = out.write_all(bytes) {
             // What was written of them is not digested: the next writer rereads the file.
-            return Err(file("write ingest", self.path())(cause));
+            let failed = file("write ingest", self.path())(cause);
+            if is_full(&failed)
+                && let Err(error) = self.reset()
+            {
+                // The bytes would keep the file system full. They go when the ingest is aborted.
+                log::warn!("give back what an ingest wrote: {error}");
+            }
+            return Err(failed);
         }
         hasher.update(bytes);
         self.status.offset += bytes.len() as u64;

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::error::file;
 use super::{ContentError, Digest};
+use crate::aside::set_aside;
 use crate::lease::{self, LeaseId};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
@@ -33,6 +34,7 @@ pub(crate) struct Store {
 
 pub(super) struct Shared {
     pub(super) database: Database,
+    root: PathBuf,
     blobs: PathBuf,
     pub(super) ingests: PathBuf,
     /// References that have a writer, by namespace.
@@ -89,7 +91,16 @@ impl Store {
             fs::create_dir_all(folder).map_err(file("create folder", folder))?;
         }
         let (busy, files) = (Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { database, blobs, ingests, busy, files }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                database,
+                root: root.to_owned(),
+                blobs,
+                ingests,
+                busy,
+                files,
+            }),
+        })
     }
 
     /// What is known about `digest`.
@@ -189,11 +200,11 @@ impl Store {
         let namespace = namespace.clone();
         let _files = self.lock_files();
         let unused =
-            self.shared.database.write_blocking::<_, ContentError>(move |transaction| {
+            self.shared.database.remove_blocking::<_, ContentError>(move |transaction| {
                 let mut unused = Vec::new();
-                for digest in digests {
-                    if forget(transaction, &namespace, &digest)? {
-                        unused.push(digest);
+                for digest in &digests {
+                    if forget(transaction, &namespace, digest)? {
+                        unused.push(digest.clone());
                     }
                 }
                 Ok(unused)
@@ -235,13 +246,13 @@ impl Store {
     pub(crate) fn retire<E>(
         &self,
         database: &Database,
-        decide: impl FnOnce(&Transaction<'_>) -> Result<Garbage, E> + Send + 'static,
+        decide: impl FnMut(&Transaction<'_>) -> Result<Garbage, E> + Send + 'static,
     ) -> Result<Garbage, E>
     where
-        E: From<MetadataError> + From<ContentError> + Send + 'static,
+        E: std::error::Error + From<MetadataError> + From<ContentError> + Send + 'static,
     {
         let _files = self.lock_files();
-        let garbage = database.write_blocking(decide)?;
+        let garbage = database.remove_blocking(decide)?;
         for digest in &garbage.blobs {
             self.remove_file(self.path(digest))?;
         }
@@ -255,8 +266,10 @@ impl Store {
         fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove", path))
     }
 
-    /// Removes files that a crash left without a record, and records of ingests that lost theirs.
-    /// Ingests must not have begun yet: this is for the daemon's start.
+    /// Removes files that a crash left without a record. Entries that are no blob's or ingest's are
+    /// set aside, one that cannot be removed is logged: neither keeps the daemon from starting.
+    /// Ingests must not have begun yet, and the database must be known to be this store's: this is
+    /// for the daemon's start.
     pub(crate) fn sweep(&self) -> Result<(), ContentError> {
         let _files = self.lock_files();
         let (known, ingests) = self.shared.database.read_blocking(|connection| {
@@ -265,8 +278,13 @@ impl Store {
         })?;
         let hex: HashSet<&str> =
             known.iter().filter_map(|digest| digest.strip_prefix("sha256:")).collect();
-        remove_unknown(&self.shared.blobs, &|name| hex.contains(name))?;
-        remove_unknown(&self.shared.ingests, &|name| ingests.contains(name))
+        let root = &self.shared.root;
+        let is_hex = |name: &str| {
+            name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        remove_unknown(root, &self.shared.blobs, &|name| hex.contains(name), &is_hex)?;
+        remove_unknown(root, &self.shared.ingests, &|name| ingests.contains(name), &is_number)
     }
 
     /// Where the bytes of `digest` are.
@@ -410,13 +428,27 @@ fn strings(connection: &Connection, query: &str) -> rusqlite::Result<HashSet<Str
     connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
 }
 
-fn remove_unknown(folder: &Path, known: &dyn Fn(&str) -> bool) -> Result<(), ContentError> {
+/// Removes the files in `folder` whose names the store gives (`is_ours`) and no record has.
+fn remove_unknown(
+    root: &Path,
+    folder: &Path,
+    known: &dyn Fn(&str) -> bool,
+    is_ours: &dyn Fn(&str) -> bool,
+) -> Result<(), ContentError> {
     for entry in fs::read_dir(folder).map_err(file("list folder", folder))? {
         let entry = entry.map_err(file("list folder", folder))?;
-        if entry.file_name().to_str().is_none_or(|name| !known(name)) {
-            let path = entry.path();
-            log::debug!("removing {}, which no record names", path.display());
-            fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove", path))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_str().unwrap_or_default();
+        if known(name) {
+            continue;
+        }
+        if !is_ours(name) || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            set_aside(root, &path, "it is not a file of this store");
+            continue;
+        }
+        log::info!("removing {}, which no record names", path.display());
+        if let Err(error) = fs::remove_file(&path).or_else(absent_is_fine) {
+            log::warn!("remove {}: {error}", path.display());
         }
     }
     Ok(())

@@ -177,3 +177,91 @@ fn labels_are_updated_by_mask_and_filtered_on() {
     assert_eq!(found("labels.a"), 0);
     assert_eq!(update(&["size"], Labels::new()).unwrap_err().kind(), Kind::InvalidArgument);
 }
+
+/// A file system of 8 MiB, unmounted when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Some("size=8m");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), flags, data).unwrap();
+        Self(folder)
+    }
+
+    fn fill(&self) {
+        use std::io::Write as _;
+        let path = self.0.path().join(format!("filler-{}", self.free()));
+        let mut file = std::fs::File::create(path).unwrap();
+        while file.write_all(&[7; 4096]).is_ok() {}
+        assert_eq!(self.free(), 0);
+    }
+
+    fn free(&self) -> u64 {
+        let found = rustix::fs::statvfs(self.0.path()).unwrap();
+        found.f_bavail * found.f_frsize
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let flags = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(self.0.path(), flags).unwrap();
+    }
+}
+
+#[test]
+fn blobs_and_ingests_are_removed_from_a_full_file_system_and_the_store_opens_on_it() {
+    let disk = Small::new();
+    let namespace = Namespace::new("a").unwrap();
+    let open = || {
+        let database = Database::open(disk.0.path().join("metadata.db")).unwrap();
+        Store::open(disk.0.path(), database).unwrap()
+    };
+    let store = open();
+    let bytes = vec![1; 1 << 20];
+    let digest = Digest::of(&bytes);
+    let mut ingest = store.ingest(&namespace, request("whole")).unwrap();
+    ingest.write(&bytes).unwrap();
+    ingest.commit(0, None, Labels::new()).unwrap();
+    let mut ingest = store.ingest(&namespace, request("half")).unwrap();
+    ingest.write(&bytes[..100_000]).unwrap();
+    drop(ingest);
+    disk.fill();
+    // Writes that are no removals use up what the write-ahead log has.
+    for number in 0..2000 {
+        if store.ingest(&namespace, request(&format!("more-{number}"))).is_err() {
+            break;
+        }
+    }
+    disk.fill();
+    drop(store);
+    let store = open();
+    disk.fill();
+    store.abort(&namespace, "half").unwrap();
+    assert!(disk.free() >= 90_000, "{}", disk.free());
+    disk.fill();
+    store.delete(&namespace, &digest).unwrap();
+    assert!(disk.free() >= 1_000_000, "{}", disk.free());
+}
+
+#[test]
+fn an_ingest_that_fills_the_file_system_gives_its_bytes_back_at_once() {
+    let disk = Small::new();
+    let database = Database::open(disk.0.path().join("metadata.db")).unwrap();
+    let store = Store::open(disk.0.path(), database).unwrap();
+    let namespace = Namespace::new("a").unwrap();
+    let mut ingest = store.ingest(&namespace, request("large")).unwrap();
+    let before = disk.free();
+    let failed = loop {
+        if let Err(error) = ingest.write(&[1; 65536]) {
+            break error;
+        }
+    };
+    assert_eq!(failed.kind(), Kind::ResourceExhausted);
+    assert!(disk.free() + 65536 >= before, "{} of {before} are free", disk.free());
+    assert_eq!(ingest.status().offset, 0);
+    ingest.write(b"small").unwrap();
+    assert_eq!(ingest.commit(5, Some(&Digest::of(b"small")), Labels::new()).unwrap().size_bytes, 5);
+}

@@ -1,9 +1,8 @@
 //! Everything the services translate to, opened in the order in which it depends on each other.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use shim_sdk::error::report;
 
@@ -16,10 +15,10 @@ use crate::gc::Collector;
 use crate::image::Images;
 use crate::install::Installer;
 use crate::lease::Leases;
-use crate::metadata::{Database, MetadataError, RecordError};
+use crate::metadata::{self, Database, Doubt, MetadataError, RecordError, RootFiles, RootId};
 use crate::namespace::Namespaces;
 use crate::snapshot::{SnapshotError, Snapshotter};
-use crate::task::{Place, Tasks};
+use crate::task::{self, Place, Tasks};
 use crate::transfer::{self, Importer};
 
 /// The domain of one root; clones are handles to the same.
@@ -38,6 +37,10 @@ pub(crate) struct Domain {
     pub(crate) collector: Collector,
     pub(crate) tasks: Tasks,
     pub(crate) installer: Installer,
+    /// The records of this root or, where those are in doubt, a database of its own.
+    pub(crate) database: Database,
+    /// Why the root's own database is not used.
+    pub(crate) doubt: Option<Arc<Doubt>>,
 }
 
 impl Domain {
@@ -52,69 +55,145 @@ impl Domain {
         }
     }
 
-    /// Opens the root, whose lock the caller holds.
+    /// Opens the root, whose lock the caller holds. A root whose database is in doubt is opened on
+    /// one that is empty but for the containers that bundles tell of, and nothing of it is swept.
     pub(crate) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());
         let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
-        let path = root.join("metadata.db");
-        private(&path)?;
-        let database = Database::open(path)
+        let files = RootFiles { root: root.clone() };
+        let id = identify(root)?;
+        let claimed = metadata::claim(&files, &id)
             .map_err(|error: MetadataError| report(&error))
             .map_err(damaged("metadata"))?;
+        let (database, uuid, doubt) = match claimed {
+            Ok((database, uuid)) => (database, uuid, None),
+            Err(doubt) => {
+                log::error!("{}", refusal(&files, &doubt));
+                (provisional(&config.state)?, id.as_str().to_owned(), Some(doubt))
+            }
+        };
+        if doubt.is_none() {
+            keep_id(root, &uuid);
+        }
         let leases = Leases::new(database.clone());
-        transfer::end_orphans(&leases)
-            .map_err(|error: RecordError| report(&error))
-            .map_err(damaged("leases"))?;
         let content = Store::open(root, database.clone())
-            .and_then(|store| store.sweep().map(|()| store))
             .map_err(|error: ContentError| report(&error))
             .map_err(damaged("content"))?;
         let snapshots = Snapshotter::open(root, database.clone(), events.clone())
-            .and_then(|snapshots| snapshots.sweep().map(|()| snapshots))
             .map_err(|error: SnapshotError| report(&error))
             .map_err(damaged("snapshots"))?;
-        let images = Images::new(database.clone(), events.clone());
+        let containers = Containers::new(database.clone(), events.clone());
         let collector = Collector::new(database.clone(), content.clone(), snapshots.clone());
-        // Whatever an earlier daemon had no time for.
-        collector.schedule();
+        if doubt.is_none() {
+            sweep(&leases, &content, &snapshots);
+            // Whatever an earlier daemon had no time for.
+            collector.schedule();
+        } else {
+            for container in task::containers_of_bundles(&config.state) {
+                containers
+                    .restore(container)
+                    .map_err(|error: RecordError| report(&error))
+                    .map_err(damaged("containers"))?;
+            }
+        }
         // Other clients (`ctr install`) write below it themselves and expect it to be there.
         if let Err(why) = std::fs::create_dir_all(&config.opt) {
             log::warn!("mkdir({}): {why}; nothing can be installed", config.opt.display());
         }
         let opt = installer::Opt::new(&config.opt);
+        let images = Images::new(database.clone(), events.clone());
         Ok(Self {
             config: config.clone(),
-            uuid: uuid(root)?,
+            uuid,
             namespaces: Namespaces::new(database.clone()),
             installer: Installer::new(opt, images.clone(), content.clone()),
             images,
-            containers: Containers::new(database.clone(), events.clone()),
+            containers,
             leases,
             collector,
             content,
             snapshots,
             tasks: Tasks::new(Place::new(config), events.clone()),
             events,
+            database,
+            doubt: doubt.map(Arc::new),
         })
+    }
+
+    /// What requests that need the records are refused with, when the records are in doubt.
+    pub(crate) fn refusal(&self) -> Option<Arc<str>> {
+        let files = RootFiles { root: self.config.root.clone() };
+        self.doubt.as_ref().map(|doubt| refusal(&files, doubt).into())
+    }
+
+    /// Ends the use of the root in order. Blocks.
+    pub(crate) fn leave(&self) {
+        if self.doubt.is_none() {
+            let files = RootFiles { root: self.config.root.clone() };
+            metadata::leave(&self.database, &files, &self.uuid);
+        }
     }
 }
 
-/// Makes a file that only root can read, unless it is there; SQLite gives its journals the same mode.
-fn private(path: &Path) -> Result<(), DaemonError> {
-    let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    made.map(drop).map_err(|cause| DaemonError::File { what: "open", path: path.to_owned(), cause })
+/// What was found instead of the database, and how to go on.
+fn refusal(files: &RootFiles, doubt: &Doubt) -> String {
+    format!(
+        "the database {} is not used: {doubt}. Nothing is changed or removed. Containers that run \
+         can be listed, killed and removed. To go on: {}",
+        files.database().display(),
+        doubt.advice()
+    )
 }
 
-/// The root's own identifier, made when it is first served.
-fn uuid(root: &Path) -> Result<String, DaemonError> {
+/// Removes what the last daemon left half done. What fails is logged, and stays for the next start.
+fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
+    if let Err(error) = transfer::end_orphans(leases) {
+        log::warn!("end the leases of unfinished imports: {}", report(&error));
+    }
+    if let Err(error) = content.sweep() {
+        log::warn!("sweep content: {}", report(&error));
+    }
+    if let Err(error) = snapshots.sweep() {
+        log::warn!("sweep snapshots: {}", report(&error));
+    }
+}
+
+/// A database of its own, made anew in the state directory, for a root whose own is in doubt.
+fn provisional(state: &Path) -> Result<Database, DaemonError> {
+    let folder = state.join("provisional");
+    match std::fs::remove_dir_all(&folder) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            return Err(DaemonError::File { what: "remove", path: folder, cause });
+        }
+        _ => {}
+    }
+    Database::open(folder.join("metadata.db"))
+        .map_err(|error| DaemonError::Open { what: "metadata", cause: report(&error) })
+}
+
+/// The root's own identifier.
+fn identify(root: &Path) -> Result<RootId, DaemonError> {
     let path = root.join("uuid");
-    let made = match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => std::fs::read_to_string("/proc/sys/kernel/random/uuid").and_then(|text| {
-            std::fs::write(&path, text.trim())?;
-            Ok(text.trim().to_owned())
-        }),
-    };
-    made.map_err(|cause| DaemonError::File { what: "keep the identifier in", path, cause })
+    let failed = |cause| DaemonError::File { what: "read the identifier in", path, cause };
+    match std::fs::read_to_string(root.join("uuid")) {
+        Ok(text) if !text.trim().is_empty() => return Ok(RootId::Known(text.trim().to_owned())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    if let Some(id) = metadata::marked_id(root) {
+        return Ok(RootId::Known(id));
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed)?;
+    Ok(RootId::New(text.trim().to_owned()))
+}
+
+/// Writes the root's identifier down where it is not. The database has it, too.
+fn keep_id(root: &Path, id: &str) {
+    let path = root.join("uuid");
+    if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == id) {
+        return;
+    }
+    if let Err(error) = std::fs::write(&path, id) {
+        log::warn!("write {}: {error}", path.display());
+    }
 }

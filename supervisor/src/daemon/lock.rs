@@ -37,9 +37,12 @@ pub(crate) fn attempt(path: &Path) -> io::Result<Attempt> {
         .open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut locked) => {
-            locked.set_len(0)?;
-            locked.rewind()?;
-            writeln!(locked, "{}", std::process::id())?;
+            // Written over what is there and never truncated: a block given back to a full file
+            // system could not be had again. Without the pid the lock is as good.
+            let pid = format!("{:<11}\n", std::process::id());
+            if let Err(error) = locked.rewind().and_then(|()| locked.write_all(pid.as_bytes())) {
+                log::debug!("write {}: {error}", path.display());
+            }
             Ok(Attempt::Locked(Lock(locked)))
         }
         Err((mut file, Errno::EWOULDBLOCK)) => {

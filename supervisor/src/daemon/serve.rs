@@ -13,7 +13,7 @@ use super::domain::Domain;
 use super::door::{Door, Leave, bind_private};
 use super::launch::READY;
 use super::place::{self, Claim};
-use super::{Mode, sys};
+use super::{Mode, sys, upkeep};
 use crate::api;
 use crate::config::DaemonConfig;
 use crate::error::DaemonError;
@@ -90,10 +90,12 @@ async fn run(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
         .layer(tower::util::MapResponseLayer::new(api::status::shorten))
+        .layer(api::gate::Gate::new(domain.refusal()))
         .add_routes(api::routes(&domain))
         .serve_with_incoming_shutdown(ReceiverStream::new(clients), async move {
             let _ = finished.wait_for(|stop| *stop).await;
         });
+    let upkeep = tokio::spawn(upkeep::keep_up(domain.clone()));
     announce(mode)?;
     log::info!("serving {} on {}", config.root.display(), config.address.display());
 
@@ -119,6 +121,11 @@ async fn run(
     drop(intake);
     // Shims that have something to tell then see at once that nobody listens.
     let _ = std::fs::remove_file(&address);
+    upkeep.abort();
+    let left = domain.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || left.leave()).await {
+        log::error!("leave the root: {error}");
+    }
     let served =
         served.map_err(|cause| DaemonError::Serve { address: config.address.clone(), cause });
     log::info!("leaving {}", config.root.display());

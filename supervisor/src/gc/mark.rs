@@ -1,6 +1,6 @@
 //! Marking: one recursive query from the roots along the edges.
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use crate::metadata::now_nanos;
 
@@ -48,4 +48,21 @@ pub(super) fn mark(transaction: &Transaction<'_>, started: i64) -> rusqlite::Res
         (now - INGEST_NANOS, started.max(now - ACTIVE_NANOS), COMMITTED),
     )?;
     Ok(())
+}
+
+/// Whether a lease has ended, or an ingest or active snapshot that nothing refers to has been there
+/// for long enough.
+pub(super) fn is_due(connection: &Connection) -> rusqlite::Result<bool> {
+    let now = now_nanos();
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM leases WHERE expires <= ?1) \
+             OR EXISTS (SELECT 1 FROM ingests i WHERE started <= ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM edges e WHERE e.namespace = i.namespace \
+                     AND ltrim(e.target, '=') = 'ingest/' || i.ref)) \
+             OR EXISTS (SELECT 1 FROM snapshots s WHERE kind <> ?4 AND created <= ?3 \
+                 AND NOT EXISTS (SELECT 1 FROM edges e WHERE e.namespace = s.namespace \
+                     AND ltrim(e.target, '=') = 'snapshot/' || s.snapshotter || '/' || s.key))",
+        )?
+        .query_row((now, now - INGEST_NANOS, now - ACTIVE_NANOS, COMMITTED), |row| row.get(0))
 }

@@ -5,7 +5,7 @@
 //! transaction, so nothing can come between them; files go after it.
 //!
 //! Promise: what a root leads to is never collected. A collection runs soon after something was
-//! deleted, or before the answer where the client asked for that.
+//! deleted or has expired, or before the answer where the client asked for that.
 
 mod mark;
 mod sweep;
@@ -89,6 +89,11 @@ impl Collector {
                 log::warn!("{}", crate::api::status::chain(&error));
             }
         });
+    }
+
+    /// Whether something has expired since the last collection, which nothing else may set off.
+    pub(crate) async fn is_due(&self) -> Result<bool, CollectError> {
+        self.database.read(|connection| Ok(mark::is_due(connection)?)).await
     }
 
     /// Collects now.

@@ -170,3 +170,18 @@ async fn roots_back_references_and_fresh_work_are_kept() {
     assert_eq!(fixture.collector.collect().await.unwrap().blobs, 2);
     assert_eq!(fixture.snapshots().await, ["active"]);
 }
+
+#[tokio::test]
+async fn a_lease_that_has_ended_makes_a_collection_due_by_itself() {
+    let fixture = fixture();
+    assert!(!fixture.collector.is_due().await.unwrap());
+    for (id, expires) in [("ended", "2020-01-02T03:04:05Z"), ("holds", "2200-01-02T03:04:05Z")] {
+        let labels = labels(&[("containerd.io/gc.expire", expires)]);
+        fixture.leases.create(&fixture.namespace, LeaseId::new(id), labels).await.unwrap();
+    }
+    assert!(fixture.collector.is_due().await.unwrap());
+    fixture.collector.collect().await.unwrap();
+    assert!(!fixture.collector.is_due().await.unwrap());
+    let left = fixture.leases.list(&fixture.namespace, &[]).await.unwrap();
+    assert_eq!(left.len(), 1);
+}

@@ -55,6 +55,24 @@ pub(crate) enum MetadataError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What a root's database must be could not be read or written.
+    #[error("keep metadata.mark in {root}")]
+    Mark {
+        /// The root directory.
+        root: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The database could not be copied.
+    #[error("copy metadata to {path}")]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
     /// The writer thread has ended.
     #[error("metadata is closed")]
     Closed,
@@ -67,9 +85,13 @@ impl MetadataError {
     /// The kind of this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Folder { cause, .. } | Self::Thread(cause) => Kind::from_io(cause),
+            Self::Folder { cause, .. }
+            | Self::Thread(cause)
+            | Self::Mark { cause, .. }
+            | Self::Copy { cause, .. } => Kind::from_io(cause),
             Self::Open { cause, .. } | Self::Upgrade { cause, .. } | Self::Statement(cause) => {
                 match cause.sqlite_error_code() {
+                    _ if super::is_full(cause) => Kind::ResourceExhausted,
                     Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::OutOfMemory) => {
                         Kind::ResourceExhausted
                     }

@@ -5,23 +5,30 @@
 //! module's business: `image`, `container`, `lease`, `namespace`, `content`, `snapshot`.
 //!
 //! Promise: a write that was acknowledged survives a kill of the process and a loss of power
-//! (WAL with `synchronous=FULL`); one that was not leaves nothing.
+//! (WAL with `synchronous=FULL`); one that was not leaves nothing. A database that is not known to
+//! be this root's last is neither served nor changed (`claim`).
 
+mod claim;
+mod copy;
 mod error;
 pub(crate) mod filter;
 #[cfg(test)]
 mod fuzz;
 mod identifier;
 pub(crate) mod labels;
+mod mark;
 pub(crate) mod mask;
 pub(crate) mod reference;
+mod reserve;
 mod schema;
 mod time;
 mod transaction;
 mod upgrade;
 
+pub(crate) use claim::{Doubt, RootFiles, RootId, claim, leave, marked_id};
 pub(crate) use error::{MetadataError, RecordError};
 pub(crate) use identifier::{InvalidIdentifier, Namespace, validate_identifier};
 pub(crate) use labels::Labels;
+pub(crate) use reserve::is_full;
 pub(crate) use time::{from_nanos, now_nanos, to_nanos};
 pub(crate) use transaction::Database;

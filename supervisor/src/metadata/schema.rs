@@ -7,9 +7,11 @@
 //!   from being collected. A target need not exist (yet). `owner` is the record whose fields or
 //!   labels say so, nearly always the source itself.
 //! - `snapshots.id` is also the name of its directory and is never used twice.
+//! - `identity` is one row: the root that the database belongs to, and its generation (`mark`).
 
 /// One step a schema version, in order.
-pub(super) const STEPS: &[&str] = &["
+pub(super) const STEPS: &[&str] = &[
+    "
 CREATE TABLE namespaces (
     name    TEXT PRIMARY KEY,
     labels  TEXT NOT NULL DEFAULT '{}'
@@ -103,4 +105,25 @@ CREATE TABLE edges (
     PRIMARY KEY (namespace, source, target, owner)
 ) WITHOUT ROWID;
 CREATE INDEX edges_by_other_owner ON edges (namespace, owner) WHERE owner <> source;
-"];
+",
+    "
+CREATE TABLE identity (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    root        TEXT NOT NULL,
+    generation  INTEGER NOT NULL
+);
+",
+];
+
+/// Every table, with the schema version that has it first.
+pub(super) const TABLES: &[(i64, &str)] = &[
+    (1, "namespaces"),
+    (1, "images"),
+    (1, "containers"),
+    (1, "blobs"),
+    (1, "ingests"),
+    (1, "snapshots"),
+    (1, "leases"),
+    (1, "edges"),
+    (2, "identity"),
+];

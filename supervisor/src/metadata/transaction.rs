@@ -3,18 +3,24 @@
 //! Writes queue up to one thread that owns the only writing connection, so they never meet a
 //! busy database and happen in the order asked. Reads run on blocking threads with connections
 //! of their own and, thanks to WAL, neither wait for the writer nor make it wait.
+//!
+//! Promise: a removal ([`Database::remove`]) that meets a full file system is tried once more with
+//! the blocks of the reserve (`reserve`).
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, thread};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, FileControl, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::MetadataError;
+use super::reserve::{self, Reserve, is_full};
 use super::upgrade::upgrade;
+use super::{MetadataError, copy};
 
 /// Idle read connections kept for the next reader.
 const READERS_KEPT: usize = 2;
@@ -34,6 +40,9 @@ struct Shared {
     path: PathBuf,
     writer: Sender<Job>,
     readers: Mutex<Vec<Connection>>,
+    reserve: Arc<Reserve>,
+    /// Changes since the database was last copied.
+    changes: AtomicU64,
 }
 
 impl Database {
@@ -44,19 +53,45 @@ impl Database {
             fs::create_dir_all(folder)
                 .map_err(|cause| MetadataError::Folder { path: folder.to_owned(), cause })?;
         }
-        let mut connection = connect(path, OpenFlags::default())?;
-        upgrade(&mut connection)?;
+        let reserve = Arc::new(Reserve::of(path));
+        let open = || -> Result<Connection, MetadataError> {
+            let mut connection = connect(path, OpenFlags::default())?;
+            upgrade(&mut connection)?;
+            Ok(connection)
+        };
+        let mut connection = match open() {
+            Err(error) if is_full(&error) && reserve.release() => open()?,
+            other => other?,
+        };
+        reserve::enlarge_log(path);
+        reserve.keep();
         let (writer, jobs) = channel::<Job>();
+        let kept = reserve.clone();
         thread::Builder::new()
             .name("metadata".to_owned())
             .spawn(move || {
                 for job in jobs {
                     job(&mut connection);
+                    kept.keep_again();
                 }
             })
             .map_err(MetadataError::Thread)?;
-        let shared = Shared { path: path.to_owned(), writer, readers: Mutex::new(Vec::new()) };
-        Ok(Self { shared: Arc::new(shared) })
+        let (path, readers, changes) = (path.to_owned(), Mutex::new(Vec::new()), 0.into());
+        Ok(Self { shared: Arc::new(Shared { path, writer, readers, reserve, changes }) })
+    }
+
+    /// How many changes were asked for since the last copy.
+    pub(crate) fn changes_since_copy(&self) -> u64 {
+        self.shared.changes.load(Ordering::Relaxed)
+    }
+
+    /// Copies the database to `to`, replacing what is there; a failure leaves that as it is. Blocks.
+    pub(crate) fn keep_copy(&self, to: &Path) {
+        let changes = self.shared.changes.swap(0, Ordering::Relaxed);
+        if let Err(error) = copy::keep(&self.shared.path, to) {
+            self.shared.changes.fetch_add(changes, Ordering::Relaxed);
+            log::warn!("{}", shim_sdk::error::report(&error));
+        }
     }
 
     /// Runs `change` in one transaction, committed and synced when it returns `Ok` and rolled
@@ -94,6 +129,39 @@ impl Database {
         answered.recv().map_err(|_| MetadataError::Closed)?
     }
 
+    /// [`Database::write`] of something that makes room: where the file system has none, it is
+    /// tried once more with the reserve. `change` is run from the start then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Database::write`].
+    pub(crate) async fn remove<T, E>(
+        &self,
+        change: impl FnMut(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: Error + From<MetadataError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.submit_removal(change, move |outcome| drop(answer.send(outcome)))?;
+        answered.await.map_err(|_| MetadataError::Closed)?
+    }
+
+    /// [`Database::remove`] for blocking threads.
+    pub(crate) fn remove_blocking<T, E>(
+        &self,
+        change: impl FnMut(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: Error + From<MetadataError> + Send + 'static,
+    {
+        let (answer, answered) = channel();
+        self.submit_removal(change, move |outcome| drop(answer.send(outcome)))?;
+        answered.recv().map_err(|_| MetadataError::Closed)?
+    }
+
     fn submit<T, E>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
@@ -102,7 +170,29 @@ impl Database {
     where
         E: From<MetadataError>,
     {
-        let job: Job = Box::new(move |connection| answer(transact(connection, change)));
+        self.ask(Box::new(move |connection| answer(transact(connection, change))))
+    }
+
+    fn submit_removal<T, E>(
+        &self,
+        mut change: impl FnMut(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+        answer: impl FnOnce(Result<T, E>) + Send + 'static,
+    ) -> Result<(), MetadataError>
+    where
+        E: Error + From<MetadataError> + 'static,
+    {
+        let reserve = self.shared.reserve.clone();
+        self.ask(Box::new(move |connection| {
+            let mut outcome = transact(connection, &mut change);
+            if outcome.as_ref().is_err_and(|error| is_full(error)) && reserve.release() {
+                outcome = transact(connection, &mut change);
+            }
+            answer(outcome);
+        }))
+    }
+
+    fn ask(&self, job: Job) -> Result<(), MetadataError> {
+        self.shared.changes.fetch_add(1, Ordering::Relaxed);
         self.shared.writer.send(job).map_err(|_| MetadataError::Closed)
     }
 
@@ -160,12 +250,12 @@ fn transact<T, E: From<MetadataError>>(
     Ok(value)
 }
 
-fn read_only() -> OpenFlags {
+pub(super) fn read_only() -> OpenFlags {
     // Not SQLITE_OPEN_READ_ONLY: a reader of a WAL file must be able to write its index.
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, MetadataError> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, MetadataError> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
@@ -173,6 +263,11 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, MetadataError> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "wal_autocheckpoint", reserve::LOG_PAGES)?;
+        // Marking garbage fills a temporary table, which must not need a block of a full disk.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        // The log's blocks stay its own when the last connection closes.
+        connection.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
         Ok(connection)
     };
     open().map_err(|cause| MetadataError::Open { path: path.to_owned(), cause })

@@ -14,6 +14,7 @@ use installer::remove::remove_tree;
 
 use super::error::directory;
 use super::{Kind, Mount, SnapshotError, mount};
+use crate::aside::set_aside;
 
 /// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
 /// overlay once could not be one of another (ESTALE).
@@ -50,9 +51,13 @@ impl Overlay {
         let home = self.home(id);
         let make = || -> io::Result<()> {
             match DirBuilder::new().mode(0o700).create(&home) {
-                // Left by a crash before its record was durable.
+                // Left by a crash before its record was durable: empty directories. Anything else
+                // was not made by this database, and is kept.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    remove_tree(&home)?;
+                    self.remove_empty(id);
+                    if home.exists() {
+                        set_aside(self.base(), &home, "a new snapshot has its number");
+                    }
                     DirBuilder::new().mode(0o700).create(&home)?;
                 }
                 other => other?,
@@ -73,7 +78,11 @@ impl Overlay {
             }
             Ok(())
         };
-        make().map_err(directory("create snapshot", &home))
+        make().map_err(|cause| {
+            // The number is given to the next snapshot.
+            self.remove_empty(id);
+            directory("create snapshot", &home)(cause)
+        })
     }
 
     /// How snapshot `id` is mounted, over `parents`, the nearest first.
@@ -113,17 +122,32 @@ impl Overlay {
         remove_tree(&self.home(id))
     }
 
-    /// Removes the directories of snapshots that `known` denies.
+    /// Removes the directories of a snapshot that holds nothing yet.
+    fn remove_empty(&self, id: i64) {
+        for made in [self.root(id), self.home(id).join("work"), self.home(id)] {
+            // One that is not empty, or not there, stays as it is.
+            let _ = fs::remove_dir(made);
+        }
+    }
+
+    /// Removes the directories of snapshots that `known` denies; the database must be known to be
+    /// this folder's. What is no snapshot's is set aside, what cannot be removed is logged.
     pub(crate) fn sweep(&self, known: impl Fn(i64) -> bool) -> Result<(), SnapshotError> {
         let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
         for entry in entries {
             let path = entry.map_err(directory("list", &self.folder))?.path();
-            let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            if id.is_some_and(&known) {
-                continue;
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let id = name.parse::<i64>().ok().filter(|id| id.to_string() == name);
+            match id {
+                Some(id) if known(id) => {}
+                Some(_) if is_snapshot(&path) => {
+                    log::info!("removing {}, which no record names", path.display());
+                    if let Err(error) = remove_tree(&path) {
+                        log::warn!("remove {}: {error}", path.display());
+                    }
+                }
+                _ => set_aside(self.base(), &path, "it is not a directory of this store"),
             }
-            log::debug!("removing {}, which no record names", path.display());
-            remove_tree(&path).map_err(directory("remove", &path))?;
         }
         Ok(())
     }
@@ -133,7 +157,25 @@ impl Overlay {
         self.home(id).join("fs")
     }
 
+    /// The root directory that the snapshots are part of.
+    fn base(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
+    }
+
     fn home(&self, id: i64) -> PathBuf {
         self.folder.join(id.to_string())
     }
+}
+
+/// Whether a directory was made as a snapshot's, or was as good as removed.
+fn is_snapshot(path: &Path) -> bool {
+    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let only = ["fs", "work"];
+    is_folder(path)
+        && fs::read_dir(path).is_ok_and(|entries| {
+            entries.flatten().all(|entry| {
+                entry.file_name().to_str().is_some_and(|name| only.contains(&name))
+                    && is_folder(&entry.path())
+            })
+        })
 }

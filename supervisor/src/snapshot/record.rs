@@ -140,6 +140,28 @@ pub(super) fn all(connection: &Connection, scope: &Scope) -> Result<Vec<Snapshot
     Ok(snapshots)
 }
 
+/// Active snapshots of all namespaces whose labels mention `key` and that no record refers to.
+pub(super) fn unused_labelled(
+    connection: &Connection,
+    snapshotter: &str,
+    key: &str,
+) -> Result<Vec<(Namespace, Info)>, SnapshotError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, s.namespace FROM {FROM} \
+         WHERE s.snapshotter = ?1 AND s.kind = ?2 AND instr(s.labels, ?3) > 0 \
+         AND NOT EXISTS (SELECT 1 FROM edges e WHERE e.namespace = s.namespace \
+             AND ltrim(e.target, '=') = 'snapshot/' || s.snapshotter || '/' || s.key)"
+    ))?;
+    let mut rows = statement.query((snapshotter, Kind::Active.number(), key))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Ok(namespace) = Namespace::new(row.get::<_, String>(10)?) {
+            found.push((namespace, read(row)?.info));
+        }
+    }
+    Ok(found)
+}
+
 /// The ids from `nearest` up to the one without a parent.
 pub(super) fn chain(
     connection: &Connection,

@@ -206,7 +206,7 @@ impl Snapshotter {
         let (scope, name) = (self.scope(namespace), key.to_owned());
         let id = self
             .database
-            .write::<_, SnapshotError>(move |transaction| {
+            .remove::<_, SnapshotError>(move |transaction| {
                 let snapshot = record::find(transaction, &scope, &name)?;
                 record::delete(transaction, &snapshot)?;
                 let node = scope.node(&name);
@@ -283,6 +283,20 @@ impl Snapshotter {
         let all = self.database.read(move |connection| record::all(connection, &scope)).await?;
         let infos = all.into_iter().map(|snapshot| snapshot.info);
         Ok(infos.filter(|info| filters.matches(info)).collect())
+    }
+
+    /// The active snapshots of all namespaces that have a label `key` and that nothing refers to.
+    pub(crate) async fn unused_labelled(
+        &self,
+        key: &'static str,
+    ) -> Result<Vec<(Namespace, Info)>, SnapshotError> {
+        let snapshotter = self.name();
+        self.database
+            .read(move |connection| {
+                let infos = record::unused_labelled(connection, snapshotter, key)?;
+                Ok(infos.into_iter().filter(|(_, info)| info.labels.contains_key(key)).collect())
+            })
+            .await
     }
 
     /// What a snapshot itself, without its parents, takes up.

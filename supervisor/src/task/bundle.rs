@@ -103,6 +103,11 @@ impl Dirs {
             .map_err(failed("write", &path))
     }
 
+    /// The OCI runtime spec that the task was made with.
+    pub(super) fn spec(&self) -> Option<Vec<u8>> {
+        fs::read(self.bundle.join("config.json")).ok()
+    }
+
     /// Remembers where the shim listens, for the next daemon.
     pub(super) fn keep_bootstrap(&self, bootstrap: &Bootstrap) -> Result<(), TaskError> {
         self.replace("bootstrap.json", &bootstrap.to_json())
@@ -110,6 +115,11 @@ impl Dirs {
 
     pub(super) fn bootstrap(&self) -> Option<Bootstrap> {
         Bootstrap::from_json(&fs::read(self.bundle.join("bootstrap.json")).ok()?).ok()
+    }
+
+    /// Whether something was written down of where the shim listens, readable or not.
+    pub(super) fn has_bootstrap(&self) -> bool {
+        fs::symlink_metadata(self.bundle.join("bootstrap.json")).is_ok()
     }
 
     /// The shim that this task was started with.

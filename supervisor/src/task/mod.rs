@@ -29,14 +29,23 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use prost_types::Any;
 use shim_sdk::{ContainerId, ExecId, Exit, Mount};
 
 pub(crate) use error::TaskError;
 pub(crate) use intake::listen;
+pub(crate) use recovery::remove_fifos;
 pub(crate) use table::{Place, Tasks};
+
+use crate::container::Container;
+use crate::metadata::{Labels, Namespace};
+
+/// The label of a record that was made from what was left of it.
+pub(crate) const RECOVERED: &str = "supervisor/recovered";
 
 /// What is to become a task.
 #[derive(Debug, Clone)]
@@ -111,4 +120,30 @@ pub(crate) struct Process {
 /// Whether there is a bundle of any task under a state directory.
 pub(crate) fn any_bundle(state: &Path) -> bool {
     bundle::all(state).next().is_some()
+}
+
+/// The containers that the bundles under a state directory tell of: their specs and runtimes, not
+/// their images and labels.
+pub(crate) fn containers_of_bundles(state: &Path) -> Vec<(Namespace, Container)> {
+    bundle::all(state)
+        .filter_map(|(namespace, id)| {
+            let dirs = bundle::Dirs::of(state, state, &namespace, &id);
+            let spec = Any { type_url: protos::any::SPEC.to_owned(), value: dirs.spec()? };
+            let container = Container {
+                id: id.as_str().to_owned(),
+                labels: Labels::from([(RECOVERED.to_owned(), "bundle".to_owned())]),
+                image: String::new(),
+                runtime: dirs.shim()?.to_str()?.to_owned(),
+                options: None,
+                spec: Some(spec),
+                snapshotter: String::new(),
+                snapshot_key: String::new(),
+                sandbox: String::new(),
+                extensions: BTreeMap::new(),
+                created: SystemTime::now(),
+                updated: SystemTime::now(),
+            };
+            Some((namespace, container))
+        })
+        .collect()
 }

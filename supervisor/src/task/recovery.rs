@@ -1,7 +1,8 @@
 //! Finds, at start, the tasks that an earlier daemon left: adopts the living, buries the dead.
 //!
 //! Promise: every bundle ends up as a task that clients see, or is removed because its Create had
-//! never answered; all at once, and one bad shim delays the start by no more than [`PATIENCE`].
+//! never answered; all at once, and one bad shim delays the start by no more than [`PATIENCE`]. A
+//! bundle that cannot be understood is left as it is.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -89,7 +90,21 @@ impl Tasks {
                     }
                     None => None,
                 };
-                Found::Leftover(client)
+                if task.dirs.has_bootstrap() {
+                    // The task was made. A shim that answers where ours do is its own; any other
+                    // may run all the same, so neither it nor the bundle is touched.
+                    let Some(client) = client else {
+                        log::error!(
+                            "{}: bootstrap.json cannot be read, so its shim is not known: left as \
+                             it is, and its id stays taken",
+                            task.dirs.bundle().display()
+                        );
+                        return;
+                    };
+                    Found::Living(client, Stdio::default())
+                } else {
+                    Found::Leftover(client)
+                }
             }
         };
         match found {
@@ -226,12 +241,28 @@ fn sweep_fifos(fifos: &Path, kept: &[Stdio]) {
         if kept.iter().any(|io| [&io.stdin, &io.stdout, &io.stderr].into_iter().any(within)) {
             continue;
         }
-        let locked = File::open(&path)
-            .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
-            .unwrap_or(true);
-        if !locked && let Err(error) = std::fs::remove_dir_all(&path) {
-            log::warn!("remove the fifos in {}: {error}", path.display());
+        remove_unlocked(&path);
+    }
+}
+
+/// Removes the directory of fifos that a task had its streams on, once its client is gone.
+pub(crate) fn remove_fifos(state: &Path, stdio: &Stdio) {
+    let fifos = state.join("fifo");
+    for stream in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+        if let Some(directory) = Path::new(stream).parent()
+            && directory.parent() == Some(&fifos)
+        {
+            remove_unlocked(directory);
         }
+    }
+}
+
+fn remove_unlocked(directory: &Path) {
+    let locked = File::open(directory)
+        .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+        .unwrap_or(true);
+    if !locked && let Err(error) = std::fs::remove_dir_all(directory) {
+        log::warn!("remove the fifos in {}: {error}", directory.display());
     }
 }
 

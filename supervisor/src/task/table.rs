@@ -177,6 +177,12 @@ impl Tasks {
         Ok((task, step))
     }
 
+    /// Whether an id is taken: also by a task that is still being made, or being deleted, which
+    /// does not exist to clients.
+    pub(crate) fn is_taken(&self, namespace: &Namespace, id: &ContainerId) -> bool {
+        self.lookup(namespace, id).is_some_and(|task| task.decide(Request::Create).is_err())
+    }
+
     /// Takes an id.
     pub(super) fn reserve(
         &self,

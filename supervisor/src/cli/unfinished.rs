@@ -1,0 +1,80 @@
+//! What a `run` that was killed left under an id, for the `run` that asks for the same id again.
+
+use std::collections::HashMap;
+
+use protos::grpc::containerd::services::snapshots::v1::StatSnapshotRequest;
+use protos::grpc::containerd::services::tasks::v1::{DeleteTaskRequest, GetRequest};
+use protos::grpc::containerd::v1::types::Status;
+use tonic::Code;
+
+use super::client::Client;
+use super::container::{self, SNAPSHOTTER};
+use super::error::CliError;
+use super::rm;
+use crate::maker::{self, Fate, Maker};
+
+/// The labels of what this process makes; `goes_too` when it is to go with this process even after
+/// its start.
+pub(crate) fn labels(goes_too: bool) -> Result<HashMap<String, String>, CliError> {
+    let maker = Maker::this_process().map_err(|cause| CliError::io("read /proc/self", cause))?;
+    let mut labels = HashMap::from([(maker::LABEL.to_owned(), maker.to_string())]);
+    if goes_too {
+        labels.insert(maker::GOES_TOO.to_owned(), String::new());
+    }
+    Ok(labels)
+}
+
+/// Removes what is there under `id` if a `run` that is gone made it and never started it; whether
+/// the id is free now is the answer.
+pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError> {
+    match container::get(client, id).await {
+        Err(CliError::NoContainer { .. }) => {}
+        Err(other) => return Err(other),
+        Ok(record) if !is_left(&record.labels) => return Ok(false),
+        Ok(_) => {
+            let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+            match client.tasks().get(request).await {
+                Err(status) if status.code() == Code::NotFound => {
+                    // A task that is still being made is not told of, but has a bundle.
+                    let tasks = client.config.state.join("tasks");
+                    if tasks.join(&client.namespace).join(id).exists() {
+                        return Ok(false);
+                    }
+                }
+                Err(status) => return Err(CliError::call(format!("look at task {id}"), status)),
+                Ok(answer) => {
+                    let process = answer.into_inner().process.unwrap_or_default();
+                    if process.status() != Status::Created {
+                        return Ok(false);
+                    }
+                    rm::stop(client, id).await?;
+                    let request = DeleteTaskRequest { container_id: id.to_owned() };
+                    match client.tasks().delete(request).await {
+                        Err(status) if status.code() != Code::NotFound => {
+                            return Err(CliError::call(format!("delete task {id}"), status));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    let request = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+    match client.snapshots().stat(request).await {
+        Ok(answer) => {
+            // Its labels are ours alone; those of the record may come from an image.
+            if !is_left(&answer.into_inner().info.unwrap_or_default().labels) {
+                return Ok(false);
+            }
+        }
+        Err(status) if status.code() == Code::NotFound => {}
+        Err(status) => return Err(CliError::call(format!("look at snapshot {id}"), status)),
+    }
+    container::remove(client, id, SNAPSHOTTER).await?;
+    Ok(true)
+}
+
+fn is_left(labels: &HashMap<String, String>) -> bool {
+    let maker = labels.get(maker::LABEL).and_then(|text| Maker::parse(text));
+    maker.is_some_and(|maker| matches!(maker.fate(), Ok(Fate::Gone)))
+}
