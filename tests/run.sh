@@ -143,6 +143,9 @@ vm_tests() {
   tests/vm/test.sh "$target/release" "$target/debug" "$e2e"
 }
 
+# Attacks on both engines and a daemon of its own, by the release binaries.
+attack() { "$target/debug/attack"; }
+
 # The engines compared spec by spec, and ours under load and under blows; built along with the tests.
 differ() { "$target/debug/differ"; }
 soak() { "$target/debug/soak" "$@"; }
@@ -173,6 +176,7 @@ step "shimcheck crun" shimcheck "$target/release/containerd-shim-runc-v2" --runt
 step "shimcheck youki" shimcheck "$target/release/containerd-shim-youki-v1"
 step "shimcheck skeleton" shimcheck_skeleton
 step "shimcheck containerd's own" shimcheck /usr/bin/containerd-shim-runc-v2 --confirm
+step "attack" attack
 step "vm tests" vm_tests
 step "runc, crun and youki compared" differ
 step "soak" soak --containers 200 --execs 200

@@ -7,6 +7,7 @@
 //! - [`image`] writes images byte by byte, the bad ones among them; [`fixtures`] has other tools
 //!   (umoci, skopeo) make them, once per recipe.
 //! - [`shim`] drives a shim as its daemon would, without one.
+//! - [`stage`] plays a daemon's part for a test: shims, bundles and events in one root.
 //! - [`tree`] compares directory trees entry by entry.
 //!
 //! Nothing is skipped: what is missing after set-up makes the test that needs it fail and say so.
@@ -20,6 +21,7 @@ pub mod proc;
 pub mod programs;
 pub mod root;
 pub mod shim;
+pub mod stage;
 pub mod supervisor;
 pub mod terminal;
 pub mod tree;

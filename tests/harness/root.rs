@@ -35,6 +35,8 @@ pub struct Root {
     serial: AtomicUsize,
     sockets: Mutex<Vec<PathBuf>>,
     namespace_cgroup_may_stay: AtomicBool,
+    /// Whether this process is the one that looks for what is left.
+    owned: bool,
 }
 
 impl Root {
@@ -61,9 +63,38 @@ impl Root {
             serial: AtomicUsize::new(0),
             sockets: Mutex::default(),
             namespace_cgroup_may_stay: false.into(),
+            owned: true,
         };
         ALIVE.lock().expect("no holder panics").push(this.scope());
         this
+    }
+
+    /// The root that another process has made at `directory` and looks after.
+    ///
+    /// # Panics
+    ///
+    /// When it is not the path of a root.
+    #[must_use]
+    pub fn adopt(directory: &Path) -> Self {
+        let token =
+            directory.file_name().expect("a root has a name").to_string_lossy().into_owned();
+        Self {
+            directory: directory.to_owned(),
+            token,
+            serial: AtomicUsize::new(0),
+            sockets: Mutex::default(),
+            namespace_cgroup_may_stay: false.into(),
+            owned: false,
+        }
+    }
+
+    /// Ends and removes whatever is left, without a word.
+    pub fn sweep(mut self) {
+        let scope = self.scope();
+        leak::sweep(&scope);
+        ALIVE.lock().expect("no holder panics").retain(|alive| alive.token != scope.token);
+        // There is nothing more to look for.
+        self.owned = false;
     }
 
     /// The directory.
@@ -157,6 +188,9 @@ impl Default for Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
         let scope = self.scope();
         // A test that failed half way left things in the middle; that is not the fault to report.
         let remains = if std::thread::panicking() { Vec::new() } else { leak::settled(&scope) };

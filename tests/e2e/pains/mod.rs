@@ -1,7 +1,7 @@
 //! What hurts the users of shims most, by the table in `RUNC.md`: one test for each, which
 //! opens with the reports and with what the user lost.
 
-mod stage;
+pub(crate) use harness::stage;
 
 use std::fs;
 use std::time::Duration;
