@@ -43,7 +43,7 @@ const WORDS: &[&str] = &[
 fn layers_stay_inside_and_within_their_limits() {
     let base = tempfile::tempdir().unwrap();
     fs::write(base.path().join("outside"), "untouched").unwrap();
-    let limits = Limits { max_entries: 64, max_bytes: 1 << 20, max_depth: 16 };
+    let limits = Limits { max_entries: 64, max_bytes: 1 << 20, max_depth: 16, ..Limits::default() };
     Target::new("layer").words(WORDS).repair(::fuzz::tar::repair).max_bytes(32 * 1024).run(
         |layer| {
             for whiteouts in [Whiteouts::Overlay, Whiteouts::Remove] {
