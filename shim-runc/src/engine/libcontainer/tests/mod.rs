@@ -3,6 +3,7 @@
 mod escape;
 mod fixture;
 mod outside;
+mod rootfs;
 
 use std::fs;
 
