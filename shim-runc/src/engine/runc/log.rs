@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use shim_sdk::Kind;
+use shim_sdk::file::open_regular;
 
 use crate::error::Operation;
 
@@ -104,7 +105,7 @@ pub(super) fn is_missing_container(reason: &str, record: &Path) -> bool {
 }
 
 fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut bytes = Vec::new();

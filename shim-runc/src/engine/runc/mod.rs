@@ -21,6 +21,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Pid, Program, spawn};
 
 use self::command::{Command, Global};
@@ -32,6 +33,9 @@ use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
 
 pub(crate) use features::features;
+
+/// The most of a file with a process id that is read.
+const MAX_PID_BYTES: u64 = 64;
 
 /// A runtime program, for one container.
 #[derive(Debug)]
@@ -116,8 +120,9 @@ impl Runc {
 
     /// Reads the pid that the runtime wrote.
     fn pid(&self, file: &Path) -> Result<Pid, EngineError> {
-        let text =
-            fs::read_to_string(file).map_err(|cause| EngineError::file("read", file, cause))?;
+        let text = read_regular(file, MAX_PID_BYTES)
+            .map_err(|cause| EngineError::file("read", file, cause))?;
+        let text = String::from_utf8_lossy(&text);
         text.trim().parse().ok().and_then(Pid::new).ok_or_else(|| EngineError::Malformed {
             what: format!("pid file {}", file.display()),
             problem: format!("{text:?} is not a pid"),
