@@ -7,7 +7,6 @@
 //! runc and crun write one JSON object a line with `--log-format json`; the last one of level
 //! `error` is the reason. A runtime that fails before it opens its log writes to stderr only.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
