@@ -222,6 +222,7 @@ impl Container {
 
     /// Ends what init left, and reports what the kernel did last.
     pub(crate) async fn init_exited(&self) {
+        self.engine.init_exited(&self.id);
         let Ok(made) = self.made(Operation::Signal) else {
             return;
         };

@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,6 +20,13 @@ pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open (just checked) and by this function's contract nobody else
     // in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The helper's socket, in a clone of the helper that has not closed it.
+pub(super) fn helper_socket() -> BorrowedFd<'static> {
+    // SAFETY: `inherited` took the number over at the start of the process, and a clone closes it
+    // (`close_inherited`) only after the last use of this.
+    unsafe { BorrowedFd::borrow_raw(super::HELPER_SOCKET) }
 }
 
 /// Closes what [`inherited`] took over, in a clone that will execute another program and whose copy

@@ -82,6 +82,9 @@ pub(super) enum Reply {
     },
     Done,
     Failed(Failure),
+    /// Sent by an exec's process itself, with sequence 0 and its pidfd beside, before it executes the
+    /// user's command: from then on nothing shows that it is the helper's.
+    Announced,
     /// Sent unasked, with sequence 0, before the helper leaves: whatever it has not answered it
     /// has not read either.
     Leaving,

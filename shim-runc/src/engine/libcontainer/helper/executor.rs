@@ -25,7 +25,7 @@ use libcontainer::workload::{
 };
 use nix::sys::signal::Signal;
 
-use super::super::wire::{Failure, Reason};
+use super::super::wire::{self, Failure, Reason, Reply};
 use super::super::{HELPER_SOCKET, report, sys};
 use super::gate::Gate;
 use super::identity::Identity;
@@ -64,6 +64,9 @@ impl UserCommand {
             gate.pass().map_err(|error| {
                 Failure::new(Reason::Other, format!("join the control groups: {error}"))
             })?;
+        }
+        if self.interior.is_none() {
+            announce();
         }
         null::reopen_for_writing();
         // Nothing in the container is to reach the shim through what it waits for.
@@ -117,6 +120,18 @@ impl Executor for UserCommand {
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         self.execute(spec).map_err(|failure| ExecutorError::Other(self.tell(failure)))
+    }
+}
+
+/// Tells the shim of this process, an exec's, before it executes what it likes: the answer that tells
+/// of it comes after that.
+fn announce() {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    // Without pidfds (before 5.3) the shim does without.
+    let Ok(process) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
+    if let Ok(bytes) = wire::encode(0, &Reply::Announced) {
+        // A shim that has gone takes this process along.
+        let _ = wire::send(sys::helper_socket(), &bytes, &[process.as_fd()]);
     }
 }
 

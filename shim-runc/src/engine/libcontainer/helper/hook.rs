@@ -63,6 +63,9 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let become_hook = || {
+        // A helper that is killed at its deadline takes the hook along that it waits for. What the
+        // hook leaves to run by itself is not meant.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         correct_state(Path::new(&bundle), &status.to_string_lossy())?;
         // A hook must not inherit what Rust does to its own processes.
         sys::reset_signal(Signal::SIGPIPE)?;
