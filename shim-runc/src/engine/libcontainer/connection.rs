@@ -11,13 +11,12 @@
 //! Promise: every question is answered by its deadline, with an error if need be, whatever has
 //! become of the helper; a helper that failed once is never asked again. What a helper has cloned is
 //! known exactly: until it executes another program, a clone has the helper's own command line, and
-//! each helper has a number in its own that nothing else has. One that nobody starts announces itself
-//! before it executes the user's command.
+//! each helper has a number in its own that nothing else has. None executes before the shim was told.
 //! Not here: what a request means, and what must be cleaned up after a helper that died half way
 //! (the engine).
 //! See pidfd_open(2), posix_spawn(3), unix(7).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +35,7 @@ use tokio::io::unix::AsyncFd;
 use super::image::Image;
 use super::wire::{self, Frame, Reply, Request};
 use super::{HELPER_ARGUMENT, HELPER_SOCKET, sys};
+use crate::overdue;
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(2);
@@ -98,8 +98,6 @@ pub(super) struct Connection {
     sequence: Cell<u64>,
     /// What `/proc/<pid>/cmdline` shows of the helper and of its clones.
     command_line: Vec<u8>,
-    /// What was announced since the last question.
-    announced: RefCell<Vec<OwnedFd>>,
 }
 
 impl Connection {
@@ -125,14 +123,7 @@ impl Connection {
             .map_err(step("watch the socket"))?;
         let process = sys::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
         log::debug!("started libcontainer helper {pid}");
-        Ok(Self {
-            socket,
-            process,
-            pid,
-            sequence: Cell::new(0),
-            command_line,
-            announced: RefCell::default(),
-        })
+        Ok(Self { socket, process, pid, sequence: Cell::new(0), command_line })
     }
 
     /// The helper's process id.
@@ -160,7 +151,6 @@ impl Connection {
     ) -> Result<Answer, AskError> {
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
-        self.announced.borrow_mut().clear();
         let bytes = wire::encode(sequence, request).map_err(|cause| AskError::Socket { cause })?;
         let asked = async {
             self.socket
@@ -208,7 +198,6 @@ impl Connection {
                 wire::decode(&bytes).map_err(|cause| AskError::Socket { cause })?;
             match reply {
                 Reply::Leaving => return Ok(Answer { reply, fds }),
-                Reply::Announced => self.announced.borrow_mut().extend(fds),
                 _ if answered == sequence => return Ok(Answer { reply, fds }),
                 _ if answered < sequence => {}
                 _ => return Err(AskError::Nonsense),
@@ -228,12 +217,18 @@ impl Connection {
     /// Kills the helper, and what it has cloned for nobody: all but those that were handed over. Waits
     /// until they are gone. What else has become a child of the shim lives on.
     pub(super) async fn kill(self, is_handed_over: impl Fn(i32) -> bool) {
-        let _ = pidfd_send_signal(self.process.get_ref(), Signal::KILL);
+        if !self.has_ended()
+            && let Some(helper) = Pid::from_raw(self.pid)
+        {
+            // Hooks that it waits for are its own children.
+            overdue::kill_all(helper);
+        }
         self.wait().await;
-        let mut empty = 0;
+        let (mut empty, mut left) = (0, Vec::new());
         for _ in 0..CLONE_LOOKS {
             // The kernel's list may leave out a child while another one ends.
-            empty = if self.kill_clones(&is_handed_over) == 0 { empty + 1 } else { 0 };
+            self.kill_clones(&mut left, &is_handed_over);
+            empty = if left.is_empty() { empty + 1 } else { 0 };
             if empty == EMPTY_LOOKS {
                 return;
             }
@@ -242,10 +237,8 @@ impl Connection {
         log::warn!("what libcontainer helper {} has cloned does not go away", self.pid);
     }
 
-    /// Kills those that are there; returns how many are not over yet.
-    fn kill_clones(&self, is_handed_over: impl Fn(i32) -> bool) -> usize {
-        self.read_announcements();
-        let mut left = self.announced.borrow_mut();
+    /// Kills those that are there, beside those that are left from before; keeps what is not over yet.
+    fn kill_clones(&self, left: &mut Vec<OwnedFd>, is_handed_over: impl Fn(i32) -> bool) {
         // Our children, and not reaped: each pid is still its own.
         let clones = self.clones(is_handed_over).into_iter();
         left.extend(clones.filter_map(|clone| pidfd_open(clone, PidfdFlags::empty()).ok()));
@@ -253,18 +246,6 @@ impl Connection {
         left.retain(|process| !is_over(process));
         for process in &*left {
             let _ = pidfd_send_signal(process, Signal::KILL);
-        }
-        left.len()
-    }
-
-    /// Reads what was said before the helper's end and not read yet.
-    fn read_announcements(&self) {
-        while let Ok(Some((bytes, fds))) = wire::receive(self.socket.get_ref()) {
-            if wire::decode::<Reply>(&bytes)
-                .is_ok_and(|frame| matches!(frame.body, Reply::Announced))
-            {
-                self.announced.borrow_mut().extend(fds);
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The word on which a created container's init runs the user's command.
 //!
-//! libcontainer's init listens on a socket beside the container's record. Where no hooks are run at
+//! It listens on a socket beside the container's record, as libcontainer's does. Where no hooks are run at
 //! the start, the shim needs nobody to tell init, and the socket's name, which goes with the first
 //! telling, says whether it was told: libcontainer's own record says "created" until somebody asks
 //! ([`was_told`]).
@@ -8,9 +8,9 @@
 //! Promise: an init that is told goes on, and is told once.
 //! See libcontainer's `notify_socket`, unix(7).
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use libcontainer::notify_socket::NOTIFY_FILE;
@@ -18,6 +18,24 @@ use rustix::fs::{CWD, Mode, OFlags, openat, unlink};
 
 /// What libcontainer says; any text will do.
 const WORD: &[u8] = b"start container";
+
+/// More than anybody says.
+const WORD_BYTES: u64 = 4096;
+
+/// Makes the socket on which the init of the container whose record is in `directory` is told.
+pub(super) fn listen(directory: &Path) -> io::Result<UnixListener> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, directory, flags, Mode::empty())?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{NOTIFY_FILE}", directory.as_raw_fd()))
+}
+
+/// Waits until the calling init is told.
+pub(super) fn wait(socket: &UnixListener) -> io::Result<()> {
+    let (shim, _) = socket.accept()?;
+    // There is no more to it than that it ends.
+    let mut word = Vec::new();
+    shim.take(WORD_BYTES).read_to_end(&mut word).map(drop)
+}
 
 /// Tells the init of the container whose record is in `directory`.
 pub(super) fn tell(directory: &Path) -> io::Result<()> {

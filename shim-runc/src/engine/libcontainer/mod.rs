@@ -57,9 +57,6 @@ pub(crate) use self::features::features;
 /// The first argument that makes the shim's binary a helper.
 const HELPER_ARGUMENT: &str = "libcontainer-helper";
 
-/// The first argument that makes it a hook's forerunner.
-const HOOK_ARGUMENT: &str = "libcontainer-hook";
-
 /// Where the helper finds its end of the socket.
 const HELPER_SOCKET: i32 = 3;
 
@@ -87,7 +84,6 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(first) if first == HELPER_ARGUMENT => Some(helper::run()),
-        Some(first) if first == HOOK_ARGUMENT => Some(helper::run_hook(arguments)),
         _ => None,
     }
 }
@@ -170,7 +166,7 @@ impl Libcontainer {
         &self,
         id: &str,
         bundle: &Path,
-        no_pivot_root: bool,
+        (no_pivot_root, no_new_keyring): (bool, bool),
         streams: &Streams<'_>,
     ) -> Result<i32, EngineError> {
         let bundle = std::path::absolute(bundle)
@@ -180,6 +176,7 @@ impl Libcontainer {
             id: id.to_owned(),
             bundle,
             no_pivot_root,
+            no_new_keyring,
             streams: streams.named(),
         };
         let mut answer = match self.ask(id, &request, &streams.fds()).await {
@@ -241,16 +238,33 @@ impl Libcontainer {
         let mut fds = streams.fds();
         fds.push(file.as_fd());
         ahead::get_ready();
-        match self.ask(id, &request, &fds).await {
-            Ok(Answer { reply: Reply::Executed { pid }, .. }) => {
+        let mut answer = match self.ask(id, &request, &fds).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(gone(Operation::Exec, &error)),
+        };
+        match (answer.reply, answer.fds.pop()) {
+            (Reply::Executed { pid }, Some(report)) => {
                 self.hand_over(pid);
-                Ok(pid)
+                self.follow_exec(pid, report).await
             }
-            Ok(Answer { reply: Reply::Failed(failure), .. }) => {
-                Err(refused(Operation::Exec, failure))
+            (Reply::Failed(failure), _) => Err(refused(Operation::Exec, failure)),
+            _ => Err(gone(Operation::Exec, &AskError::Nonsense)),
+        }
+    }
+
+    /// Waits until a process that is on its way executes its command. A process of the container may
+    /// stop it on that way, which keeps nobody else waiting.
+    async fn follow_exec(&self, pid: i32, report: OwnedFd) -> Result<i32, EngineError> {
+        match read_to_end(report).await.map(Findings::start_failure) {
+            Ok(None) => Ok(pid),
+            Ok(Some(failure)) => Err(refused(Operation::Exec, failure)),
+            Err(cause) => {
+                // It is our child and not reaped by its number, so the pid is still its own.
+                if let Some(process) = rustix::process::Pid::from_raw(pid) {
+                    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+                }
+                Err(EngineError::call("read the report of the exec", cause))
             }
-            Ok(_) => Err(gone(Operation::Exec, &AskError::Nonsense)),
-            Err(error) => Err(gone(Operation::Exec, &error)),
         }
     }
 
@@ -403,11 +417,10 @@ impl Libcontainer {
 
 impl Engine for Libcontainer {
     async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
-        let CreateContainer { id, bundle, no_pivot_root, .. } = *request;
-        // libcontainer joins the caller's session keyring in any case, as runc does when asked
-        // for no new one.
+        let CreateContainer { id, bundle, no_pivot_root, no_new_keyring } = *request;
         let streams = Streams::from(&io);
-        let pid = self.create_container(id.as_str(), bundle, no_pivot_root, &streams).await?;
+        let options = (no_pivot_root, no_new_keyring);
+        let pid = self.create_container(id.as_str(), bundle, options, &streams).await?;
         known(Operation::Create, pid)
     }
 

@@ -71,6 +71,12 @@ impl Report {
         self.read
     }
 
+    /// Ends the helper's own part, in which nothing was said that is not for the reader.
+    pub(super) fn pass_on(self) -> OwnedFd {
+        REPORT.set(None);
+        self.read
+    }
+
     /// Ends the report with what it says, for a call that failed with `message`.
     pub(super) fn explain(self, reason: Reason, message: String) -> Failure {
         let mut findings = Findings::default();

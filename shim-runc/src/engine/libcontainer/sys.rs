@@ -1,9 +1,11 @@
 //! The calls that need `unsafe`: each takes and returns descriptors that somebody owns.
 #![allow(unsafe_code)] // system calls that neither nix nor rustix wraps, and inherited descriptors
 
+pub(super) mod process;
+
 use std::ffi::{c_char, c_int};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,54 +24,12 @@ pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The helper's socket, in a clone of the helper that has not closed it.
-pub(super) fn helper_socket() -> BorrowedFd<'static> {
-    // SAFETY: `inherited` took the number over at the start of the process, and a clone closes it
-    // (`close_inherited`) only after the last use of this.
-    unsafe { BorrowedFd::borrow_raw(super::HELPER_SOCKET) }
-}
-
-/// Closes what [`inherited`] took over, in a clone that will execute another program and whose copy
-/// of the owner is never dropped.
-pub(super) fn close_inherited(number: RawFd) {
-    // SAFETY: closing a number has no effect on memory; by this function's contract the owner in
-    // this process never uses it again.
-    unsafe { libc::close(number) };
-}
-
 /// close_range(2) from `first` on.
 pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: the caller is a process that has just started and owns nothing at these numbers;
     // the call touches no memory.
     match unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) } {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// clone3(2) of the calling process, as fork(2) would, with the caller's parent as its parent and, if
-/// wanted, in a new pid namespace. `None` in the clone; its pid and a pidfd in the caller.
-///
-/// For a process with one thread.
-pub(super) fn clone_sibling(in_new_pid_namespace: bool) -> io::Result<Option<(i32, OwnedFd)>> {
-    let mut pidfd: c_int = -1;
-    // SAFETY: all zeroes is a valid clone_args.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
-    arguments.flags =
-        u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD | namespace).cast_unsigned());
-    arguments.pidfd = (&raw mut pidfd).addr() as u64;
-    // SAFETY: no memory is shared with the clone and no stack given, so both go on with a copy each
-    // of the only thread's memory, in which no lock is held by another; the arguments and the
-    // pidfd's place outlive the call, and the size is theirs.
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-    };
-    match i32::try_from(result) {
-        Ok(0) => Ok(None),
-        // SAFETY: the call succeeded with CLONE_PIDFD, so this is a new descriptor, close-on-exec,
-        // that nobody else owns.
-        Ok(pid @ 1..) => Ok(Some((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -96,21 +56,6 @@ pub(super) fn make_mount_writable(mount: impl AsFd) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Makes libc look users up in `/etc/passwd` alone.
-///
-/// A statically linked libc would otherwise load whatever modules the container's own
-/// `/etc/nsswitch.conf` names, from the container's root, into the process that still holds the
-/// shim's socket.
-pub(super) fn pin_user_lookup_to_files() {
-    unsafe extern "C" {
-        fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
-    }
-    for database in [c"passwd", c"group"] {
-        // SAFETY: both arguments are NUL-terminated literals; there is one thread.
-        unsafe { __nss_configure_lookup(database.as_ptr(), c"files".as_ptr()) };
-    }
 }
 
 /// Brings up the loopback of the caller's network namespace (netdevice(7), SIOCSIFFLAGS).
@@ -145,8 +90,9 @@ pub(super) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// seccomp(2) SECCOMP_SET_MODE_FILTER with a classic BPF program.
-pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<()> {
+/// seccomp(2) SECCOMP_SET_MODE_FILTER with a classic BPF program; the listener's descriptor, if the
+/// flags ask for one.
+pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<Option<OwnedFd>> {
     // Copied for its alignment; it has at most a few thousand instructions.
     let mut filter: Vec<libc::sock_filter> = code
         .chunks_exact(size_of::<libc::sock_filter>())
@@ -165,7 +111,14 @@ pub(super) fn set_seccomp_filter(code: &[u8], flags: u64) -> io::Result<()> {
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+        let fd = RawFd::try_from(result).ok().filter(|fd| *fd >= 0);
+        let fd = fd.ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: the call succeeded with that flag, so this is a new descriptor, close-on-exec,
+        // that nobody else owns.
+        return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }));
+    }
+    if result == 0 { Ok(None) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Puts a signal's disposition back to the default.

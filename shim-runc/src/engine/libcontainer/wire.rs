@@ -47,10 +47,18 @@ pub(super) enum Request {
     /// A Create of this container may follow: what only reads can be done by then. Not answered.
     Expect { root: PathBuf, id: String, bundle: PathBuf },
     /// Answered by `Created`, with the reading end of the container's report beside it.
-    Create { root: PathBuf, id: String, bundle: PathBuf, no_pivot_root: bool, streams: Streams },
+    Create {
+        root: PathBuf,
+        id: String,
+        bundle: PathBuf,
+        no_pivot_root: bool,
+        no_new_keyring: bool,
+        streams: Streams,
+    },
     /// Answered by `Done` as soon as init has been told to go on.
     Start { root: PathBuf, id: String },
-    /// The process is a descriptor, after the streams. Answered by `Executed`.
+    /// The process is a descriptor, after the streams. Answered by `Executed`, with the reading end of
+    /// the process's report beside it, as soon as it is on its way.
     Exec { root: PathBuf, id: String, streams: Streams },
     /// Answered by `Done` also when there is nothing to delete.
     Delete { root: PathBuf, id: String, force: bool },
@@ -82,9 +90,6 @@ pub(super) enum Reply {
     },
     Done,
     Failed(Failure),
-    /// Sent by an exec's process itself, with sequence 0 and its pidfd beside, before it executes the
-    /// user's command: from then on nothing shows that it is the helper's.
-    Announced,
     /// Sent unasked, with sequence 0, before the helper leaves: whatever it has not answered it
     /// has not read either.
     Leaving,

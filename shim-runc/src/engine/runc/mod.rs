@@ -12,7 +12,6 @@ mod command;
 mod delete;
 mod features;
 mod log;
-mod overdue;
 mod root;
 mod start;
 #[cfg(test)]
@@ -34,6 +33,7 @@ use super::{
 };
 use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
+use crate::overdue;
 
 pub(crate) use features::features;
 

@@ -184,8 +184,8 @@ impl Cgroups {
 /// By its thread, in `tasks`: to move a process by `cgroup.procs` the kernel first keeps all others
 /// from forking, for which it waits for an RCU grace period of 5 to 20 ms. A thread that moves
 /// itself needs no such care (since 5.8; before, this is as slow as the other).
-pub(super) fn join(doors: Vec<File>) -> io::Result<()> {
-    doors.into_iter().try_for_each(|mut door| door.write_all(b"0"))
+pub(super) fn join(doors: &[File]) -> io::Result<()> {
+    doors.iter().try_for_each(|mut door| door.write_all(b"0"))
 }
 
 /// Whether a container may have its cgroups at this path: below a hierarchy's root and without

@@ -53,6 +53,15 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
     spec.process().as_ref().map_or(Ok(()), process)
 }
 
+/// Refuses a process that wants a terminal for which there is no socket, and the other way round.
+pub(super) fn terminal(process: &Process, has_socket: bool) -> Result<(), Failure> {
+    match (process.terminal() == Some(true), has_socket) {
+        (true, false) => invalid("a terminal is wanted, and no console socket was given"),
+        (false, true) => invalid("a console socket was given, and no terminal is wanted"),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a process, a container's first or a further one.
 pub(super) fn process(process: &Process) -> Result<(), Failure> {
     let user = process.user();

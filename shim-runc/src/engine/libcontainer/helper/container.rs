@@ -14,11 +14,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::config::YoukiConfig;
-use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{Container, ContainerStatus, State};
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{Hooks, Spec};
-use libcontainer::syscall::syscall::SyscallType;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
@@ -27,12 +25,8 @@ use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
 use super::cgroup::Cgroups;
-use super::check;
-use super::executor::UserCommand;
-use super::launch::{self, Launch, NewGroups};
+use super::launch::{Launch, NewGroups, Options};
 use super::plan::Plan;
-use super::tailored::{self, Tailored};
-use crate::cgroup::v2 as unified;
 use crate::making;
 
 /// The standard streams of a process, or the socket that wants its terminal.
@@ -62,26 +56,16 @@ impl Streams {
             console: named.console,
         })
     }
-
-    /// Gives them to a container. A stream that is absent is the helper's own, `/dev/null`.
-    pub(super) fn attach(self, mut builder: ContainerBuilder) -> ContainerBuilder {
-        builder.stdin = self.stdin;
-        builder.stdout = self.stdout;
-        builder.stderr = self.stderr;
-        builder.with_console_socket(self.console)
-    }
 }
 
 /// Makes a container; returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
     plan: Plan,
-    no_pivot_root: bool,
+    options: Options,
     streams: Streams,
 ) -> Result<(i32, OwnedFd), Failure> {
-    let Plan {
-        root, id, bundle, spec, group, identity, interior, corrections, hierarchies, ..
-    } = plan;
+    let Plan { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } = plan;
     if plan.hooked {
         session.retire();
     }
@@ -92,47 +76,32 @@ pub(super) fn create(
     if directory.exists() {
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
-    // Clones inherit it.
+    // Clones inherit it, until they are in the container's root.
     let _making = making::mark(&bundle).map_err(|error| {
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
-    let executor = UserCommand::new(report.writer(), identity, Some(interior));
     // What was there already is another's.
     let is_fresh = Cell::new(false);
-    let result = if launch::is_for(&spec, &streams) {
-        Launch {
-            root: &root,
-            id: &id,
-            bundle: &bundle,
-            spec,
-            no_pivot_root,
-            streams: &streams,
-            executor,
-            groups: NewGroups {
-                corrections: &corrections,
-                hierarchies: &hierarchies,
-                is_fresh: &is_fresh,
-            },
-        }
-        .run()
-    } else {
-        is_fresh.set(hierarchies.find(&group).is_empty());
-        let tailored = Tailored::new(&root, &id, &spec)?;
-        let built = make_unified(&group)
-            .and_then(|()| build(&root, &id, tailored.path(), no_pivot_root, streams, executor));
-        built.and_then(|mut built| {
-            built.state.bundle = bundle;
-            built.save()?;
-            Cgroups::find(&group)
-                .and_then(|groups| corrections.apply(&groups))
-                .map_err(LibcontainerError::OtherIO)?;
-            built.state.pid.ok_or_else(|| LibcontainerError::Other("it has no init".to_owned()))
-        })
+    let launch = Launch {
+        root: &root,
+        id: &id,
+        bundle: &bundle,
+        spec: &spec,
+        group: &group,
+        options,
+        streams,
+        identity,
+        report: report.writer(),
+        groups: NewGroups {
+            corrections: &corrections,
+            hierarchies: &hierarchies,
+            is_fresh: &is_fresh,
+        },
     };
-    let error = match result {
+    let error = match launch.run() {
         Ok(init) => return Ok((init, report.hand_over())),
-        Err(error) => failure(Reason::Other, &error),
+        Err(error) => error,
     };
     // What it has cloned and opened by now may stay with this process.
     session.retire();
@@ -152,39 +121,6 @@ pub(super) fn create(
     }
 }
 
-/// Makes a container's group on a host of version 2: libcontainer fails where another container
-/// makes the same group above its own meanwhile.
-fn make_unified(group: &Path) -> Result<(), LibcontainerError> {
-    if !check::is_unified() {
-        return Ok(());
-    }
-    let made = unified::Group::of_host(group).make();
-    made.map_err(|error| LibcontainerError::OtherCgroup(shim_sdk::error::report(&error)))
-}
-
-/// Lets libcontainer's builder make a container.
-fn build(
-    root: &Path,
-    id: &str,
-    bundle: &Path,
-    no_pivot_root: bool,
-    streams: Streams,
-    executor: UserCommand,
-) -> Result<Container, LibcontainerError> {
-    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(root)?
-        .validate_id()?
-        .with_executor(executor);
-    streams
-        .attach(builder)
-        .as_init(bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        .with_no_pivot(no_pivot_root)
-        .as_sibling(true)
-        .build()
-}
-
 /// Tells a created container's init to go on.
 pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Failure> {
     let mut container = load(root, id)?;
@@ -196,7 +132,6 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
 
 /// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
 pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
-    tailored::clean_up(root, id);
     let directory = root.join(id);
     if !directory.exists() {
         return Ok(());

@@ -1,98 +1,118 @@
 //! A further process in a container.
 //!
-//! libcontainer wants a running container, containerd also a created one; who the process is, is
-//! made up for by its [`Identity`].
+//! Promise: it is started in a container that runs or waits for its start, and in no other; what
+//! was wrong with the request is said before anything is cloned.
+//! Not here: how it gets there ([`Joining`]).
 
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use libcontainer::config::YoukiConfig;
 use libcontainer::container::ContainerStatus;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::Process;
-use libcontainer::syscall::syscall::SyscallType;
-use rustix::fs::MemfdFlags;
+use libcontainer::oci_spec::runtime::{Process, Spec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::super::report::Report;
 use super::super::wire::{Failure, Reason};
-use super::Session;
-use super::check;
-use super::container::{Streams, failure, load, read_spec, record};
-use super::executor::UserCommand;
-use super::identity::{self, Identity};
+use super::cgroup::Hierarchies;
+use super::container::{Streams, failure, load, read_spec};
+use super::identity::Identity;
+use super::join::{Entry, Joining};
+use super::keyring::Keyring;
+use super::{Session, check, hold, join, terminal};
 use crate::making;
 
-/// Starts a process; returns its pid. The process is read from a descriptor, as JSON.
+/// Starts a process; returns its pid and the reading end of its report, which ends when the command
+/// is executed. The process is read from a descriptor, as JSON.
 pub(super) fn exec(
     session: &Session,
     root: &Path,
     id: &str,
     process: OwnedFd,
     streams: Streams,
-) -> Result<i32, Failure> {
-    let mut container = load(root, id)?;
+) -> Result<(i32, OwnedFd), Failure> {
+    let container = load(root, id)?;
     match container.status() {
         ContainerStatus::Created | ContainerStatus::Running => {}
         ContainerStatus::Paused => {
             return Err(Failure::new(Reason::WrongState, "cannot exec in a paused container"));
         }
-        ContainerStatus::Creating | ContainerStatus::Stopped => {
-            return Err(Failure::new(Reason::WrongState, "cannot exec in a stopped container"));
-        }
+        ContainerStatus::Creating | ContainerStatus::Stopped => return Err(not_running()),
     }
-    // libcontainer makes the cgroups that it joins where they are missing: should the shim be killed
-    // meanwhile, whoever cleans up after it must not be done before this.
     let _making = making::mark(container.bundle()).map_err(|error| {
-        Failure::new(Reason::Other, format!("mark the bundle of {id}: {error}"))
+        let bundle = container.bundle().display();
+        Failure::new(Reason::Other, format!("mark the bundle {bundle}: {error}"))
     })?;
     let spec = read_spec(container.bundle())?;
-    let mut process: Process = std::io::read_to_string(File::from(process))
+    let process: Process = std::io::read_to_string(File::from(process))
         .and_then(|text| Ok(serde_json::from_str(&text)?))
         .map_err(|error| Failure::new(Reason::InvalidRequest, format!("process: {error}")))?;
     check::process(&process)?;
-    let init = container.pid().map_or(0, |pid| pid.as_raw());
-    let identity = Identity::of_exec(root, &spec, &process, init)?;
-    identity::plain(&mut process)?;
-    let process = in_memory(&process)?;
-    let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
-    let created = container.status() == ContainerStatus::Created;
-    if created {
-        // libcontainer refuses, containerd does not.
-        record(&mut container, ContainerStatus::Running)?;
-    }
-    let result = streams
-        .attach(ContainerBuilder::new(id.to_owned(), SyscallType::default()))
-        .with_executor(UserCommand::new(report.writer(), identity, None))
-        .with_root_path(root)
-        .and_then(|builder| {
-            builder
-                .as_tenant()
-                .with_detach(true)
-                .as_sibling(true)
-                .with_process(Some(format!("/proc/self/fd/{}", process.as_raw_fd())))
-                .build()
-        });
-    if created {
-        record(&mut container, ContainerStatus::Created)?;
-    }
-    match result {
-        Ok(pid) => Ok(pid.as_raw()),
-        Err(error) => {
-            // The channels of a failed exec stay open in this process.
-            session.retire();
-            let plain = failure(Reason::Other, &error);
-            Err(report.explain(plain.reason, plain.message))
+    check::terminal(&process, streams.console.is_some())?;
+    refuse_listener(&spec)?;
+    let other = |error: std::io::Error| failure(Reason::Other, &error);
+    let identity = Identity::of(root, &spec, &process)?;
+    let init = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+    let init = init.ok_or_else(not_running)?;
+    let init = pidfd_open(init, PidfdFlags::empty()).map_err(|error| match error {
+        Errno::SRCH => not_running(),
+        other => Failure::new(Reason::Other, format!("open init: {other}")),
+    })?;
+    let group =
+        YoukiConfig::load(&container.root).map_err(|error| failure(Reason::Other, &error))?;
+    let entry = entry(&group.cgroup_path).map_err(other)?;
+    let console = streams.console.as_deref().map(terminal::connect).transpose()?;
+    let report = Report::open().map_err(other)?;
+    let (hold, release) = hold::make().map_err(other)?;
+    let joining = Joining {
+        init,
+        namespaces: join::namespaces(&spec),
+        entry,
+        personality: spec.linux().as_ref().and_then(|linux| linux.personality().clone()),
+        process,
+        identity,
+        keyring: Keyring::of(&container.root).map_err(other)?,
+        streams: [streams.stdin, streams.stdout, streams.stderr],
+        console,
+        report: report.writer(),
+        hold,
+    };
+    match joining.run() {
+        Ok(pid) => {
+            session.release(release);
+            Ok((pid, report.pass_on()))
         }
+        Err(plain) => Err(report.explain(plain.reason, plain.message)),
     }
 }
 
-/// The process as a file, which libcontainer wants.
-fn in_memory(process: &Process) -> Result<File, Failure> {
-    let write = || {
-        let mut file = File::from(rustix::fs::memfd_create("process", MemfdFlags::CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(process)?)?;
-        Ok(file)
-    };
-    write().map_err(|error: std::io::Error| failure(Reason::Other, &error))
+fn not_running() -> Failure {
+    Failure::new(Reason::WrongState, "cannot exec in a stopped container")
+}
+
+/// What a listener gets of a process is for init's helper to hand on.
+fn refuse_listener(spec: &Spec) -> Result<(), Failure> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    if !profile.is_some_and(libcontainer::seccomp::is_notify) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::Unsupported,
+        "exec in a container whose seccomp profile notifies a listener (SCMP_ACT_NOTIFY)",
+    ))
+}
+
+/// How a process gets into the control groups of the container.
+fn entry(path: &Path) -> std::io::Result<Entry> {
+    let groups = Hierarchies::read()?.find(path);
+    if groups.is_empty() {
+        let text = format!("the container has no control group {}", path.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, text));
+    }
+    match groups.unified() {
+        Some(group) => Ok(Entry::Group(File::open(group)?.into())),
+        None => groups.doors().map(Entry::Doors),
+    }
 }

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::super::sys::process as sys;
 use super::super::wire;
 use super::cgroup::{self, Cgroups};
 
@@ -47,8 +48,8 @@ impl Gate {
     /// Waits, and goes in. An init that is left waiting ends here; the helper says why, or has died.
     pub(super) fn pass(&self) -> io::Result<()> {
         match self.doors()? {
-            Some(doors) => cgroup::join(doors),
-            None => std::process::exit(1),
+            Some(doors) => cgroup::join(&doors),
+            None => sys::exit(1),
         }
     }
 

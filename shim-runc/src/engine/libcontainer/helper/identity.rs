@@ -1,191 +1,181 @@
-//! Who a process is inside its container: user, groups, capabilities, seccomp profile.
+//! Who a process is inside its container: user, groups, capabilities, seccomp profile, and from
+//! where and what it executes.
 //!
-//! libcontainer makes all else, namespaces, cgroups, limits, mounts, the terminal. These it leaves
-//! out for execs or in part (the user namespace, the profile, sets of capabilities that the spec
-//! does not list), or does in an order that fails where no_new_privs is off. So the process that
-//! libcontainer is given stays root and capable ([`plain`]) until the executor, inside the
-//! container, makes of it what the spec says.
+//! ```text
+//!   root, all capabilities     the user's effective ones       all of them again      the spec's
+//!   cwd, streams, groups ────> cwd again, HOME, the command ─> profile, if privileged ─> profile
+//! ```
+//!
+//! Paths are looked up with the rights of the user, and before a profile could forbid the calls
+//! that it takes.
 //!
 //! Promise: between [`Identity::assume`] and the command nothing is gained; what the spec does not
 //! grant is gone.
 //! See capabilities(7), seccomp(2), user_namespaces(7).
 
-use std::cell::Cell;
-use std::fs::{DirBuilder, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::{
-    LinuxCapabilities, LinuxNamespaceType, Process, Spec, User, UserBuilder,
-};
+use libcontainer::capabilities::CapabilityExt;
+use libcontainer::oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec, User};
 use rustix::fs::{FileType, fchown, fstat};
 use rustix::io::Errno;
-use rustix::thread::{Gid, LinkNameSpaceType, Uid, move_into_link_name_space};
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::super::wire::{Failure, Reason};
-use super::container::failure;
-use super::executor::{complete, set_capabilities};
 use super::seccomp::Program;
+use super::{environment, inside, lookup};
 
-/// libcontainer looks for the home directory of a process that has none in its environment, by what
-/// the container's files make of libc. The executor knows better, and takes nothing from there.
-const SOME_HOME: &str = "HOME=/";
+/// The highest capability that the kernel can have.
+const CAPABILITIES: u32 = 63;
 
 /// What a process becomes inside its container.
 pub(super) struct Identity {
-    user_namespace: Option<OwnedFd>,
     user: User,
     environment: Vec<String>,
+    arguments: Vec<String>,
     directory: PathBuf,
-    /// Whether the directory is made where it is missing, as runc has it for init.
-    makes_directory: bool,
-    capabilities: LinuxCapabilities,
+    capabilities: Granted,
     no_new_privileges: bool,
     profile: Option<Program>,
-    /// The profile is loaded once, early or late.
-    confined: Cell<bool>,
+}
+
+/// What is left to do for a process that has assumed its identity.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) program: CString,
+    pub(super) arguments: Vec<CString>,
+    pub(super) environment: Vec<CString>,
+}
+
+/// The capabilities of a spec. A set that it leaves out is an empty one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Granted {
+    bounding: CapabilitySet,
+    ambient: CapabilitySet,
+    sets: CapabilitySets,
 }
 
 impl Identity {
-    /// Of a container's first process, which libcontainer has put into the user namespace.
+    /// Of a container's first process.
     pub(super) fn of_init(root: &Path, spec: &Spec) -> Result<Self, Failure> {
-        let Some(process) = spec.process() else {
-            return Err(Failure::new(Reason::InvalidRequest, "the spec has no process section"));
-        };
-        Ok(Self { makes_directory: true, ..Self::new(root, spec, process, None)? })
+        match spec.process() {
+            Some(process) => Self::of(root, spec, process),
+            None => Err(Failure::new(Reason::InvalidRequest, "the spec has no process section")),
+        }
     }
 
-    /// Of a further process, which has all that init has unless its own spec says otherwise.
-    pub(super) fn of_exec(
-        root: &Path,
-        spec: &Spec,
-        process: &Process,
-        init: i32,
-    ) -> Result<Self, Failure> {
-        let linux = spec.linux().as_ref();
-        let notifies = linux
-            .and_then(|linux| linux.seccomp().as_ref())
-            .is_some_and(libcontainer::seccomp::is_notify);
-        if notifies {
-            return Err(Failure::new(
-                Reason::Unsupported,
-                "exec in a container whose seccomp profile notifies a listener (SCMP_ACT_NOTIFY)",
-            ));
-        }
-        let has_user_namespace = linux
-            .and_then(|linux| linux.namespaces().as_ref())
-            .is_some_and(|all| all.iter().any(|one| one.typ() == LinuxNamespaceType::User));
-        let mut user_namespace = None;
-        if has_user_namespace {
-            let path = format!("/proc/{init}/ns/user");
-            let file = File::open(&path)
-                .map_err(|error| Failure::new(Reason::Other, format!("open {path}: {error}")))?;
-            user_namespace = Some(file.into());
-        }
-        Self::new(root, spec, process, user_namespace)
-    }
-
-    fn new(
-        root: &Path,
-        spec: &Spec,
-        process: &Process,
-        user_namespace: Option<OwnedFd>,
-    ) -> Result<Self, Failure> {
+    /// Of any process in a container. A further one has the capabilities that init has unless its
+    /// own spec says otherwise, and the profile of the container.
+    pub(super) fn of(root: &Path, spec: &Spec, process: &Process) -> Result<Self, Failure> {
         let profile = spec
             .linux()
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref())
-            .filter(|profile| !libcontainer::seccomp::is_notify(profile))
             .map(|profile| Program::of(root, profile))
             .transpose()?;
         let init = spec.process().as_ref().and_then(|init| init.capabilities().as_ref());
         Ok(Self {
-            user_namespace,
             user: process.user().clone(),
             environment: process.env().clone().unwrap_or_default(),
+            arguments: process.args().clone().unwrap_or_default(),
             directory: process.cwd().clone(),
-            makes_directory: false,
-            capabilities: complete(process.capabilities().as_ref().or(init)),
+            capabilities: Granted::of(process.capabilities().as_ref().or(init)),
             no_new_privileges: process.no_new_privileges() == Some(true),
             profile,
-            confined: Cell::new(false),
         })
     }
 
-    pub(super) fn uid(&self) -> u32 {
-        self.user.uid()
-    }
-
-    /// The environment that its spec lists.
-    pub(super) fn environment(&self) -> &[String] {
-        &self.environment
-    }
-
-    /// Takes the identity on. Called once, by the process itself, in the container.
-    pub(super) fn assume(&self) -> Result<(), Failure> {
-        let step = |step: &'static str| {
-            move |error: Errno| Failure::new(Reason::Other, format!("{step}: {error}"))
-        };
-        if let Some(namespace) = &self.user_namespace {
-            let kind = LinkNameSpaceType::User;
-            move_into_link_name_space(namespace.as_fd(), Some(kind))
-                .map_err(step("join the user namespace"))?;
-        }
+    /// Takes the identity on. Called once, by the process itself, in the container. A profile that
+    /// leaves calls to a listener is loaded here, and `tell` hands on what the listener needs.
+    pub(super) fn assume(
+        &self,
+        tell: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+    ) -> Result<Command, Failure> {
         let uid = Uid::from_raw(self.user.uid());
-        let gid = Gid::from_raw(self.user.gid());
-        let entered = self.enter_directory()?;
+        // Another user may still be let in where root, without all capabilities over the files'
+        // owners, is not.
+        let entered = match inside::enter(&self.directory) {
+            Err(Errno::ACCESS | Errno::PERM) => false,
+            other => other.map(|()| true).map_err(|error| self.no_directory(error))?,
+        };
         own_streams(uid).map_err(step("fchown of a standard stream"))?;
-        if !self.no_new_privileges {
-            // Needs a capability that the process may be about to lose.
-            self.load_profile()?;
+        self.become_user(uid)?;
+        let permitted = rustix::thread::capabilities(None).map_err(step("capget"))?.permitted;
+        let mut sets = self.capabilities.sets;
+        sets.effective &= permitted;
+        let (effective, inheritable) = (sets.effective, CapabilitySet::empty());
+        set_capabilities(CapabilitySets { effective, permitted, inheritable })?;
+        if !entered {
+            inside::enter(&self.directory).map_err(|error| self.no_directory(error))?;
         }
+        inside::verify_directory()?;
+        let command = self.command()?;
+        set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })?;
+        if !self.no_new_privileges {
+            // Needs a capability that the process is about to lose.
+            if let Some(listener) = self.load_profile()? {
+                tell(listener)?;
+            }
+            self.capabilities.take()?;
+            return Ok(command);
+        }
+        self.capabilities.take()?;
+        rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
+        if self.profile.as_ref().is_some_and(Program::notifies)
+            && let Some(listener) = self.load_profile()?
+        {
+            tell(listener)?;
+        }
+        Ok(command)
+    }
+
+    /// The last step before the command is executed.
+    pub(super) fn confine(&self) -> Result<(), Failure> {
+        let is_loaded =
+            !self.no_new_privileges || self.profile.as_ref().is_some_and(Program::notifies);
+        if is_loaded { Ok(()) } else { self.load_profile().map(drop) }
+    }
+
+    fn become_user(&self, uid: Uid) -> Result<(), Failure> {
+        let gid = Gid::from_raw(self.user.gid());
         let groups: Vec<_> =
             self.user.additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
-        let denied = std::fs::read_to_string("/proc/self/setgroups")
-            .is_ok_and(|state| state.trim() == "deny");
-        if !(groups.is_empty() && denied) {
-            rustix::thread::set_thread_groups(&groups).map_err(step("setgroups"))?;
+        match rustix::thread::set_thread_groups(&groups) {
+            // In a user namespace without setgroups; the process has none, as its helper.
+            Err(Errno::PERM) if groups.is_empty() => {}
+            other => other.map_err(step("setgroups"))?,
         }
         rustix::thread::set_keep_capabilities(true).map_err(step("keep capabilities"))?;
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("setresgid"))?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("setresuid"))?;
-        // Changing to another user emptied the effective set; the permitted one was kept.
-        let mut sets = rustix::thread::capabilities(None).map_err(step("capget"))?;
-        sets.effective = sets.permitted;
-        rustix::thread::set_capabilities(None, sets).map_err(step("capset"))?;
         rustix::thread::set_keep_capabilities(false).map_err(step("drop capabilities"))?;
-        set_capabilities(&self.capabilities)?;
-        if self.no_new_privileges {
-            rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
-        }
-        if !entered {
-            rustix::process::chdir(&self.directory).map_err(|error| self.no_directory(error))?;
-        }
-        // One that is not below the container's root has no path (CVE-2024-21626).
-        std::env::current_dir().map_err(|error| {
-            let path = self.directory.display();
-            Failure::new(Reason::Other, format!("cwd {path:?} is outside the container: {error}"))
-        })?;
-        Ok(())
+        // The kernel makes it what fs.suid_dumpable says.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(step("set the process non-dumpable"))
     }
 
-    /// Goes into the working directory while still root; whether root may. Another user may still
-    /// be let in where root, without all capabilities over the files' owners, is not.
-    fn enter_directory(&self) -> Result<bool, Failure> {
-        if self.makes_directory && !self.directory.exists() {
-            DirBuilder::new().recursive(true).mode(0o755).create(&self.directory).map_err(
-                |error| {
-                    let path = self.directory.display();
-                    Failure::new(Reason::Other, format!("make the cwd {path:?}: {error}"))
-                },
-            )?;
-        }
-        match rustix::process::chdir(&self.directory) {
-            Ok(()) => Ok(true),
-            Err(Errno::ACCESS | Errno::PERM) => Ok(false),
-            Err(error) => Err(self.no_directory(error)),
-        }
+    /// What to execute, as the calling process sees it with its own rights.
+    fn command(&self) -> Result<Command, Failure> {
+        let [name, ..] = self.arguments.as_slice() else {
+            let text = "the spec names no command (process.args)";
+            return Err(Failure::new(Reason::InvalidRequest, text));
+        };
+        let environment = environment::complete(&self.environment, self.user.uid());
+        let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH="));
+        let program = lookup::find(name, path)?;
+        let invalid = |_| Failure::new(Reason::InvalidRequest, "a NUL byte in args or env");
+        let strings = |list: &[String]| {
+            list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Command {
+            program: CString::new(program.into_os_string().into_vec()).map_err(invalid)?,
+            arguments: strings(&self.arguments).map_err(invalid)?,
+            environment: strings(&environment).map_err(invalid)?,
+        })
     }
 
     fn no_directory(&self, error: Errno) -> Failure {
@@ -193,17 +183,57 @@ impl Identity {
         Failure::new(Reason::Other, format!("chdir to the cwd {path:?}: {error}"))
     }
 
-    /// The last step before the command is executed.
-    pub(super) fn confine(&self) -> Result<(), Failure> {
-        self.load_profile()
+    fn load_profile(&self) -> Result<Option<OwnedFd>, Failure> {
+        self.profile.as_ref().map_or(Ok(None), Program::load)
     }
+}
 
-    fn load_profile(&self) -> Result<(), Failure> {
-        match &self.profile {
-            Some(profile) if !self.confined.replace(true) => profile.load(),
-            _ => Ok(()),
+impl Granted {
+    fn of(listed: Option<&LinuxCapabilities>) -> Self {
+        let set = |get: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+            let listed = listed.and_then(|listed| get(listed).as_ref());
+            let bits = listed.into_iter().flatten().map(|one| one.to_cap().bitmask());
+            CapabilitySet::from_bits_retain(bits.fold(0, |bits, one| bits | one))
+        };
+        Self {
+            bounding: set(LinuxCapabilities::bounding),
+            ambient: set(LinuxCapabilities::ambient),
+            sets: CapabilitySets {
+                effective: set(LinuxCapabilities::effective),
+                permitted: set(LinuxCapabilities::permitted),
+                inheritable: set(LinuxCapabilities::inheritable),
+            },
         }
     }
+
+    /// Makes them the calling process's.
+    fn take(&self) -> Result<(), Failure> {
+        for bit in (0..CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
+            if self.bounding.contains(bit) {
+                continue;
+            }
+            match rustix::thread::remove_capability_from_bounding_set(bit) {
+                // The kernel has no more.
+                Err(Errno::INVAL) => break,
+                other => other.map_err(step("set capabilities: the bounding set"))?,
+            }
+        }
+        set_capabilities(self.sets)?;
+        rustix::thread::clear_ambient_capability_set().map_err(step("set capabilities"))?;
+        for bit in self.ambient.iter() {
+            // One that is not permitted and inheritable as well cannot be; runc goes on, too.
+            let _ = rustix::thread::configure_capability_in_ambient_set(bit, true);
+        }
+        Ok(())
+    }
+}
+
+fn set_capabilities(sets: CapabilitySets) -> Result<(), Failure> {
+    rustix::thread::set_capabilities(None, sets).map_err(step("set capabilities"))
+}
+
+fn step(step: &'static str) -> impl Fn(Errno) -> Failure {
+    move |error| Failure::new(Reason::Other, format!("{step}: {error}"))
 }
 
 /// Gives the standard streams to the process's user, who could otherwise not open them again
@@ -236,22 +266,18 @@ fn standard(number: usize) -> BorrowedFd<'static> {
     }
 }
 
-/// Leaves to libcontainer what it does well: everything but who the process is.
-pub(super) fn plain(process: &mut Process) -> Result<(), Failure> {
-    let mut user = UserBuilder::default().uid(0u32).gid(0u32);
-    if let Some(umask) = process.user().umask() {
-        user = user.umask(umask);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_that_are_not_listed_are_none() {
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        assert_eq!(Granted::of(None), Granted { bounding: none, ambient: none, sets });
+        let listed = serde_json::json!({"bounding": ["CAP_CHOWN", "CAP_BPF"]});
+        let granted = Granted::of(Some(&serde_json::from_value(listed).unwrap()));
+        assert_eq!(granted.bounding, CapabilitySet::CHOWN | CapabilitySet::BPF);
+        assert_eq!(granted.sets, sets);
     }
-    let user = user.build().map_err(|error| failure(Reason::InvalidRequest, &error))?;
-    process.set_user(user);
-    process.set_capabilities(None);
-    process.set_no_new_privileges(None);
-    process.set_env(Some(vec![SOME_HOME.to_owned()]));
-    // Gone into by the process itself, which makes it where it is missing.
-    process.set_cwd("/".into());
-    if process.apparmor_profile().as_deref() == Some("") {
-        process.set_apparmor_profile(None);
-    }
-    process.set_selinux_label(None);
-    Ok(())
 }

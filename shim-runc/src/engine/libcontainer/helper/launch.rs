@@ -1,72 +1,76 @@
-//! A container's init, cloned by ourselves instead of by libcontainer's builder.
+//! A new container, from the helper's side: its record, its control groups, its first process.
 //!
 //! ```text
-//!   libcontainer:  helper ──clone──> intermediate ──clone──> init
-//!                                    joins cgroups,          mounts, pivots,
-//!                                    waits for the kernel    becomes the user
-//!   here:          helper ──clone, with the new pid namespace──> init
-//!                  makes cgroups                                 mounts, pivots, joins, ...
+//!   helper ──clone, with the new pid namespace──> init
+//!   makes the groups, sets limits                 namespaces, root file system
+//!   opens their doors ──────────────────────────> joins, becomes the user, waits for its start
 //! ```
 //!
-//! libcontainer's intermediate process finds each cgroup hierarchy anew (700 calls) and joins them
-//! in a way that waits for the kernel ([`super::cgroup::join`]): two thirds of the time that a create
-//! took. What comes after it, libcontainer's init, is called as it is. It makes its mounts while its
-//! groups are made and joins last of all, unless something before would be another in its groups
-//! ([`joins_first`]).
+//! Groups of version 1 are made while init makes its mounts, and init joins them last of all, unless
+//! something before would be another in its groups ([`joins_first`]). Into a group of version 2, init
+//! is cloned. An init that wants more of its parent than a clone can give ([`Spaces`]) has an
+//! intermediate process between the helper and itself.
 //!
-//! Promise: what it makes is what libcontainer's builder would have made of the same spec; after a
-//! failure nothing runs. Not here: specs that need more of the parent than that ([`is_for`]: user
-//! and time namespaces, notified seccomp, and hosts with version 2 of cgroups), which are left to
-//! the builder.
-//! See clone(2), libcontainer's `container_main_process` and `container_intermediate_process`.
+//! Promise: after a failure nothing runs. Not here: init's own part ([`Init`]).
+//! See clone(2), cgroups(7), the OCI runtime specification on the lifecycle and on hooks.
 
 use std::cell::Cell;
-use std::ffi::CStr;
-use std::fs;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
-use libcgroups::common::CgroupConfig;
+use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus};
-use libcontainer::error::{LibcontainerError, MissingSpecError};
+use libcontainer::error::{ErrInvalidSpec, LibcontainerError, MissingSpecError};
 use libcontainer::hooks::run_hooks;
-use libcontainer::notify_socket::{NOTIFY_FILE, NotifyListener};
-use libcontainer::oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use libcontainer::process::args::{ContainerArgs, ContainerType};
-use libcontainer::process::channel::{self, InitReceiver, InitSender, MainReceiver, MainSender};
+use libcontainer::network::network_device::dev_change_net_namespace;
+use libcontainer::oci_spec::runtime::{
+    LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount, Spec,
+};
 use libcontainer::process::container_main_process::ProcessError;
-use libcontainer::process::init::container_init_process;
-use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::process::intel_rdt::setup_intel_rdt;
+use libcontainer::user_ns::UserNamespaceConfig;
 use libcontainer::validator::Validator;
 use rustix::process::{Signal, pidfd_send_signal};
 use shim_sdk::error::report;
 
-use super::super::sys;
+use super::super::sys::process as sys;
+use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
-use super::check;
-use super::container::Streams;
+use super::container::{Streams, failure};
 use super::corrections::Corrections;
-use super::executor::UserCommand;
-use super::gate::{self, Gate};
-use super::limits;
-
-/// What the clone is called until it is the user's command; the engine knows strays by it. At most
-/// 15 bytes.
-const NAME: &CStr = c"youki:[2:INIT]";
+use super::gate::{self, Keeper};
+use super::identity::Identity;
+use super::init::Init;
+use super::join::NAME;
+use super::keyring::Keyring;
+use super::rootfs::RootFs;
+use super::spaces::Spaces;
+use super::words::{self, Word, Words};
+use super::{check, limits, listener, terminal};
+use crate::cgroup::v2 as unified;
 
 /// What is to be made.
 pub(super) struct Launch<'a> {
     pub(super) root: &'a Path,
     pub(super) id: &'a str,
     pub(super) bundle: &'a Path,
-    /// As it is tailored for libcontainer.
-    pub(super) spec: Spec,
-    pub(super) no_pivot_root: bool,
-    pub(super) streams: &'a Streams,
-    pub(super) executor: UserCommand,
+    pub(super) spec: &'a Spec,
+    pub(super) group: &'a Path,
+    pub(super) options: Options,
+    pub(super) streams: Streams,
+    pub(super) identity: Identity,
+    pub(super) report: std::rc::Rc<OwnedFd>,
     pub(super) groups: NewGroups<'a>,
+}
+
+/// How a container is made, beside its spec.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) no_pivot_root: bool,
+    pub(super) no_new_keyring: bool,
 }
 
 /// The control groups that are made for it.
@@ -75,31 +79,6 @@ pub(super) struct NewGroups<'a> {
     pub(super) hierarchies: &'a Hierarchies,
     /// Set when they are made and were not there before.
     pub(super) is_fresh: &'a Cell<bool>,
-}
-
-/// Whether a spec, tailored for libcontainer, can be launched from here.
-pub(super) fn is_for(spec: &Spec, streams: &Streams) -> bool {
-    let (Some(linux), Some(process)) = (spec.linux(), spec.process()) else { return false };
-    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    let is_plain = !namespaces.iter().any(|one| match one.typ() {
-        LinuxNamespaceType::User | LinuxNamespaceType::Time => true,
-        LinuxNamespaceType::Pid => one.path().is_some(),
-        _ => false,
-    });
-    let is_mapped = |mount: &Mount| {
-        let options = mount.options().as_deref().unwrap_or_default();
-        mount.uid_mappings().is_some()
-            || mount.gid_mappings().is_some()
-            || options.iter().any(|option| matches!(option.as_str(), "idmap" | "ridmap"))
-    };
-    is_plain
-        && !check::is_unified()
-        && spec.version().starts_with("1.")
-        && process.terminal().unwrap_or(false) == streams.console.is_some()
-        && linux.seccomp().is_none()
-        && linux.intel_rdt().is_none()
-        && linux.net_devices().as_ref().is_none_or(|devices| devices.is_empty())
-        && !spec.mounts().iter().flatten().any(is_mapped)
 }
 
 /// Whether init is to be in its groups before anything else: hooks look for them, a namespace of
@@ -121,187 +100,299 @@ fn joins_first(spec: &Spec) -> bool {
         || linux.memory_policy().is_some()
 }
 
+/// What of the spec is for libcontainer's validators to refuse.
+fn validate(spec: &Spec) -> Result<(), LibcontainerError> {
+    if !spec.version().starts_with("1.") {
+        return Err(ErrInvalidSpec::UnsupportedVersion.into());
+    }
+    Validator::validate_spec(spec)?;
+    UserNamespaceConfig::new(spec)?;
+    Ok(())
+}
+
 impl Launch<'_> {
     /// Makes the container; returns its init, which waits for its start.
-    pub(super) fn run(self) -> Result<i32, LibcontainerError> {
-        let Self { root, id, bundle, mut spec, no_pivot_root, streams, executor, groups } = self;
-        Validator::validate_spec(&spec)?;
+    pub(super) fn run(self) -> Result<i32, Failure> {
+        let lib = |error: LibcontainerError| failure(Reason::Other, &error);
+        let other = |error: std::io::Error| failure(Reason::Other, &error);
+        let Self { root, id, bundle, spec, group, options, streams, identity, report, groups } =
+            self;
+        validate(spec).map_err(lib)?;
+        let process = spec.process().as_ref().ok_or(MissingSpecError::Process);
+        let process = process.map_err(|error| lib(error.into()))?;
+        check::terminal(process, streams.console.is_some())?;
+        let rootfs = RootFs::of(spec, bundle, options.no_pivot_root, group)?;
+        let spaces = Spaces::of(spec)?;
         let directory = root.join(id);
-        fs::create_dir(&directory).map_err(LibcontainerError::OtherIO)?;
-        spec.canonicalize_rootfs(bundle)?;
-        let config = YoukiConfig::from_spec(&spec, id)?;
+        fs::create_dir(&directory).map_err(other)?;
+        let mut config = YoukiConfig::from_spec(spec, id).map_err(|error| lib(error.into()))?;
+        config.cgroup_path = group.to_owned();
         let mut container =
-            Container::new(id, ContainerStatus::Creating, None, bundle, &directory)?;
+            Container::new(id, ContainerStatus::Creating, None, bundle, &directory).map_err(lib)?;
         container.set_annotations(spec.annotations().clone());
         container.state.bundle = bundle.to_owned();
-        let console_socket = match &streams.console {
-            Some(path) => {
-                Some(libcontainer::tty::setup_console_socket(&directory, path, "console-socket")?)
-            }
-            None => None,
-        };
-        let notify_listener = NotifyListener::new(&directory.join(NOTIFY_FILE))?;
-        let process = spec.process().as_ref().ok_or(MissingSpecError::Process)?;
-        if let Some(score) = process.oom_score_adj() {
-            // Inherited; the helper puts its own back.
-            fs::write("/proc/self/oom_score_adj", score.to_string())
-                .map_err(LibcontainerError::OtherIO)?;
+        let keyring = if options.no_new_keyring { None } else { Some(Keyring::new(id)) };
+        let keyring = keyring.transpose().map_err(other)?;
+        if let Some(keyring) = &keyring {
+            keyring.keep(&directory).map_err(other)?;
         }
-        let rootfs = spec.root().as_ref().ok_or(MissingSpecError::Root)?.path().clone();
-        let (keeper, gate) = gate::make().map_err(LibcontainerError::OtherIO)?;
-        let (first, executor) =
-            if joins_first(&spec) { (Some(gate), executor) } else { (None, executor.behind(gate)) };
-        let args = ContainerArgs {
-            container_type: ContainerType::InitContainer,
-            syscall: SyscallType::default(),
-            spec: Rc::new(spec),
+        let console = streams.console.as_deref().map(terminal::connect).transpose()?;
+        let listener = super::super::go::listen(&directory).map_err(other)?;
+        // Before anything that would have to be found by it.
+        let remember = || config.save(&directory).map_err(|error| lib(error.into()));
+        let resources = limits::wanted(spec);
+        let (keeper, gate) = gate::make().map_err(other)?;
+        let mut init = Init {
+            spec,
+            process,
+            spaces,
             rootfs,
-            console_socket: console_socket.as_ref().map(|socket| socket.as_raw_fd()),
-            notify_listener,
-            preserve_fds: 0,
-            container: Some(container.clone()),
-            user_ns_config: None,
-            cgroup_config: in_groups(id, config.cgroup_path.clone()),
-            detached: true,
-            executor: Box::new(executor),
-            no_pivot: no_pivot_root,
-            stdin: streams.stdin.as_ref().map(AsRawFd::as_raw_fd),
-            stdout: streams.stdout.as_ref().map(AsRawFd::as_raw_fd),
-            stderr: streams.stderr.as_ref().map(AsRawFd::as_raw_fd),
-            as_sibling: true,
-            pid_file: None,
+            identity,
+            keyring,
+            gate: None,
+            joins_first: joins_first(spec),
+            streams: [streams.stdin, streams.stdout, streams.stderr],
+            console,
+            listener,
+            state: container.state.clone(),
+            report,
         };
-        let make_groups = || {
-            // Before anything that would have to be found by it.
-            config.save(&directory)?;
-            let groups = groups.make(&config.cgroup_path, &args.spec)?;
-            keeper.open(&groups).map_err(LibcontainerError::OtherIO)
+        if check::is_unified() {
+            remember()?;
+            let group = groups.make_unified(group, id, &resources)?;
+            let group = File::open(group.path()).map_err(other)?;
+            return clone(init, Some(&group), &mut container, || Ok(()));
+        }
+        init.gate = Some(gate);
+        let make = move || {
+            remember()?;
+            open_doors(keeper, &groups.make(group, &resources).map_err(lib)?)
         };
-        clone(&args, first, make_groups, &mut container)
+        clone(init, None, &mut container, make)
     }
+}
+
+fn open_doors(keeper: Keeper, groups: &Cgroups) -> Result<(), Failure> {
+    keeper.open(groups).map_err(|error| failure(Reason::Other, &error))
 }
 
 impl NewGroups<'_> {
     /// Makes them, with their limits.
-    fn make(&self, path: &Path, spec: &Spec) -> Result<Cgroups, LibcontainerError> {
+    fn make(&self, path: &Path, resources: &LinuxResources) -> Result<Cgroups, LibcontainerError> {
         self.is_fresh.set(self.hierarchies.find(path).is_empty());
         let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
-        if let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
-        {
-            limits::set(&limited, resources)
-                .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
-        }
+        limits::set(&limited, resources)
+            .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
         self.corrections.apply(&groups).map_err(LibcontainerError::OtherIO)?;
         Ok(groups)
     }
-}
 
-fn in_groups(id: &str, cgroup_path: PathBuf) -> CgroupConfig {
-    CgroupConfig { cgroup_path, systemd_cgroup: false, container_name: id.to_owned() }
+    /// The same on a host of version 2.
+    fn make_unified(
+        &self,
+        path: &Path,
+        id: &str,
+        resources: &LinuxResources,
+    ) -> Result<unified::Group, Failure> {
+        self.is_fresh.set(self.hierarchies.find(path).is_empty());
+        let group = unified::Group::of_host(path);
+        let made = group.make();
+        made.map_err(|error| Failure::new(Reason::Other, report(&error)))?;
+        let config = CgroupConfig {
+            cgroup_path: path.to_owned(),
+            systemd_cgroup: false,
+            container_name: id.to_owned(),
+        };
+        let limits = ControllerOpt {
+            resources,
+            disable_oom_killer: false,
+            oom_score_adj: None,
+            freezer_state: None,
+        };
+        let manager = create_cgroup_manager(config);
+        let manager = manager.map_err(|error| failure(Reason::Other, &error))?;
+        manager.apply(&limits).map_err(|error| failure(Reason::Other, &error))?;
+        self.corrections
+            .apply(&self.hierarchies.find(path))
+            .map_err(|error| failure(Reason::Other, &error))?;
+        Ok(group)
+    }
 }
 
 /// Clones init, has its groups made, and sees to it until it waits for its start.
 fn clone(
-    args: &ContainerArgs,
-    first: Option<Gate>,
-    make_groups: impl FnOnce() -> Result<(), LibcontainerError>,
+    init: Init<'_>,
+    group: Option<&File>,
     container: &mut Container,
-) -> Result<i32, LibcontainerError> {
-    let linux = args.spec.linux().as_ref().ok_or(MissingSpecError::Linux)?;
-    let has_pid_namespace =
-        linux.namespaces().iter().flatten().any(|one| one.typ() == LinuxNamespaceType::Pid);
-    let (to_main, from_init) = channel::main_channel().map_err(ProcessError::from)?;
-    let (to_init, from_main) = channel::init_channel().map_err(ProcessError::from)?;
+    make_groups: impl FnOnce() -> Result<(), Failure>,
+) -> Result<i32, Failure> {
+    let (here, there) = words::pair().map_err(|error| failure(Reason::Other, &error))?;
+    let in_new_pid_namespace = !init.spaces.need_intermediate() && init.spaces.make_pid_namespace();
     // Inherited, so that the clone is known for what it is from the first.
     let _ = rustix::thread::set_name(NAME);
-    let cloned = sys::clone_sibling(has_pid_namespace);
+    let cloned = sys::clone_sibling(in_new_pid_namespace, group.map(AsFd::as_fd));
     if !matches!(cloned, Ok(None)) {
         let _ = rustix::thread::set_name(super::NAME);
     }
-    let cloned =
-        cloned.map_err(|error| LibcontainerError::Other(format!("clone init: {error}")))?;
-    let Some((pid, pidfd)) = cloned else {
-        // The other ends of what init waits on must be the helper's alone.
-        let _ = to_init.close();
-        drop(make_groups);
-        std::process::exit(init(args, first, to_main, from_main));
+    let (pid, pidfd) = match cloned {
+        Ok(Some(cloned)) => cloned,
+        Ok(None) => {
+            // The other ends of what it waits on must be the helper's alone.
+            drop((here, make_groups));
+            init.run(&there)
+        }
+        Err(error) => {
+            return Err(Failure::new(Reason::Other, format!("clone init: {error}")));
+        }
     };
-    let helper = Helper { to_init, from_init };
-    let result = to_main
-        .close()
-        .and_then(|()| from_main.close())
-        .map_err(|error| ProcessError::from(error).into())
-        .and_then(|()| make_groups())
-        .and_then(|()| helper.attend(args, container, pid));
+    drop(there);
+    let mut helper = Helper { words: here, spec: init.spec, container, first: pid, init: None };
+    if !init.spaces.need_intermediate() {
+        helper.init = Some(pid);
+    }
+    let result = make_groups().and_then(|()| helper.attend());
     if result.is_err() {
-        // It may wait for us.
+        // It may wait for us. Another that it has cloned ends when it misses us.
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     }
-    result.map(|()| pid)
+    result
 }
 
-/// The clone's part; returns its exit status, if it returns.
-fn init(
-    args: &ContainerArgs,
-    first: Option<Gate>,
-    mut to_main: MainSender,
-    mut from_main: InitReceiver,
-) -> i32 {
-    let result = limit(args, first).and_then(|()| {
-        container_init_process(args, &mut to_main, &mut from_main)
-            .map_err(|error| error.to_string())
-    });
-    let Err(error) = result else { return 0 };
-    // To the report.
-    tracing::error!("failed to initialize container process: {error}");
-    let _ = to_main.exec_failed(error);
-    -1
+/// The helper, while it sees to an init.
+struct Helper<'a> {
+    words: Words,
+    spec: &'a Spec,
+    container: &'a mut Container,
+    /// The process that it has cloned itself.
+    first: i32,
+    /// The one that stays, once it is known.
+    init: Option<i32>,
 }
 
-/// What has to be so before there are namespaces.
-fn limit(args: &ContainerArgs, first: Option<Gate>) -> Result<(), String> {
-    if let Some(gate) = first {
-        gate.pass().map_err(|error| format!("join the control groups: {error}"))?;
-    }
-    let syscall = args.syscall.create_syscall();
-    let limits = args.spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
-    for limit in limits.into_iter().flatten() {
-        syscall.set_rlimit(limit).map_err(|error| format!("set {:?}: {error}", limit.typ()))?;
-    }
-    Ok(())
-}
-
-/// The helper's ends of the channels.
-struct Helper {
-    to_init: InitSender,
-    from_init: MainReceiver,
-}
-
-impl Helper {
-    fn attend(
-        mut self,
-        args: &ContainerArgs,
-        container: &mut Container,
-        pid: i32,
-    ) -> Result<(), LibcontainerError> {
-        container.set_pid(pid);
-        if let Some(hooks) = args.spec.hooks() {
-            self.from_init.wait_for_hook_request().map_err(ProcessError::from)?;
-            let state = Some(&container.state);
-            #[allow(deprecated)] // still in use, and still to be run
-            let prestart = hooks.prestart().as_ref();
-            for stage in [prestart, hooks.create_runtime().as_ref()] {
-                run_hooks(stage, state, None, container.pid(), None).map_err(ProcessError::from)?;
-            }
-            self.to_init.hook_done().map_err(ProcessError::from)?;
+impl Helper<'_> {
+    /// Does what init asks for until it waits for its start; returns its pid.
+    fn attend(mut self) -> Result<i32, Failure> {
+        let other = |error: std::io::Error| failure(Reason::Other, &error);
+        if self.spec.hooks().is_none() {
+            self.record()?;
         }
-        container
+        loop {
+            match self.words.hear().map_err(other)? {
+                Some((Word::Cloned { pid }, _)) => {
+                    self.init = Some(pid);
+                    self.record()?;
+                }
+                Some((Word::Mapping, _)) => {
+                    self.map_ids()?;
+                    self.words.say(&Word::Done).map_err(other)?;
+                }
+                Some((Word::Hooks, _)) => {
+                    self.run_hooks()?;
+                    self.record()?;
+                    self.words.say(&Word::Done).map_err(other)?;
+                }
+                Some((Word::Devices, _)) => {
+                    let moved = self.move_devices()?;
+                    self.words.say(&moved).map_err(other)?;
+                }
+                Some((Word::Listener, mut beside)) => {
+                    let fd = beside.pop().ok_or_else(|| super::missing("the listener"))?;
+                    listener::inform(self.spec, &self.container.state, self.pid(), fd)?;
+                    self.words.say(&Word::Done).map_err(other)?;
+                }
+                Some((Word::Ready, _)) => break,
+                Some((word @ (Word::Moved(_) | Word::Done), _)) => {
+                    return Err(Failure::new(Reason::Other, format!("init said {word:?}")));
+                }
+                // It has told its report why, unless it was killed.
+                None => return Err(Failure::new(Reason::Other, "init ended while it was made")),
+            }
+        }
+        self.limit_caches()?;
+        self.init.ok_or_else(|| Failure::new(Reason::Other, "the container has no init"))
+    }
+
+    fn pid(&self) -> i32 {
+        self.init.unwrap_or(self.first)
+    }
+
+    /// Writes the record of a created container, once its init is known.
+    fn record(&mut self) -> Result<(), Failure> {
+        let Some(init) = self.init else { return Ok(()) };
+        self.container
+            .set_pid(init)
             .set_status(ContainerStatus::Created)
             .set_creator(rustix::process::geteuid().as_raw())
-            .save()?;
-        self.to_init.close().map_err(ProcessError::from)?;
-        self.from_init.wait_for_init_ready().map_err(ProcessError::from)?;
-        self.from_init.close().map_err(ProcessError::from)?;
+            .save()
+            .map_err(|error| failure(Reason::Other, &error))
+    }
+
+    fn map_ids(&self) -> Result<(), Failure> {
+        let linux = self.spec.linux().as_ref();
+        let config = UserNamespaceConfig::new(self.spec);
+        let config = config.map_err(|error| failure(Reason::Other, &error))?;
+        let write = |name: &str, text: &str| {
+            let path = format!("/proc/{}/{name}", self.first);
+            fs::write(&path, text).map_err(|error| {
+                Failure::new(Reason::Other, format!("write {text:?} to {path}: {error}"))
+            })
+        };
+        let lines = |list: Option<&Vec<LinuxIdMapping>>| -> String {
+            let line = |one: &LinuxIdMapping| {
+                format!("{} {} {}\n", one.container_id(), one.host_id(), one.size())
+            };
+            list.into_iter().flatten().map(line).collect()
+        };
+        if config.is_some_and(|config| !config.privileged) {
+            write("setgroups", "deny")?;
+        }
+        write("uid_map", &lines(linux.and_then(|linux| linux.uid_mappings().as_ref())))?;
+        write("gid_map", &lines(linux.and_then(|linux| linux.gid_mappings().as_ref())))
+    }
+
+    /// Runs those that see the host's root file system and init's pid.
+    fn run_hooks(&mut self) -> Result<(), Failure> {
+        let Some(hooks) = self.spec.hooks() else { return Ok(()) };
+        self.container.set_pid(self.pid());
+        let (state, pid) = (Some(&self.container.state), self.container.pid());
+        #[allow(deprecated)] // still in use, and still to be run
+        let prestart = hooks.prestart().as_ref();
+        for stage in [prestart, hooks.create_runtime().as_ref()] {
+            run_hooks(stage, state, None, pid, None)
+                .map_err(ProcessError::from)
+                .map_err(|error| failure(Reason::Other, &error))?;
+        }
         Ok(())
+    }
+
+    fn move_devices(&self) -> Result<Word, Failure> {
+        let devices = self.spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+        let path = format!("/proc/{}/ns/net", self.pid());
+        let namespace = File::open(&path)
+            .map_err(|error| Failure::new(Reason::Other, format!("open {path}: {error}")))?;
+        let mut moved = HashMap::new();
+        for (name, device) in devices.into_iter().flatten() {
+            let addresses = dev_change_net_namespace(name, namespace.as_raw_fd(), device)
+                .map_err(|error| failure(Reason::Other, &error))?;
+            moved.insert(name.clone(), addresses);
+        }
+        Ok(Word::Moved(moved))
+    }
+
+    /// Intel's limits of caches and of memory bandwidth.
+    fn limit_caches(&mut self) -> Result<(), Failure> {
+        let linux = self.spec.linux().as_ref();
+        let (Some(wanted), Some(init)) =
+            (linux.and_then(|linux| linux.intel_rdt().as_ref()), self.container.pid())
+        else {
+            return Ok(());
+        };
+        let (group, monitor) = setup_intel_rdt(Some(self.container.id()), &init, wanted)
+            .map_err(|error| failure(Reason::Other, &error))?;
+        self.container
+            .set_intel_rdt_dir(group)
+            .set_intel_rdt_monitoring_dir(monitor)
+            .save()
+            .map_err(|error| failure(Reason::Other, &error))
     }
 }

@@ -11,8 +11,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
-use libcontainer::oci_spec::runtime::LinuxResources;
+use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources, Spec};
 
+use super::check;
 use crate::cgroup::v1::Groups;
 use crate::error::{EngineError, Operation};
 
@@ -31,6 +32,27 @@ const FOR_ALL: [&str; 11] = [
     "c 5:2 rwm",
     "c 10:200 rwm",
 ];
+
+/// What a spec wants to be limited. Where no rule says so, devices are denied. The weights of block
+/// devices are set afterwards on a host of version 2, see `corrections`: libcontainer's own number is
+/// another, or none.
+pub(super) fn wanted(spec: &Spec) -> LinuxResources {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let mut resources = resources.unwrap_or_default();
+    if resources.devices().as_ref().is_none_or(Vec::is_empty) {
+        let mut none = LinuxDeviceCgroup::default();
+        none.set_allow(false).set_access(Some("rwm".to_owned()));
+        resources.set_devices(Some(vec![none]));
+    }
+    if check::is_unified()
+        && let Some(mut block_io) = resources.block_io().clone()
+    {
+        block_io.set_weight(None);
+        block_io.set_weight_device(None);
+        resources.set_block_io(Some(block_io));
+    }
+    resources
+}
 
 /// Sets them all.
 pub(super) fn set(groups: &Groups, resources: &LinuxResources) -> Result<(), EngineError> {

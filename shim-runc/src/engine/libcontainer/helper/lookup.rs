@@ -2,14 +2,20 @@
 //!
 //! The answers are worded as runc's, since clients tell a missing command from one that is not
 //! executable by them (exit status 127 and 126).
+//!
+//! Promise: what is found is no file that only a magic link of procfs leads to. It is executed by
+//! its path all the same, since a script's interpreter is given that path: by then there is nothing
+//! of the host's that a link put there meanwhile could lead to.
 //! See execve(2), the OCI runtime specification on `process.args`.
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags, accessat, fstat};
 use rustix::io::Errno;
 
+use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
+use super::inside;
 
 /// The path to execute for `command`, as the calling process sees it with its own rights.
 pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf, Failure> {
@@ -59,10 +65,17 @@ pub(super) fn failed(command: &str, error: nix::errno::Errno) -> Failure {
 }
 
 fn check(path: &Path) -> Result<(), Errno> {
-    if FileType::from_raw_mode(stat(path)?.st_mode) == FileType::Directory {
+    let file = inside::open(path, OFlags::PATH)?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
     }
-    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+    match sys::may_execute(&file) {
+        // Before 5.8.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+        }
+        other => other.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::ACCESS)),
+    }
 }
 
 fn not_found(command: &str, why: &str) -> Failure {
@@ -124,6 +137,20 @@ mod tests {
         assert!(text.ends_with("permission denied"), "{text}");
         let (kind, _) = reason(find("data", folder.path().to_str()));
         assert_eq!(kind, Reason::CommandNotExecutable);
+    }
+
+    #[test]
+    fn a_command_that_only_a_magic_link_leads_to_is_not_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = fs::File::open("/bin").unwrap();
+        let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&bin));
+        std::os::unix::fs::symlink(format!("{magic}/busybox"), folder.path().join("tool")).unwrap();
+        let (kind, text) = reason(find("tool", folder.path().to_str()));
+        assert_eq!(kind, Reason::CommandNotFound, "{text}");
+        for command in [format!("{magic}/busybox"), "/proc/self/exe".to_owned()] {
+            let (kind, text) = reason(find(&command, None));
+            assert_eq!(kind, Reason::CommandNotExecutable, "{text}");
+        }
     }
 
     #[test]

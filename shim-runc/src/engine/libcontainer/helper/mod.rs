@@ -9,26 +9,34 @@
 //! Not here: waiting for deadlines and for this process's own death (`connection`).
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
+mod attributes;
 mod cgroup;
 mod check;
 mod container;
 mod corrections;
 mod devices;
+mod environment;
 mod exec;
-mod executor;
 mod gate;
-mod hook;
+mod hold;
 mod identity;
-mod interior;
+mod init;
+mod inside;
+mod join;
+mod keyring;
 mod launch;
 mod limits;
+mod listener;
 mod lookup;
 mod null;
 mod plan;
+mod rootfs;
 mod seccomp;
-mod tailored;
+mod spaces;
+mod terminal;
+mod words;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,11 +45,10 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::DumpableBehavior;
 
+use self::hold::Release;
 use self::plan::Plan;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
 use super::{HELPER_SOCKET, report, sys};
-
-pub(crate) use hook::run as run_hook;
 
 /// A helper that is asked nothing for so long leaves; the next request starts another.
 const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -53,6 +60,7 @@ const NAME: &CStr = c"shim-libcontain";
 #[derive(Debug, Default)]
 struct Session {
     retire: Cell<bool>,
+    release: RefCell<Option<Release>>,
 }
 
 /// What one request leaves to the next: the plan of the container that is expected.
@@ -62,6 +70,11 @@ impl Session {
     /// This process is not to serve another request.
     fn retire(&self) {
         self.retire.set(true);
+    }
+
+    /// What was cloned is to go on once its request is answered.
+    fn release(&self, release: Release) {
+        *self.release.borrow_mut() = Some(release);
     }
 }
 
@@ -81,17 +94,15 @@ fn prepare() -> io::Result<OwnedFd> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_name(NAME)?;
     rustix::process::chdir("/")?;
+    // Inherited by whatever is cloned from here on; libc left two of its own signals ignored.
+    sys::process::reset_signals(libc::SIGPIPE)?;
     // runc's own; what a container's spec leaves open is inherited from here.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A container gets the groups its spec lists and none of the shim's. In a user namespace
     // without setgroups there is nothing to be done about them.
     let _ = nix::unistd::setgroups(&[]);
-    sys::pin_user_lookup_to_files();
     report::listen();
     make_way();
-    // Every process cloned from here on finds it there, and none is the last to close it: for that
-    // the kernel would make it wait just when the user's command is executed.
-    let _ = pathrs::procfs::ProcfsHandle::new();
     Ok(socket)
 }
 
@@ -113,7 +124,6 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
             expected = Plan::make(root, id, bundle).ok();
             continue;
         }
-        let score = std::fs::read("/proc/self/oom_score_adj");
         let session = Session::default();
         let (reply, beside) = match handle(&session, request, fds, expected.take()) {
             Ok((reply, beside)) => (reply, beside),
@@ -121,9 +131,12 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         };
         let fds: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
         wire::send(socket, &wire::encode(sequence, &reply)?, &fds)?;
-        // libcontainer gives this process the container's score, and it runs a hook that has a
-        // timeout from a thread. Neither is for the next container: a fresh helper takes over.
-        if !restored(score) || session.retire.get() {
+        if let Some(release) = session.release.take() {
+            release.go();
+        }
+        // libcontainer runs a hook that has a timeout from a thread, which is not for the next
+        // container: a fresh helper takes over.
+        if session.retire.get() {
             return leave(socket);
         }
     }
@@ -133,16 +146,6 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
 /// mounts the root file system, and the kernel may have put both on the same one.
 fn make_way() {
     rustix::thread::sched_yield();
-}
-
-/// Puts the out-of-memory score back; whether that worked.
-fn restored(before: io::Result<Vec<u8>>) -> bool {
-    let Ok(before) = before else { return false };
-    match std::fs::read("/proc/self/oom_score_adj") {
-        Ok(now) if now == before => true,
-        // Lowering it may want a capability that this host does not grant.
-        _ => std::fs::write("/proc/self/oom_score_adj", before).is_ok(),
-    }
 }
 
 fn leave(socket: &OwnedFd) -> io::Result<()> {
@@ -158,14 +161,15 @@ fn handle(
 ) -> Result<(Reply, Option<OwnedFd>), Failure> {
     match request {
         Request::Expect { .. } => Ok((Reply::Done, None)),
-        Request::Create { root, id, bundle, no_pivot_root, streams } => {
+        Request::Create { root, id, bundle, no_pivot_root, no_new_keyring, streams } => {
             let streams = container::Streams::take(streams, &mut fds.into_iter())?;
             let plan = match expected.filter(|plan| plan.is_for(&root, &id, &bundle)) {
                 Some(plan) => plan,
                 None => Plan::make(&root, &id, &bundle)?,
             };
             let hooked = plan.hooked;
-            let (pid, report) = container::create(session, plan, no_pivot_root, streams)?;
+            let options = launch::Options { no_pivot_root, no_new_keyring };
+            let (pid, report) = container::create(session, plan, options, streams)?;
             Ok((Reply::Created { pid, hooked }, Some(report)))
         }
         Request::Start { root, id } => done(container::start(session, &root, &id)),
@@ -173,8 +177,8 @@ fn handle(
             let mut fds = fds.into_iter();
             let streams = container::Streams::take(streams, &mut fds)?;
             let process = fds.next().ok_or_else(|| missing("process"))?;
-            let pid = exec::exec(session, &root, &id, process, streams)?;
-            Ok((Reply::Executed { pid }, None))
+            let (pid, report) = exec::exec(session, &root, &id, process, streams)?;
+            Ok((Reply::Executed { pid }, Some(report)))
         }
         Request::Delete { root, id, force } => done(container::delete(session, &root, &id, force)),
         Request::Pause { root, id } => done(container::pause(&root, &id)),

@@ -15,11 +15,10 @@ use libcontainer::oci_spec::runtime::Spec;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
+use super::check;
 use super::container::{SPEC, failure, read_spec};
 use super::corrections::Corrections;
 use super::identity::Identity;
-use super::interior::Interior;
-use super::tailored;
 
 /// Which file a spec is, and as of when: inode, bytes, and when it was changed, in s and ns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +29,11 @@ pub(super) struct Plan {
     pub(super) root: PathBuf,
     pub(super) id: String,
     pub(super) bundle: PathBuf,
-    /// As it is tailored for libcontainer.
     pub(super) spec: Spec,
     pub(super) hooked: bool,
+    /// Where its control groups are, in each hierarchy.
     pub(super) group: PathBuf,
     pub(super) identity: Identity,
-    pub(super) interior: Interior,
     pub(super) corrections: Corrections,
     pub(super) hierarchies: Hierarchies,
     stamp: Option<Stamp>,
@@ -55,9 +53,10 @@ impl Plan {
         let spec = read_spec(bundle)?;
         let hooked = spec.hooks().is_some();
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        let group = tailored::group(asked, id);
-        let (interior, corrections) = (Interior::of(&spec), Corrections::of(&spec));
-        let (spec, identity) = tailored::tailored(root, id, bundle, spec)?;
+        let group = Path::new("/").join(asked.unwrap_or(Path::new(id)));
+        let corrections = Corrections::of(&spec);
+        check::spec(&spec)?;
+        let identity = Identity::of_init(root, &spec)?;
         let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Other, &error))?;
         let (root, id, bundle) = (root.to_owned(), id.to_owned(), bundle.to_owned());
         Ok(Self {
@@ -68,7 +67,6 @@ impl Plan {
             hooked,
             group,
             identity,
-            interior,
             corrections,
             hierarchies,
             stamp,

@@ -11,6 +11,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,9 @@ const KEPT: usize = 64;
 /// The largest file that is read: a profile and its program.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV.
+const WAIT_KILLABLE_RECV: u64 = 1 << 5;
+
 /// One instruction of a program.
 const INSTRUCTION_BYTES: usize = 8;
 
@@ -50,6 +54,7 @@ pub(super) struct Program {
 impl Program {
     /// The program of a profile, compiled unless it is kept below `root`.
     pub(super) fn of(root: &Path, profile: &LinuxSeccomp) -> Result<Self, Failure> {
+        check_listener(profile)?;
         let flags = flags(profile);
         let origin = origin(profile)?;
         let path = path(root, &origin);
@@ -62,8 +67,13 @@ impl Program {
         Ok(Self { code, flags })
     }
 
-    /// Confines the calling process for good.
-    pub(super) fn load(&self) -> Result<(), Failure> {
+    /// Whether it leaves calls to a listener.
+    pub(super) fn notifies(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
+    }
+
+    /// Confines the calling process for good; returns what a listener needs.
+    pub(super) fn load(&self) -> Result<Option<OwnedFd>, Failure> {
         sys::set_seccomp_filter(&self.code, self.flags)
             .map_err(|error| Failure::new(Reason::Other, format!("load seccomp profile: {error}")))
     }
@@ -268,7 +278,7 @@ fn architecture(named: Arch) -> ScmpArch {
 
 /// The flags of seccomp(2) that the profile asks for.
 fn flags(profile: &LinuxSeccomp) -> u64 {
-    profile
+    let asked = profile
         .flags()
         .iter()
         .flatten()
@@ -278,10 +288,33 @@ fn flags(profile: &LinuxSeccomp) -> u64 {
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
                 libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
             }
-            // Of a listener, which profiles that come here do not have.
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
         })
-        .fold(0, |flags, flag| flags | flag)
+        .fold(0, |flags, flag| flags | flag);
+    if libcontainer::seccomp::is_notify(profile) {
+        // Threads that could not be given the profile would be told in place of the listener; a
+        // process that is being made has one.
+        return asked & !libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    }
+    // Of a listener.
+    asked & !WAIT_KILLABLE_RECV
+}
+
+/// Refuses a listener for calls without which the process could not tell it that it is one.
+fn check_listener(profile: &LinuxSeccomp) -> Result<(), Failure> {
+    let refused = |what: &str| {
+        let text = format!("seccomp: SCMP_ACT_NOTIFY cannot be used {what}");
+        Err(Failure::new(Reason::InvalidRequest, text))
+    };
+    if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
+        return refused("as default action");
+    }
+    let mut rules = profile.syscalls().iter().flatten();
+    let for_write = rules.any(|rule| {
+        rule.action() == LinuxSeccompAction::ScmpActNotify
+            && rule.names().iter().any(|name| name == "write")
+    });
+    if for_write { refused("for the write syscall") } else { Ok(()) }
 }
 
 fn invalid(what: &str, error: &SeccompError) -> Failure {

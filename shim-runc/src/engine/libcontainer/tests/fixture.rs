@@ -42,6 +42,7 @@ pub(super) struct Fixture {
     pub(super) id: String,
     pub(super) spec: Value,
     pub(super) directory: tempfile::TempDir,
+    pub(super) no_new_keyring: bool,
     started: Vec<i32>,
 }
 
@@ -68,7 +69,7 @@ impl Fixture {
         let id = format!("shim-test-{}-{number}", std::process::id());
         let spec = spec(&id, command);
         let engine = Rc::new(Libcontainer::new(directory.path().join("state")));
-        Self { engine, id, spec, directory, started: Vec::new() }
+        Self { engine, id, spec, directory, no_new_keyring: false, started: Vec::new() }
     }
 
     /// Has another container's engine make this one, as in a pod.
@@ -107,7 +108,7 @@ impl Fixture {
         };
         let pid = self
             .engine
-            .create_container(&self.id, &self.bundle(), false, &streams)
+            .create_container(&self.id, &self.bundle(), (false, self.no_new_keyring), &streams)
             .await
             .map_err(|error| error.to_string())?;
         self.started.push(pid);

@@ -3,6 +3,7 @@
 mod escape;
 mod fixture;
 mod hang;
+mod outside;
 
 use std::fs;
 
@@ -346,7 +347,7 @@ fn a_terminal_arrives_on_the_console_socket() {
         fs::write(container.bundle().join("config.json"), container.spec.to_string()).unwrap();
         let init = container
             .engine
-            .create_container(&container.id, &container.bundle(), false, &streams)
+            .create_container(&container.id, &container.bundle(), (false, false), &streams)
             .await
             .unwrap();
         let (connection, _) = listener.accept().unwrap();

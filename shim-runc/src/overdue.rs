@@ -1,6 +1,6 @@
-//! Ends a call of the runtime that takes too long, with everything that it has started.
+//! Ends what takes too long, a runtime or a helper, with everything that it has started.
 //!
-//! Promise: the runtime and what descends from it are dead when this returns. What has made itself
+//! Promise: the process and what descends from it are dead when [`end`] returns. What has made itself
 //! nobody's child before is not found here: it is in the container's groups, where a delete finds it.
 //! See kill(2), proc(5) on `/proc/PID/task/TID/children`, setsid(2).
 
@@ -13,37 +13,43 @@ use shim_sdk::Pid;
 /// How often, a millisecond apart, it is looked whether what was killed has gone.
 const LOOKS: usize = 5000;
 
-/// Kills the runtime and its descendants.
-pub(super) async fn end(runtime: Pid) {
-    let Some(runtime) = i32::try_from(runtime.get()).ok().and_then(Number::from_raw) else {
+/// Kills a process, which is our child and not reaped, and its descendants; waits until they have
+/// ended.
+pub(crate) async fn end(process: Pid) {
+    let Some(process) = i32::try_from(process.get()).ok().and_then(Number::from_raw) else {
         return;
     };
-    // It leads a session, and so a group. Stopped first, so that it starts nothing while this looks.
-    // It has not been reaped: the number is its own.
-    let _ = kill_process_group(runtime, Signal::STOP);
-    let _ = kill_process(runtime, Signal::STOP);
-    let mut all = vec![runtime];
-    let mut seen = 0;
-    while let Some(process) = all.get(seen) {
-        let children = children(*process);
-        for child in &children {
-            let _ = kill_process(*child, Signal::STOP);
-        }
-        all.extend(children);
-        seen += 1;
-    }
-    let _ = kill_process_group(runtime, Signal::KILL);
-    // The last first: none is reaped, and its number free, before it is killed here.
-    for process in all.iter().rev() {
-        let _ = kill_process(*process, Signal::KILL);
-    }
+    let all = kill_all(process);
     for _ in 0..LOOKS {
         if !all.iter().any(|process| is_alive(*process)) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    log::warn!("runtime {runtime:?}, or what it has started, does not end");
+    log::warn!("process {process:?}, or what it has started, does not end");
+}
+
+/// Kills a process, which is our child and not reaped, and its descendants; returns them all.
+pub(crate) fn kill_all(process: Number) -> Vec<Number> {
+    // It leads a session, and so a group. Stopped first, so that it starts nothing while this looks.
+    let _ = kill_process_group(process, Signal::STOP);
+    let _ = kill_process(process, Signal::STOP);
+    let mut all = vec![process];
+    let mut seen = 0;
+    while let Some(one) = all.get(seen) {
+        let children = children(*one);
+        for child in &children {
+            let _ = kill_process(*child, Signal::STOP);
+        }
+        all.extend(children);
+        seen += 1;
+    }
+    let _ = kill_process_group(process, Signal::KILL);
+    // The last first: none is reaped, and its number free, before it is killed here.
+    for one in all.iter().rev() {
+        let _ = kill_process(*one, Signal::KILL);
+    }
+    all
 }
 
 fn children(process: Number) -> Vec<Number> {

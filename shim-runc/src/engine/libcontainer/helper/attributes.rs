@@ -1,0 +1,135 @@
+//! What a process is given before it has any namespace of its container: limits, priorities,
+//! processors, its out-of-memory score, its AppArmor profile.
+//!
+//! All of it is inherited by what the process clones, and much of it wants rights over the host
+//! that a container's user namespace does not have. The host's /proc is trusted for it; a
+//! container's would not be (CVE-2025-52881).
+//!
+//! Promise: what was set holds for the command. Called by the clone itself, before it joins or
+//! makes a namespace.
+//! See setrlimit(2), sched_setattr(2), ioprio_set(2), personality(2), proc(5).
+
+use std::fs;
+
+use libcontainer::config::PersonalityDomain;
+use libcontainer::oci_spec::runtime::{
+    IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, Process,
+};
+use libcontainer::syscall::syscall::create_syscall;
+use nix::sys::stat::Mode;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::super::sys::process as sys;
+use super::super::wire::{Failure, Reason};
+
+/// Where the kernel takes the profile of the next program, since 5.8 and before.
+const APPARMOR: [&str; 2] = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
+
+/// Gives the calling process its priorities, limits and score.
+pub(super) fn set(process: &Process) -> Result<(), Failure> {
+    let call = create_syscall();
+    if let Some(wanted) = process.io_priority() {
+        let class = match wanted.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        call.set_io_priority(class, wanted.priority())
+            .map_err(|error| failed("set the I/O priority", &error))?;
+    }
+    if let Some(wanted) = process.scheduler() {
+        sys::set_scheduler(wanted).map_err(|error| failed("error setting scheduler", &error))?;
+    }
+    for limit in process.rlimits().iter().flatten() {
+        call.set_rlimit(limit)
+            .map_err(|error| failed(&format!("set {:?}", limit.typ()), &error))?;
+    }
+    if let Some(score) = process.oom_score_adj() {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| failed(&format!("set the out-of-memory score {score}"), &error))?;
+    }
+    Ok(())
+}
+
+/// Keeps the calling process to these processors; nothing is said by an empty list.
+pub(super) fn keep_to(processors: Option<&str>) -> Result<(), Failure> {
+    let Some(list) = processors.filter(|list| !list.trim().is_empty()) else { return Ok(()) };
+    let set = parse(list).ok_or_else(|| {
+        Failure::new(Reason::InvalidRequest, format!("CPU affinity {list:?} is no list of CPUs"))
+    })?;
+    sched_setaffinity(None, &set).map_err(|error| failed(&format!("CPU affinity {list:?}"), &error))
+}
+
+/// The processors of a list such as `0-3,7`.
+fn parse(list: &str) -> Option<CpuSet> {
+    let mut set = CpuSet::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        if first > last || last >= CpuSet::MAX_CPU {
+            return None;
+        }
+        (first..=last).for_each(|one| set.set(one));
+    }
+    Some(set)
+}
+
+/// Has the next program that is executed confined by the profile. No program but the command, and
+/// hooks that belong to the container's inside, may be executed after it.
+pub(super) fn confine(process: &Process) -> Result<(), Failure> {
+    let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty())
+    else {
+        return Ok(());
+    };
+    let word = format!("exec {profile}");
+    let [first, second] = APPARMOR.map(|file| fs::write(file, &word));
+    match first.or(second) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(failed(&format!("apply AppArmor profile {profile:?}"), &error)),
+    }
+}
+
+/// Gives the calling process its personality and its mask of permissions.
+pub(super) fn set_habits(
+    personality: Option<&LinuxPersonality>,
+    umask: Option<u32>,
+) -> Result<(), Failure> {
+    if let Some(wanted) = personality {
+        if wanted.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+            let text = "personality flags are not supported";
+            return Err(Failure::new(Reason::Unsupported, text));
+        }
+        let domain = match wanted.domain() {
+            LinuxPersonalityDomain::PerLinux => PersonalityDomain::Linux,
+            LinuxPersonalityDomain::PerLinux32 => PersonalityDomain::Linux32,
+        };
+        create_syscall()
+            .personality(domain)
+            .map_err(|error| failed("set the personality", &error))?;
+    }
+    if let Some(umask) = umask {
+        let mode = Mode::from_bits(umask)
+            .ok_or_else(|| Failure::new(Reason::InvalidRequest, format!("umask {umask:o}")))?;
+        nix::sys::stat::umask(mode);
+    }
+    Ok(())
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Reason::Other, format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_processors_has_single_ones_and_ranges() {
+        let set = parse("0-2, 5").unwrap();
+        let found: Vec<_> = (0..8).filter(|one| set.is_set(*one)).collect();
+        assert_eq!(found, [0, 1, 2, 5]);
+        for wrong in ["3-1", "x", "1-", "0-4096"] {
+            assert!(parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Where a further process waits, ready to execute its command, until the shim has been told of it.
+//!
+//! Promise: a process whose helper dies before it has answered for it ends by itself, and so does
+//! nothing of the user's that no caller knows of. See pipe(7).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::pipe::PipeFlags;
+
+/// The process's side.
+pub(super) struct Hold(OwnedFd);
+
+/// The helper's side: the only writing end.
+#[derive(Debug)]
+pub(super) struct Release(OwnedFd);
+
+/// Makes both.
+pub(super) fn make() -> io::Result<(Hold, Release)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((Hold(read), Release(write)))
+}
+
+impl Hold {
+    /// Waits; whether the process is to go on.
+    pub(super) fn wait(&self) -> bool {
+        let mut byte = [0];
+        matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut byte)), Ok(1))
+    }
+}
+
+impl AsFd for Hold {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Release {
+    /// Lets the process go on, if it still waits.
+    pub(super) fn go(self) {
+        let _ = rustix::io::write(&self.0, &[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_goes_on_when_it_is_released_and_not_when_the_helper_is_gone() {
+        let (hold, release) = make().unwrap();
+        release.go();
+        assert!(hold.wait());
+        let (hold, release) = make().unwrap();
+        drop(release);
+        assert!(!hold.wait());
+    }
+}

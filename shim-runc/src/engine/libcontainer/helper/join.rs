@@ -1,0 +1,227 @@
+//! The way of a further process into its container.
+//!
+//! ```text
+//!   helper ──clone──> intermediate ──clone, in the pid namespace──> the process
+//!                     control groups, limits, score                 session, keyring, terminal
+//!                     closes everything, joins all namespaces       becomes the user, finds the command
+//!                     tells the helper the pid, ends                waits for the shim, executes
+//! ```
+//!
+//! A process of the container sees the second clone from its first moment, may stop it, and with
+//! CAP_SYS_PTRACE reads its descriptors. So it has nothing of the host's: everything but the
+//! standard streams and three channels is closed before the first path of the container is known
+//! to the process, and neither the helper nor the shim waits for it without a bound.
+//!
+//! Promise: the process is a child of the shim; after a failure nothing runs.
+//! Not here: what the process becomes ([`Identity`]), the record ([`super::exec`]).
+//! See setns(2), clone(2), pid_namespaces(7).
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
+use nix::sys::signal::Signal;
+use rustix::fs::OFlags;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces};
+
+use super::super::report;
+use super::super::sys::{self, process as call};
+use super::super::wire::{Failure, Reason};
+use super::hold::Hold;
+use super::identity::{Command, Identity};
+use super::keyring::Keyring;
+use super::rootfs;
+use super::words::{self, Word, Words};
+use super::{attributes, cgroup, inside, lookup, null, terminal};
+
+/// What a clone is called until it is the user's command; at most 15 bytes.
+pub(super) const NAME: &CStr = c"youki:[2:INIT]";
+
+/// A process that is to join a container.
+pub(super) struct Joining {
+    /// The container's first process.
+    pub(super) init: OwnedFd,
+    pub(super) namespaces: ThreadNameSpaceType,
+    pub(super) entry: Entry,
+    pub(super) process: Process,
+    pub(super) personality: Option<LinuxPersonality>,
+    pub(super) identity: Identity,
+    pub(super) keyring: Option<Keyring>,
+    pub(super) streams: [Option<OwnedFd>; 3],
+    pub(super) console: Option<UnixStream>,
+    pub(super) report: Rc<OwnedFd>,
+    pub(super) hold: Hold,
+}
+
+/// How the process gets into the container's control groups.
+pub(super) enum Entry {
+    /// Of version 1: it writes itself there.
+    Doors(Vec<File>),
+    /// Of version 2: it is cloned there.
+    Group(OwnedFd),
+}
+
+/// The namespaces that a container's spec lists; its init has the shim's of every other kind.
+pub(super) fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let kinds = listed.into_iter().flatten().map(|one| match one.typ() {
+        LinuxNamespaceType::Mount => ThreadNameSpaceType::MOUNT,
+        LinuxNamespaceType::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+        LinuxNamespaceType::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+        LinuxNamespaceType::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+        LinuxNamespaceType::User => ThreadNameSpaceType::USER,
+        LinuxNamespaceType::Pid => ThreadNameSpaceType::PROCESS_ID,
+        LinuxNamespaceType::Network => ThreadNameSpaceType::NETWORK,
+        LinuxNamespaceType::Time => ThreadNameSpaceType::TIME,
+    });
+    kinds.fold(ThreadNameSpaceType::empty(), |all, one| all | one)
+}
+
+impl Joining {
+    /// Starts it; returns its pid. It runs on by itself, and tells its report what prevents it.
+    pub(super) fn run(self) -> Result<i32, Failure> {
+        let (here, there) = words::pair().map_err(|error| failed("socketpair", &error))?;
+        let group = match &self.entry {
+            Entry::Group(group) => Some(group.as_fd()),
+            Entry::Doors(_) => None,
+        };
+        // Inherited, so that the clone is known for what it is from the first.
+        let _ = rustix::thread::set_name(NAME);
+        let cloned = call::clone_sibling(false, group);
+        if let Ok(None) = cloned {
+            self.intermediate(&there);
+        }
+        let _ = rustix::thread::set_name(super::NAME);
+        cloned.map_err(|error| failed("clone into the container", &error))?;
+        drop(there);
+        match here.hear() {
+            Ok(Some((Word::Cloned { pid }, _))) => Ok(pid),
+            // It has told its report why, unless it was killed.
+            Ok(_) => Err(Failure::new(Reason::Other, "the process ended while it joined")),
+            Err(error) => Err(failed("wait for the process that joins", &error)),
+        }
+    }
+
+    /// The first clone's part.
+    fn intermediate(&self, words: &Words) -> ! {
+        let status = match self.clone_inside(words) {
+            Ok(()) => 0,
+            Err(failure) => {
+                report::tell(self.report.as_fd(), &failure);
+                1
+            }
+        };
+        call::exit(status)
+    }
+
+    fn clone_inside(&self, words: &Words) -> Result<(), Failure> {
+        let affinity = self.process.exec_cpu_affinity().as_ref();
+        attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
+        if let Entry::Doors(doors) = &self.entry {
+            cgroup::join(doors).map_err(|error| failed("join the control groups", &error))?;
+        }
+        attributes::keep_to(affinity.and_then(|both| both.cpu_affinity_final().as_deref()))?;
+        attributes::set(&self.process)?;
+        attributes::confine(&self.process)?;
+        take_streams(&self.streams)?;
+        // From here on there is nothing of the host's but what it runs from.
+        self.close_but(&[self.init.as_fd(), words.as_fd()])?;
+        move_into_thread_name_spaces(self.init.as_fd(), self.namespaces)
+            .map_err(|error| failed("join the container's namespaces", &error))?;
+        if self.namespaces.contains(ThreadNameSpaceType::USER) {
+            become_root()?;
+        }
+        self.close_but(&[words.as_fd()])?;
+        let cloned = call::clone_sibling(false, None);
+        match cloned.map_err(|error| failed("clone in the container", &error))? {
+            Some((pid, _)) => {
+                words.say(&Word::Cloned { pid }).map_err(|error| failed("tell the pid", &error))
+            }
+            None => self.inside(),
+        }
+    }
+
+    /// The second clone's part.
+    fn inside(&self) -> ! {
+        let failure = match self.settle() {
+            // The helper has died, and the shim does not know of this process.
+            Ok(_) if !self.hold.wait() => call::exit(1),
+            Ok(command) => match self.identity.confine() {
+                Ok(()) => execute(&command),
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        report::tell(self.report.as_fd(), &failure);
+        call::exit(1)
+    }
+
+    fn settle(&self) -> Result<Command, Failure> {
+        self.close_but(&[])?;
+        rustix::process::setsid().map_err(|error| failed("setsid", &error))?;
+        if let Some(keyring) = &self.keyring {
+            keyring.join()?;
+        }
+        match &self.console {
+            Some(console) => {
+                let root = inside::open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY);
+                let root = root.map_err(|error| failed("open /", &error))?;
+                terminal::attach(rootfs::open_terminal(root)?, console)?;
+                call::close_all_but(&[self.report.as_fd(), self.hold.as_fd()])
+                    .map_err(|error| failed("close descriptors", &error))?;
+            }
+            None => null::take_the_containers(),
+        }
+        attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
+        // A container with a listener has no further processes.
+        self.identity.assume(|_| Ok(()))
+    }
+
+    /// Closes everything but these, the standard streams, and what the process still needs.
+    fn close_but(&self, these: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let mut kept = vec![self.report.as_fd(), self.hold.as_fd()];
+        kept.extend(self.console.as_ref().map(AsFd::as_fd));
+        kept.extend_from_slice(these);
+        call::close_all_but(&kept).map_err(|error| failed("close descriptors", &error))
+    }
+}
+
+/// Puts these in the place of the standard streams; one that is absent stays the helper's.
+pub(super) fn take_streams(streams: &[Option<OwnedFd>; 3]) -> Result<(), Failure> {
+    let [stdin, stdout, stderr] = streams;
+    let take = || {
+        stdin.as_ref().map_or(Ok(()), dup2_stdin)?;
+        stdout.as_ref().map_or(Ok(()), dup2_stdout)?;
+        stderr.as_ref().map_or(Ok(()), dup2_stderr)
+    };
+    take().map_err(|error| failed("take the standard streams", &error))
+}
+
+/// Becomes root of the user namespace that was joined or made, where it has one.
+pub(super) fn become_root() -> Result<(), Failure> {
+    // Where the id is not mapped, the process has all capabilities as nobody.
+    let _ = rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT);
+    let _ = rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT);
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| failed("set the process non-dumpable", &error))
+}
+
+/// Executes the command; returns why that failed.
+pub(super) fn execute(command: &Command) -> Failure {
+    // Rust ignores it; a pipeline in the container relies on the default.
+    let _ = sys::reset_signal(Signal::SIGPIPE);
+    let Err(error) =
+        nix::unistd::execve(&command.program, &command.arguments, &command.environment);
+    let name = command.arguments.first().map(|name| name.to_string_lossy());
+    lookup::failed(name.as_deref().unwrap_or_default(), error)
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Reason::Other, format!("{what}: {error}"))
+}

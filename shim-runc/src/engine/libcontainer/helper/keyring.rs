@@ -1,0 +1,91 @@
+//! A session keyring for each container, which its execs join.
+//!
+//! Without one of its own a container has the keyring of whoever started the daemon: it reads the
+//! keys there, and plants others. runc names a container's keyring `_ses.ID`, by which every root on
+//! the host can join it, and can have made it before. Here a random number follows, the name is
+//! kept in the container's record, and only who is in the container can see the keyring.
+//!
+//! Promise: init has a new keyring; an exec has init's. A container made with no keyring of its own
+//! leaves its processes with the shim's. A kernel without keyrings gives none.
+//! See keyctl(2), session-keyring(7).
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::super::sys::process as sys;
+use super::super::wire::{Failure, Reason};
+
+/// The file in a container's record.
+const FILE: &str = "keyring";
+
+/// What the kernel takes for a name, by far.
+const NAME_BYTES: usize = 256;
+
+/// The possessor may do everything. Its owner may find it by its name, which an exec needs, and not
+/// look at it. (KEY_POS_ALL, KEY_USR_SEARCH)
+const PERMISSIONS: u32 = 0x3f00_0000 | 0x0008_0000;
+
+/// The name of a keyring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keyring(CString);
+
+impl Keyring {
+    /// Names the keyring of a new container.
+    pub(super) fn new(id: &str) -> io::Result<Self> {
+        let mut number = [0; 8];
+        File::open("/dev/urandom")?.read_exact(&mut number)?;
+        let name = format!("_ses.{id}.{:016x}", u64::from_ne_bytes(number));
+        Ok(Self(CString::new(name)?))
+    }
+
+    /// Writes the name into the container's record.
+    pub(super) fn keep(&self, record: &Path) -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(record.join(FILE))?;
+        file.write_all(self.0.as_bytes())
+    }
+
+    /// The keyring of a container, by its record.
+    pub(super) fn of(record: &Path) -> io::Result<Option<Self>> {
+        match fs::read(record.join(FILE)) {
+            Ok(name) if name.len() <= NAME_BYTES => Ok(Some(Self(CString::new(name)?))),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Joins it, making it where it is not there. Called by the process itself, in the container's
+    /// user namespace and as its root: names are known in one user namespace.
+    pub(super) fn join(&self) -> Result<(), Failure> {
+        let join = || {
+            let keyring = sys::join_session_keyring(&self.0)?;
+            sys::set_key_permissions(keyring, PERMISSIONS)
+        };
+        match join() {
+            Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => {
+                let text = format!("join the session keyring {:?}: {error}", self.0);
+                Err(Failure::new(Reason::Other, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_known_from_the_record_and_never_the_same() {
+        let record = tempfile::tempdir().unwrap();
+        assert_eq!(Keyring::of(record.path()).unwrap(), None);
+        let name = Keyring::new("c").unwrap();
+        name.keep(record.path()).unwrap();
+        assert_eq!(Keyring::of(record.path()).unwrap(), Some(name.clone()));
+        assert_ne!(Keyring::new("c").unwrap(), name);
+    }
+}

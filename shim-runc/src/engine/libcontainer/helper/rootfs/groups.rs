@@ -1,0 +1,176 @@
+//! Shows a container its control groups, where a mount of type `cgroup` asks for it.
+//!
+//! Version 1 is a directory of hierarchies, each seen from the container's own group on: by the
+//! namespace of control groups where the container has one, otherwise by binding its group. Named
+//! hierarchies (systemd's), in which the container has no group, are not shown. Version 2 is one
+//! hierarchy, which shows what the namespace shows.
+//!
+//! Promise: every hierarchy has the options of the mount, from before it can be seen.
+//! See cgroups(7), cgroup_namespaces(7); runc's `mountCgroupV1`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::super::super::wire::Failure;
+use super::super::check;
+use super::failed;
+use super::mounts::{Mount, Mounts, NewFileSystem, attach, clone_tree, propagate, set};
+use super::options::Change;
+use super::pivot::Line;
+use super::tree::{LastLink, Missing};
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// What the container's groups are shown by.
+#[derive(Debug)]
+pub(super) struct Groups {
+    unified: bool,
+    namespace: bool,
+    /// Of version 1.
+    hierarchies: Vec<Hierarchy>,
+    /// The container's path in each.
+    group: PathBuf,
+}
+
+/// A hierarchy of version 1.
+#[derive(Debug, PartialEq, Eq)]
+struct Hierarchy {
+    /// As its directory is called, which is also how it is mounted.
+    name: String,
+    at: PathBuf,
+}
+
+impl Groups {
+    pub(super) fn of(group: &Path, namespace: bool) -> Result<Self, Failure> {
+        const TABLE: &str = "/proc/self/mountinfo";
+        let unified = check::is_unified();
+        let table = fs::read_to_string(TABLE)
+            .map_err(|error| failed(&format!("read {TABLE}, to show cgroups"), &error))?;
+        let hierarchies = hierarchies(&table);
+        Ok(Self { unified, namespace, hierarchies, group: group.to_owned() })
+    }
+
+    fn of_container(&self, hierarchy: &Path) -> PathBuf {
+        hierarchy.join(self.group.strip_prefix("/").unwrap_or(&self.group))
+    }
+
+    /// Makes the mount. This process is in the container's groups.
+    pub(super) fn show(&self, mounts: &mut Mounts, mount: &Mount) -> Result<(), Failure> {
+        let place = mounts.place(&mount.at, Missing::Directory, LastLink::Follow)?;
+        let name = mounts.check(&mount.at, &place, false)?;
+        let at = mount.at.display();
+        let what = format!("mount cgroups at {at}");
+        let change = Change { clear: MountAttrFlags::empty(), ..mount.options.change };
+        let tree = if self.unified {
+            self.version_2(change).map_err(|error| failed(&what, &error))?
+        } else {
+            let data = ["mode=755".to_owned()];
+            let tmpfs = NewFileSystem { kind: "tmpfs", source: "tmpfs", flags: &[], data: &data };
+            tmpfs.mount(restricted()).map_err(|error| failed(&what, &error))?
+        };
+        attach(&tree, &place.fd).map_err(|error| failed(&what, &error))?;
+        if !self.unified {
+            // Mounts are made in it, so it is in its place already.
+            for hierarchy in &self.hierarchies {
+                let what = format!("mount the cgroups of {} at {at}", hierarchy.name);
+                self.version_1(hierarchy, &tree, change).map_err(|error| failed(&what, &error))?;
+            }
+            set(&tree, false, change).map_err(|error| failed(&what, &error))?;
+        }
+        for kind in &mount.options.propagation {
+            propagate(&tree, *kind).map_err(|error| failed(&what, &error))?;
+        }
+        mounts.cover(&name);
+        Ok(())
+    }
+
+    fn version_2(&self, change: Change) -> std::io::Result<std::os::fd::OwnedFd> {
+        let new = NewFileSystem { kind: "cgroup2", source: "cgroup", flags: &[], data: &[] };
+        new.mount(change.set).or_else(|_| {
+            // In a user namespace without one of control groups.
+            let tree = clone_tree(CWD, &self.of_container(Path::new(ROOT)), false)?;
+            set(&tree, false, change)?;
+            Ok(tree)
+        })
+    }
+
+    fn version_1(
+        &self,
+        hierarchy: &Hierarchy,
+        above: &std::os::fd::OwnedFd,
+        change: Change,
+    ) -> std::io::Result<()> {
+        let name = hierarchy.name.as_str();
+        let tree = if self.namespace {
+            let data = [name.to_owned()];
+            NewFileSystem { kind: "cgroup", source: "cgroup", flags: &[], data: &data }
+                .mount(restricted() | change.set)?
+        } else {
+            let group = self.of_container(&hierarchy.at);
+            let tree = match clone_tree(CWD, &group, true) {
+                // The container has no group there.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            };
+            set(&tree, false, change)?;
+            tree
+        };
+        mkdirat(above, name, Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        attach(tree, openat(above, name, flags, Mode::empty())?)?;
+        // Each controller of several has its own name, too.
+        for one in name.split(',').filter(|one| *one != name) {
+            match symlinkat(name, above, one) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn restricted() -> MountAttrFlags {
+    MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+}
+
+/// The hierarchies with controllers in a table of mounts.
+fn hierarchies(table: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in table.lines().filter_map(Line::of) {
+        let named = line.superblock.split(',').any(|option| option.starts_with("name="));
+        let below = line.at.parent() == Some(Path::new(ROOT));
+        let name = line.at.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|_| line.kind == "cgroup" && below && !named) else {
+            continue;
+        };
+        if !found.iter().any(|one| one.name == name) {
+            found.push(Hierarchy { name: name.to_owned(), at: line.at.clone() });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+510 500 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs rw,mode=755
+511 510 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+512 510 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+513 510 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+514 500 0:30 / /elsewhere/memory rw - cgroup cgroup rw,memory
+";
+
+    #[test]
+    fn hierarchies_without_a_name_of_their_own_are_shown() {
+        let names: Vec<_> = hierarchies(TABLE).into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["cpu,cpuacct"]);
+    }
+}

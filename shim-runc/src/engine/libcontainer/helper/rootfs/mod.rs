@@ -1,0 +1,237 @@
+//! A container's root file system, built by descriptor.
+//!
+//! ```text
+//!   host's tree ─> root bound ─> mounts ─> /dev ─> hooks ─> pivot ─> cwd, settings ─> read-only, masks
+//!                  (pivot)       (mounts,  (nodes,                   (protect)        (protect)
+//!                                 groups)   console)
+//! ```
+//!
+//! libcontainer makes its way through the image by paths, on the host, before the image is the root;
+//! an image or a container that shares a volume can lead it anywhere. Here everything is found with
+//! the root as root, and what was found is held until all that depends on it is done.
+//!
+//! Promise: nothing outside of the root is changed by what is in it; when [`RootFs::enter`] fails,
+//! too. What was asked to be read-only or masked is, or the container is not created.
+//! Runs in the container's init, after clone. Not here: namespaces, and the process (`launch`).
+//! See the OCI runtime specification, config.md and config-linux.md; mount_namespaces(7).
+
+mod console;
+mod copy_up;
+mod groups;
+mod mounts;
+mod nodes;
+mod options;
+mod pivot;
+mod protect;
+mod sys;
+mod sysctl;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, makedev};
+use rustix::io::Errno;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+
+use self::groups::Groups;
+use self::mounts::{Mount, Mounts, What, set};
+use self::nodes::Node;
+use self::options::Change;
+use self::pivot::Propagation;
+use self::sysctl::Settings;
+use super::super::wire::{Failure, Reason};
+
+pub(super) use self::console::{Terminal, open_terminal};
+
+/// What a spec says about a root file system.
+#[derive(Debug)]
+pub(super) struct RootFs {
+    path: PathBuf,
+    pivot: bool,
+    propagation: Propagation,
+    mounts: Vec<Mount>,
+    groups: Option<Groups>,
+    nodes: Vec<Node>,
+    /// Nodes cannot be made in a user namespace.
+    bind_nodes: bool,
+    cwd: Option<PathBuf>,
+    settings: Settings,
+    read_only: bool,
+    read_only_paths: Vec<PathBuf>,
+    masked_paths: Vec<PathBuf>,
+}
+
+impl RootFs {
+    /// Reads it out of a container's own spec; `group` is where the container's control groups are in
+    /// each hierarchy.
+    pub(super) fn of(
+        spec: &Spec,
+        bundle: &Path,
+        no_pivot_root: bool,
+        group: &Path,
+    ) -> Result<Self, Failure> {
+        let invalid = |message: &str| Failure::new(Reason::InvalidRequest, message);
+        let root = spec.root().as_ref().ok_or_else(|| invalid("the spec has no root"))?;
+        let linux =
+            spec.linux().as_ref().ok_or_else(|| invalid("the spec has no linux section"))?;
+        let has =
+            |kind| linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind);
+        let mounts = spec.mounts().iter().flatten().map(|mount| Mount::of(mount, bundle));
+        let mounts: Vec<_> = mounts.collect::<Result<_, _>>()?;
+        let shows_groups = mounts.iter().any(|mount| mount.what == What::Groups);
+        let groups = shows_groups.then(|| Groups::of(group, has(LinuxNamespaceType::Cgroup)));
+        let paths = |list: &Option<Vec<String>>| {
+            list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            path: bundle.join(root.path()),
+            pivot: !no_pivot_root,
+            propagation: Propagation::of(linux.rootfs_propagation().as_deref())?,
+            mounts,
+            groups: groups.transpose()?,
+            nodes: nodes::of(linux.devices().as_deref().unwrap_or_default())?,
+            bind_nodes: has(LinuxNamespaceType::User),
+            cwd: spec.process().as_ref().map(|process| process.cwd().clone()),
+            settings: Settings::of(linux)?,
+            read_only: root.readonly().unwrap_or(false),
+            read_only_paths: paths(linux.readonly_paths()),
+            masked_paths: paths(linux.masked_paths()),
+        })
+    }
+
+    /// Builds the root and makes it this process's. To be called in the container's init, in its mount
+    /// namespace, which still shows the host, with every capability. When it returns, `/` and the
+    /// working directory are the container's root and nothing that it opened leads to the host.
+    /// `before_pivot` runs when all is mounted and the host is still there.
+    pub(super) fn enter(
+        &self,
+        before_pivot: impl FnOnce() -> Result<(), Failure>,
+        console: bool,
+    ) -> Result<Option<Terminal>, Failure> {
+        let mask = rustix::process::umask(Mode::empty());
+        let entered = self.build(before_pivot, mask, console);
+        rustix::process::umask(mask);
+        entered
+    }
+
+    fn build(
+        &self,
+        before_pivot: impl FnOnce() -> Result<(), Failure>,
+        mask: Mode,
+        console: bool,
+    ) -> Result<Option<Terminal>, Failure> {
+        let tree = pivot::prepare(&self.path, self.propagation)?;
+        let mut mounts =
+            Mounts::new(tree).map_err(|error| failed("look at the root file system", &error))?;
+        for mount in &self.mounts {
+            match &self.groups {
+                Some(groups) if mount.what == What::Groups => groups.show(&mut mounts, mount)?,
+                _ => mounts.make(mount)?,
+            }
+        }
+        let dev = nodes::own_dev(&mounts)?;
+        if let Some(dev) = &dev {
+            nodes::set_up(&mounts, dev, &self.nodes, self.bind_nodes)?;
+        }
+        // What is run there has files of its own to make.
+        rustix::process::umask(mask);
+        before_pivot()?;
+        rustix::process::umask(Mode::empty());
+        pivot::enter(&mounts.tree, self.propagation, self.pivot)?;
+        mounts.forget_host();
+        let terminal = console.then(|| self.terminal(&mounts, dev.as_ref())).transpose()?;
+        if dev.is_some() {
+            adopt_null_device(&mounts)?;
+        }
+        if let Some(cwd) = &self.cwd {
+            make_cwd(&mounts, cwd)?;
+        }
+        self.settings.write()?;
+        mounts.finish()?;
+        if self.read_only {
+            set(mounts.tree.root(), false, Change::READ_ONLY)
+                .map_err(|error| failed("make the root read-only", &error))?;
+        }
+        protect::make_read_only(&mounts, &self.read_only_paths)?;
+        protect::mask(&mounts, &self.masked_paths)?;
+        Ok(terminal)
+    }
+
+    fn terminal(&self, mounts: &Mounts, dev: Option<&OwnedFd>) -> Result<Terminal, Failure> {
+        let terminal = open_terminal(mounts.tree.root())?;
+        match dev {
+            Some(dev) => console::bind(&terminal, dev, true)?,
+            None => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                let dev = mounts.tree.open(Path::new("/dev"), flags);
+                let dev = dev.map_err(|error| failed("open /dev", &error))?;
+                console::bind(&terminal, &dev, false)?;
+            }
+        }
+        Ok(terminal)
+    }
+}
+
+/// Makes the process's working directory where it is missing, as runc does.
+fn make_cwd(mounts: &Mounts, cwd: &Path) -> Result<(), Failure> {
+    match mounts.tree.directory(cwd, |_| Ok(())) {
+        // What it is instead is told when the process goes there.
+        Ok(_) | Err(Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(failed(&format!("make the cwd {}", cwd.display()), &error)),
+    }
+}
+
+/// Gives standard streams that are the host's null device the container's own.
+fn adopt_null_device(mounts: &Mounts) -> Result<(), Failure> {
+    let of = |error: Errno| failed("open the container's /dev/null", &error);
+    let is_null = |fd: &dyn AsFd| {
+        fstat(fd.as_fd()).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                && stat.st_rdev == makedev(1, 3)
+        })
+    };
+    let (stdin, stdout, stderr) = (stdin(), stdout(), stderr());
+    let null = [is_null(&stdin), is_null(&stdout), is_null(&stderr)];
+    if null == [false; 3] {
+        return Ok(());
+    }
+    let path = Path::new("/dev/null");
+    // Only looked at before it is opened: to open another device may do something.
+    let place = mounts.tree.open(path, OFlags::PATH).map_err(of)?;
+    if !is_null(&place) {
+        let message = "the container's /dev/null is not the null device";
+        return Err(Failure::new(Reason::Other, message));
+    }
+    let open = |flags| match mounts.tree.open(path, flags | OFlags::NONBLOCK) {
+        Ok(fd) if is_null(&fd) => Ok(fd),
+        Ok(_) => Err(of(Errno::STALE)),
+        Err(error) => Err(of(error)),
+    };
+    let fd = open(OFlags::RDWR)?;
+    let flags = fcntl_getfl(&fd).map_err(of)? - OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(&fd, flags).map_err(of)?;
+    let [first, second, third] = null;
+    let done = (|| {
+        if first {
+            dup2_stdin(&fd)?;
+        }
+        if second {
+            dup2_stdout(&fd)?;
+        }
+        if third {
+            dup2_stderr(&fd)?;
+        }
+        Ok(())
+    })();
+    done.map_err(of)
+}
+
+fn failed(what: &str, error: &dyn Display) -> Failure {
+    Failure::new(Reason::Other, format!("{what}: {error}"))
+}

@@ -1,0 +1,229 @@
+//! Gives a container its root: a mount of its own, which becomes the root of its mount namespace.
+//!
+//! Promise: nothing that is mounted or unmounted here is seen on the host; afterwards no path and no
+//! descriptor that was opened here leads out of the root.
+//! See pivot_root(2) on `pivot_root(".", ".")`, mount_namespaces(7); runc's `rootfs_linux.go`.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
+
+use super::super::super::wire::{Failure, Reason};
+use super::failed;
+use super::mounts::{NewFileSystem, attach, clone_tree, propagate};
+use super::tree::{Tree, mount_id};
+
+/// The mounts of the calling thread.
+const TABLE: &str = "/proc/thread-self/mountinfo";
+
+/// How mounts of the host and of the container follow each other (`rootfsPropagation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Propagation {
+    Slave,
+    Private,
+    Shared,
+    Unbindable,
+}
+
+impl Propagation {
+    pub(super) fn of(asked: Option<&str>) -> Result<Self, Failure> {
+        match asked.map(|kind| kind.strip_prefix('r').unwrap_or(kind)) {
+            None | Some("" | "slave") => Ok(Self::Slave),
+            Some("private") => Ok(Self::Private),
+            Some("shared") => Ok(Self::Shared),
+            Some("unbindable") => Ok(Self::Unbindable),
+            Some(_) => {
+                let asked = asked.unwrap_or_default();
+                let message = format!("rootfsPropagation {asked:?} is none");
+                Err(Failure::new(Reason::InvalidRequest, message))
+            }
+        }
+    }
+
+    /// Of everything, before the root is made.
+    fn before(self) -> MsFlags {
+        match self {
+            // The root could not be bound if it were unbindable already.
+            Self::Slave | Self::Unbindable => MsFlags::MS_SLAVE,
+            Self::Private => MsFlags::MS_PRIVATE,
+            Self::Shared => MsFlags::MS_SHARED,
+        }
+    }
+
+    /// Of the root, when it is one.
+    fn after(self) -> Option<MsFlags> {
+        match self {
+            Self::Slave | Self::Private => None,
+            Self::Shared => Some(MsFlags::MS_SHARED),
+            Self::Unbindable => Some(MsFlags::MS_UNBINDABLE),
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Mounts the root file system on itself.
+pub(super) fn prepare(path: &Path, propagation: Propagation) -> Result<Tree, Failure> {
+    let host = open_directory(Path::new("/")).map_err(|error| failed("open /", &error))?;
+    propagate(&host, propagation.before() | MsFlags::MS_REC)
+        .map_err(|error| failed("set the propagation of all mounts", &error))?;
+    let of = |what: &'static str| {
+        let what = format!("{what} of the root file system {}", path.display());
+        move |error: io::Error| failed(&what, &error)
+    };
+    let place = open_directory(path).map_err(io::Error::from).map_err(of("open the directory"))?;
+    if propagation == Propagation::Shared {
+        // What is mounted on a shared mount would appear on the host, and cannot be a root.
+        make_parent_private(&place).map_err(of("make the mount private"))?;
+    }
+    let root = clone_tree(&place, Path::new(""), true).map_err(of("open_tree"))?;
+    attach(&root, &place).map_err(of("move_mount"))?;
+    Ok(Tree::new(root))
+}
+
+/// Makes the mount private that a directory is on, wherever that is mounted.
+fn make_parent_private(directory: &OwnedFd) -> io::Result<()> {
+    let id = mount_id(directory)?;
+    let table = fs::read_to_string(TABLE)?;
+    let at = table.lines().map(Line::of).find_map(|line| line.filter(|line| line.id == id));
+    let at = at.ok_or_else(|| io::Error::other(format!("mount {id} is not in {TABLE}")))?.at;
+    let root = open_directory(&at)?;
+    if mount_id(&root)? != id {
+        return Err(io::Error::other(format!("{} is mounted over", at.display())));
+    }
+    propagate(root, MsFlags::MS_PRIVATE)
+}
+
+/// Makes the root the root of the mount namespace and of this process.
+pub(super) fn enter(tree: &Tree, propagation: Propagation, pivot: bool) -> Result<(), Failure> {
+    fchdir(tree.root()).map_err(|error| failed("chdir to the root file system", &error))?;
+    if pivot { exchange() } else { move_over() }?;
+    chdir("/").map_err(|error| failed("chdir to /", &error))?;
+    match propagation.after() {
+        Some(kind) => propagate(tree.root(), kind)
+            .map_err(|error| failed("set the propagation of the root", &error)),
+        None => Ok(()),
+    }
+}
+
+fn exchange() -> Result<(), Failure> {
+    let host = open_directory(Path::new("/")).map_err(|error| failed("open /", &error))?;
+    pivot_root(".", ".").map_err(|error| failed("pivot_root", &error))?;
+    // Now the host's is mounted over the container's.
+    fchdir(&host).map_err(|error| failed("chdir to the old root", &error))?;
+    // It is not to be unmounted where it came from, too.
+    propagate(&host, MsFlags::MS_SLAVE | MsFlags::MS_REC)
+        .map_err(|error| failed("set the propagation of the old root", &error))?;
+    unmount(".", UnmountFlags::DETACH).map_err(|error| failed("unmount the old root", &error))
+}
+
+/// The same where the root of the mount namespace cannot be exchanged: it is covered.
+fn move_over() -> Result<(), Failure> {
+    let hidden = fs::read_to_string(TABLE)
+        .map_err(|error| failed(&format!("read {TABLE}"), &error))
+        .and_then(|table| hide_kernel_file_systems(&table));
+    hidden?;
+    let host = open_directory(Path::new("/")).map_err(|error| failed("open /", &error))?;
+    move_mount(CWD, ".", &host, "", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+        .map_err(|error| failed("move the root file system to /", &error))?;
+    chroot(".").map_err(|error| failed("chroot", &error))
+}
+
+/// Takes away every whole procfs and sysfs outside of the root: with one of them left, the kernel
+/// lets the container mount its own without what covers parts of this one.
+fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
+    let inside = std::env::current_dir().map_err(|error| failed("getcwd", &error))?;
+    for line in table.lines().filter_map(Line::of) {
+        let whole = line.root == Path::new("/") && matches!(line.kind, "proc" | "sysfs");
+        if !whole || line.at.starts_with(&inside) {
+            continue;
+        }
+        let what = || format!("unmount {}", line.at.display());
+        let place = match open_directory(&line.at) {
+            // Gone with one above it.
+            Err(Errno::NOENT) => continue,
+            other => other.map_err(|error| failed(&what(), &error))?,
+        };
+        propagate(&place, MsFlags::MS_SLAVE | MsFlags::MS_REC)
+            .map_err(|error| failed(&what(), &error))?;
+        match unmount(&line.at, UnmountFlags::DETACH) {
+            Err(Errno::INVAL | Errno::PERM) => {
+                let empty = NewFileSystem { kind: "tmpfs", source: "tmpfs", flags: &[], data: &[] };
+                empty
+                    .mount(rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY)
+                    .and_then(|cover| attach(cover, &place))
+                    .map_err(|error| failed(&format!("cover {}", line.at.display()), &error))?;
+            }
+            other => other.map_err(|error| failed(&what(), &error))?,
+        }
+    }
+    Ok(())
+}
+
+/// A line of mountinfo (proc_pid_mountinfo(5)).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line<'a> {
+    pub(super) id: u64,
+    pub(super) root: PathBuf,
+    pub(super) at: PathBuf,
+    pub(super) kind: &'a str,
+    pub(super) superblock: &'a str,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(line: &'a str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ');
+        let id = before.next()?.parse().ok()?;
+        let (root, at) = (before.nth(2)?, before.next()?);
+        let mut after = after.split(' ');
+        let (kind, superblock) = (after.next()?, after.nth(1)?);
+        Some(Self { id, root: unescaped(root), at: unescaped(at), kind, superblock })
+    }
+}
+
+/// Undoes the kernel's `\040` and the like.
+fn unescaped(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..3).filter(|_| *first == b'\\');
+        let value = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(value.unwrap_or(*first));
+        rest = if value.is_some() { &more[3..] } else { more };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read_with_what_is_escaped_in_it() {
+        let line = "36 35 98:0 /a\\040b /m\\134n rw shared:1 - cgroup cgroup rw,cpu";
+        let found = Line::of(line).unwrap();
+        assert_eq!((found.id, found.kind, found.superblock), (36, "cgroup", "rw,cpu"));
+        assert_eq!((found.root, found.at), ("/a b".into(), "/m\\n".into()));
+        assert_eq!(Line::of("nonsense"), None);
+    }
+
+    #[test]
+    fn propagation_is_read_with_and_without_the_letter_for_all() {
+        assert_eq!(Propagation::of(Some("rshared")).unwrap(), Propagation::Shared);
+        assert_eq!(Propagation::of(None).unwrap(), Propagation::Slave);
+        assert!(Propagation::of(Some("rnone")).unwrap_err().message.contains("rnone"));
+    }
+}

@@ -1,0 +1,48 @@
+//! A terminal for a process, and the socket of whoever wants it.
+//!
+//! Promise: the console socket gets the master; the process has the slave as its controlling terminal
+//! and as its standard streams. Not here: opening one in the container (`rootfs`).
+//! See pts(4), ioctl_tty(2) TIOCSCTTY.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::ioctl_tiocsctty;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::super::wire::{self, Failure, Reason};
+use super::rootfs::Terminal;
+
+/// What goes with the master; any text will do.
+const WORD: &[u8] = b"/dev/ptmx";
+
+/// Sends the master away and makes the slave the calling session's terminal and streams.
+pub(super) fn attach(terminal: Terminal, console: &UnixStream) -> Result<(), Failure> {
+    let Terminal { master, slave } = terminal;
+    wire::send(console, WORD, &[master.as_fd()])
+        .map_err(|error| failed("send the terminal to the console socket", &error))?;
+    ioctl_tiocsctty(&slave)
+        .and_then(|()| dup2_stdin(&slave))
+        .and_then(|()| dup2_stdout(&slave))
+        .and_then(|()| dup2_stderr(&slave))
+        .map_err(|error| failed("take the terminal", &error))
+}
+
+/// Connects with a console socket, on the host.
+pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
+    let connect = || {
+        let socket = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        // By its descriptor: the name may be longer than an address.
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
+    };
+    connect().map_err(|error: io::Error| {
+        failed(&format!("connect with the console socket {}", path.display()), &error)
+    })
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Reason::Other, format!("{what}: {error}"))
+}

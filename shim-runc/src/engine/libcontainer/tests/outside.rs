@@ -1,0 +1,268 @@
+//! The host from inside: what a container's process, or one that becomes a container's, could reach
+//! of it by a descriptor, a working directory, a keyring.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use serde_json::json;
+
+use super::super::Streams;
+use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, shell, wait};
+
+/// More descriptors than any process on its way has.
+const DESCRIPTORS: usize = 24;
+
+/// A program of the host, outside of every root: it says so.
+fn host_program(container: &Fixture) -> String {
+    let program = container.directory.path().join("tool");
+    executable(&program, "#!/bin/sh\necho on the host\n");
+    format!("../../../../../../../..{}", program.display())
+}
+
+#[test]
+fn a_command_below_a_descriptor_is_not_executed() {
+    on_the_shims_thread(async {
+        // What the user lost: an image whose entrypoint is such a path ran a program of the host.
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let outside = host_program(&container);
+        executable(&container.rootfs().join("bin/via"), "");
+        for number in 0..DESCRIPTORS {
+            let command = format!("/proc/self/fd/{number}/{outside}");
+            for arguments in [vec![command.as_str()], vec!["/bin/via"]] {
+                executable(&container.rootfs().join("bin/via"), &format!("#!{command}\n"));
+                container.spec["process"]["args"] = json!(arguments);
+                let Ok((init, output)) = container.create().await else {
+                    container.assert_nothing_left();
+                    continue;
+                };
+                let _ = container.start().await;
+                assert_eq!(read(output), "", "by descriptor {number}");
+                wait(init);
+                container.delete(true).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_exec_runs_nothing_that_a_container_put_outside_of_itself() {
+    on_the_shims_thread(async {
+        // What the user lost: a container that made a name in PATH, or its working directory, a link
+        // below a descriptor had the operator's next exec run in the host's tree.
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let outside = host_program(&container);
+        container.create().await.unwrap();
+        container.start().await.unwrap();
+        let root = container.rootfs();
+        for number in 0..DESCRIPTORS {
+            let magic = format!("/proc/self/fd/{number}");
+            let target = format!("{magic}/{outside}");
+            executable(&root.join("bin/via"), &format!("#!{target}\n"));
+            for (name, target) in [("bin/tool", &target), ("work", &magic)] {
+                let _ = fs::remove_file(root.join(name));
+                symlink(target, root.join(name)).unwrap();
+            }
+            let mut inside = shell(&format!("[ -e {outside} ] && echo out; pwd"));
+            inside["cwd"] = json!("/work");
+            let commands =
+                [process(&["tool"]), process(&[&target]), process(&["/bin/via"]), inside];
+            for command in commands {
+                if let Ok((pid, output)) = container.exec(command.clone()).await {
+                    let output = read(output);
+                    wait(pid);
+                    assert!(!output.contains("out") && !output.contains("host"), "{output}");
+                }
+            }
+        }
+        container.delete(true).await;
+    });
+}
+
+/// The directories outside of its mount namespace that a process could go on from, by a descriptor or
+/// by where it is.
+fn outside(pid: i32) -> BTreeSet<String> {
+    let base = format!("/proc/{pid}");
+    let open = fs::read_dir(format!("{base}/fd")).into_iter().flatten().flatten();
+    let places = ["cwd", "root"].map(|name| Path::new(&base).join(name));
+    let all: Vec<_> = open.map(|entry| entry.path()).chain(places).collect();
+    let found = all.into_iter().filter_map(|path| {
+        let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
+        let file = statx(CWD, &path, AtFlags::empty(), wanted).ok()?;
+        let is_directory = FileType::from_raw_mode(file.stx_mode.into()) == FileType::Directory;
+        is_directory.then_some((path, file.stx_mnt_id.to_string()))
+    });
+    let found: Vec<_> = found.collect();
+    // Read last: what is gone by now has nothing.
+    let table = fs::read_to_string(format!("{base}/mountinfo")).unwrap_or_default();
+    let own: BTreeSet<_> = table.lines().filter_map(|line| line.split(' ').next()).collect();
+    let foreign = found.iter().filter(|(_, mount)| !own.is_empty() && !own.contains(&**mount));
+    foreign.map(|(path, _)| path.display().to_string()).collect()
+}
+
+#[test]
+fn no_process_of_a_container_has_a_directory_open_at_any_stage() {
+    on_the_shims_thread(async {
+        // What the user lost: another process with CAP_SYS_PTRACE in the pid namespace went through
+        // the bundle's descriptor of a created init, or of an exec that joined, to the host's files.
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        assert_eq!(outside(init), BTreeSet::new(), "of a created init");
+        container.start().await.unwrap();
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let inside = namespace(init).unwrap();
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        let looker = std::thread::spawn(move || {
+            let (mut seen, mut found) = (0, BTreeSet::new());
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(3) {
+                let list = fs::read_to_string(format!("/proc/self/task/{thread}/children"));
+                let pids = list.unwrap_or_default();
+                for pid in pids.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+                    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    let is_joining = name.starts_with("youki:[2")
+                        && namespace(pid).is_ok_and(|namespace| namespace == inside);
+                    if is_joining {
+                        seen += 1;
+                        found.extend(outside(pid));
+                    }
+                }
+            }
+            (seen, found)
+        });
+        while !looker.is_finished() {
+            let (pid, output) = container.exec(process(&["true"])).await.unwrap();
+            drop(read(output));
+            assert_eq!(wait(pid), 0);
+        }
+        let (seen, found) = looker.join().unwrap();
+        assert!(seen > 0, "no exec was seen on its way");
+        assert!(found.is_empty(), "{found:?}");
+        container.delete(true).await;
+    });
+}
+
+#[test]
+fn a_container_has_a_keyring_of_its_own_and_its_execs_have_it_too() {
+    on_the_shims_thread(async {
+        // What the user lost: a container read a key of the daemon's session, and planted one.
+        let mut container = Fixture::new(&["sh", "-c", "grep -F _ses. /proc/keys; sleep 60"]);
+        container.spec["linux"]["maskedPaths"] = json!([]);
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let name = format!("_ses.{}.", container.id);
+        let keyrings = |text: &str| -> Vec<String> {
+            let mine = text.lines().filter(|line| line.contains(&name));
+            mine.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+        };
+        let (pid, said) = container.exec(shell("grep -F _ses. /proc/keys")).await.unwrap();
+        let said = read(said);
+        wait(pid);
+        let host = fs::read_to_string("/proc/keys").unwrap();
+        let own = keyrings(&said);
+        assert_eq!(own.len(), 1, "{said}");
+        assert_eq!(keyrings(&host), Vec::<String>::new(), "others can see it");
+        container.engine.delete_container(&container.id, true).await.unwrap();
+        assert_eq!(keyrings(&read(output)), own);
+        wait(init);
+        container.no_new_keyring = true;
+        container.spec["process"]["args"] = json!(["sh", "-c", "cut -c 40- /proc/keys"]);
+        let (status, output) = container.run().await;
+        assert_eq!((status, output.contains(&container.id)), (0, false), "{output}");
+    });
+}
+
+#[test]
+fn no_signal_is_left_ignored_or_blocked() {
+    on_the_shims_thread(async {
+        let script = "grep -E 'SigIgn|SigBlk' /proc/self/status | cut -f 2";
+        let none = "0000000000000000\n0000000000000000\n";
+        let mut container = Fixture::new(&["sh", "-c", &format!("{script}; sleep 60")]);
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let (pid, said) = container.exec(shell(script)).await.unwrap();
+        assert_eq!(read(said), none);
+        wait(pid);
+        container.delete(true).await;
+        assert_eq!(read(output), none);
+        wait(init);
+    });
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_list_of_users_keeps_nobody_waiting() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sh", "-c", "echo $HOME; sleep 60"]);
+        for file in ["etc/passwd", "etc/group"] {
+            let file = container.rootfs().join(file);
+            let _ = fs::remove_file(&file);
+            nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let began = Instant::now();
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let (pid, said) = container.exec(shell("echo $HOME")).await.unwrap();
+        assert_eq!(read(said), "/\n");
+        wait(pid);
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        container.delete(true).await;
+        assert_eq!(read(output), "/\n");
+        wait(init);
+    });
+}
+
+#[test]
+fn an_exec_that_its_container_stops_keeps_no_other_call_waiting() {
+    on_the_shims_thread(async {
+        let script = "trap '' STOP; while :; do for p in /proc/[0-9]*; do p=${p#/proc/}
+            [ $p != 1 ] && [ $p != $$ ] && kill -STOP $p; done 2>/dev/null; done";
+        let mut container = Fixture::new(&["sh", "-c", script]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let other = Fixture::new(&["true"]);
+        other.write_spec();
+        let engine = &container.engine;
+        let stopped = async {
+            let text = process(&["true"]).to_string();
+            // One that the container does not catch ends.
+            for _ in 0..50 {
+                let streams = Streams::default();
+                let exec = engine.exec_process(&container.id, text.as_bytes(), &streams);
+                match tokio::time::timeout(Duration::from_secs(3), exec).await {
+                    Ok(pid) => {
+                        // Stopped or not, it is on its way no more.
+                        let pid = pid.unwrap();
+                        let one = rustix::process::Pid::from_raw(pid).unwrap();
+                        let _ = rustix::process::kill_process(one, rustix::process::Signal::KILL);
+                        wait(pid);
+                    }
+                    Err(_) => return true,
+                }
+            }
+            false
+        };
+        let beside = async {
+            let mut slowest = Duration::ZERO;
+            for _ in 0..20 {
+                let began = Instant::now();
+                let streams = Streams::default();
+                let bundle = other.bundle();
+                let made = engine.create_container(&other.id, &bundle, (false, false), &streams);
+                let pid = made.await.unwrap();
+                engine.delete_container(&other.id, true).await.unwrap();
+                wait(pid);
+                slowest = slowest.max(began.elapsed());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            slowest
+        };
+        let (was_stopped, slowest) = tokio::join!(stopped, beside);
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        assert!(was_stopped, "the exec was not stopped on its way");
+        container.engine.delete_container(&container.id, true).await.unwrap();
+        wait(init);
+    });
+}
