@@ -8,6 +8,7 @@ mod error;
 mod making;
 mod oom;
 mod options;
+mod overdue;
 mod shim;
 mod stats;
 mod sys;

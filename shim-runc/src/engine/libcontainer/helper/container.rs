@@ -17,6 +17,8 @@ use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus, State};
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{Hooks, Spec};
+use shim_sdk::bundle::MAX_SPEC_BYTES;
+use shim_sdk::file::read_regular;
 
 use super::super::go;
 use super::super::report::Report;
@@ -247,7 +249,7 @@ pub(super) const SPEC: &str = "config.json";
 /// The spec in a bundle.
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Failure> {
     let path = bundle.join(SPEC);
-    let text = fs::read(&path).map_err(|error| {
+    let text = read_regular(&path, MAX_SPEC_BYTES).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
     })?;
     serde_json::from_slice(&text).map_err(|error| {

@@ -2,6 +2,7 @@
 
 mod escape;
 mod fixture;
+mod hang;
 mod outside;
 mod rootfs;
 
