@@ -13,6 +13,8 @@ use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use shim_sdk::bundle::MAX_SPEC_BYTES;
+use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
 
 use crate::cgroup::{Cgroup, Freeze};
@@ -220,6 +222,7 @@ impl Container {
 
     /// Ends what init left, and reports what the kernel did last.
     pub(crate) async fn init_exited(&self) {
+        self.engine.init_exited(&self.id);
         let Ok(made) = self.made(Operation::Signal) else {
             return;
         };
@@ -396,7 +399,8 @@ impl Traits {
             #[serde(default)]
             path: Option<String>,
         }
-        let json = fs::read(bundle.join("config.json")).unwrap_or_default();
+        let spec = bundle.join("config.json");
+        let json = read_regular(&spec, MAX_SPEC_BYTES).unwrap_or_default();
         let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
             return Self { own_pid_namespace: false, poststop_hooks: true };
         };

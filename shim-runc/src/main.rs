@@ -10,6 +10,7 @@ mod fuzz;
 mod making;
 mod oom;
 mod options;
+mod overdue;
 mod shim;
 mod stats;
 mod sys;

@@ -13,8 +13,12 @@ use std::path::Path;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use shim_sdk::Payload;
+use shim_sdk::file::read_regular;
 
 use crate::error::EngineError;
+
+/// The largest file of options that is read.
+const MAX_OPTIONS_BYTES: u64 = 1 << 20;
 
 /// How containers are made; absent fields have containerd's defaults.
 #[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
@@ -138,7 +142,7 @@ impl Options {
     /// Reads `options.json` of a bundle; the defaults if there is none.
     pub(crate) fn read(bundle: &Path) -> Result<Self, EngineError> {
         let path = bundle.join(OPTIONS_FILE);
-        match fs::read(&path) {
+        match read_regular(&path, MAX_OPTIONS_BYTES) {
             // containerd's own shim leaves an empty file where no options were sent.
             Ok(text) if text.is_empty() => Ok(Self::default()),
             Ok(text) => serde_json::from_slice(&text).map_err(|problem| EngineError::Malformed {

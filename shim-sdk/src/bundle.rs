@@ -4,16 +4,16 @@
 //! fifo; the shim adds its own files. See the OCI runtime specification, "bundle".
 
 use std::collections::HashMap;
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde::Deserialize;
 
-use crate::{Error, Kind};
+use crate::{Error, Kind, file};
 
 /// The largest `config.json` that is read.
-const MAX_SPEC_BYTES: u64 = 16 << 20;
+pub const MAX_SPEC_BYTES: u64 = 16 << 20;
 
 /// A container's bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,23 +68,40 @@ impl Bundle {
 
     /// Reads one of the bundle's files, within bounds.
     fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
-        use std::io::Read;
         let path = self.file(name);
-        let attempt = || format!("read {}", path.display());
-        let file = fs::File::open(&path).map_err(|cause| Error::io(attempt(), cause))?;
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_SPEC_BYTES + 1).read_to_end(&mut bytes);
-        let read = read.map_err(|cause| Error::io(attempt(), cause))?;
-        if read as u64 > MAX_SPEC_BYTES {
-            return Err(Error::invalid(format!("{} is larger than 16 MiB", path.display())));
-        }
-        Ok(bytes)
+        file::read_regular(&path, MAX_SPEC_BYTES).map_err(|cause| {
+            let attempt = format!("read {}", path.display());
+            match cause.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => {
+                    Error::invalid(attempt).with_source(cause)
+                }
+                _ => Error::io(attempt, cause),
+            }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_spec_that_is_a_fifo_or_a_device_is_refused_at_once() {
+        // `start` waited for a writer of the fifo until the daemon gave up.
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let bundle = Bundle::new(folder.path());
+        let spec = bundle.file("config.json");
+        nix::unistd::mkfifo(&spec, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let error = bundle.annotations().expect_err("a fifo");
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.report().ends_with("config.json: it is not a regular file"), "{error}");
+        fs::remove_file(&spec).expect("remove");
+        std::os::unix::fs::symlink("/dev/zero", &spec).expect("symlink");
+        assert_eq!(bundle.spec().expect_err("a device").kind(), Kind::InvalidArgument);
+    }
 
     #[test]
     fn annotations_are_read_without_the_rest() {

@@ -9,12 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bundle, ContainerId, ExecId, Exit, Pid};
+use crate::{Bundle, ContainerId, ExecId, Exit, Pid, file};
 
 /// The journal's name in a bundle.
 pub const FILE_NAME: &str = "journal.json";
@@ -136,12 +136,11 @@ impl Journal {
     /// Reads a bundle's journal; `None` when the bundle has none.
     pub fn read(bundle: &Bundle) -> Result<Option<Self>, JournalError> {
         let path = bundle.file(FILE_NAME);
-        let mut bytes = Vec::new();
-        match fs::File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match file::read_regular(&path, MAX_BYTES) {
+            Ok(bytes) => bytes,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(JournalError::Io { attempt: "read", path, cause }),
-        }
+        };
         // The version is looked at first: a newer format may not parse as this one.
         #[derive(Deserialize)]
         struct Versioned {

@@ -124,6 +124,7 @@ pub mod address;
 pub mod bundle;
 pub mod error;
 mod exit;
+pub mod file;
 pub mod group;
 mod id;
 pub mod journal;

@@ -88,6 +88,13 @@ impl Engine for AnyEngine {
         either!(self, exec(request, io))
     }
 
+    fn init_exited(&self, id: &ContainerId) {
+        match self {
+            Self::Runc(engine) => engine.init_exited(id),
+            Self::Libcontainer(engine) => engine.init_exited(id),
+        }
+    }
+
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
         either!(self, delete(id, force))
     }

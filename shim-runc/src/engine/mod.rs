@@ -32,6 +32,9 @@ pub(crate) trait Engine {
     /// Starts a process in a container; returns its pid.
     async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError>;
 
+    /// A container's init has ended: what is being made in it may be given up.
+    fn init_exited(&self, _id: &ContainerId) {}
+
     /// Removes the engine's record, its cgroups and its mounts. With `force`, kills what runs.
     /// A container that does not exist is deleted already.
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError>;

@@ -3,7 +3,6 @@
 //! Answers with what the journal kept; without a kept exit the container counts as killed.
 //! Everything is tried, whatever fails on the way: the daemon asks once.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,11 +17,14 @@ use crate::journal::Stage;
 use crate::wire::convert;
 use crate::{
     Bundle, ContainerId, Error, Exit, Journal, Kind, Pid, ProcessHandle, Result, Runtime, Signal,
-    mount,
+    file, mount,
 };
 
 /// How long the runtime may take; the daemon itself waits 5 s.
 const CLEAN_UP: Duration = Duration::from_millis(4500);
+
+/// The most of a file with a process id that is read.
+const MAX_PID_BYTES: u64 = 64;
 
 /// The bundle that is meant: the one named, or the one of this id beside the working directory,
 /// which may be that of another member of the group.
@@ -86,7 +88,8 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
 
 /// The pid that runtimes write down for each other.
 fn pid_file(path: &Path) -> Option<Pid> {
-    fs::read_to_string(path).ok()?.trim().parse().ok().and_then(Pid::new)
+    let text = String::from_utf8(file::read_regular(path, MAX_PID_BYTES).ok()?).ok()?;
+    text.trim().parse().ok().and_then(Pid::new)
 }
 
 /// The bundle as an absolute path, for messages and for runtimes that go elsewhere.

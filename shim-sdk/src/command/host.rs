@@ -18,7 +18,10 @@ use super::start::is_served;
 use super::{info, placement};
 use crate::process::core::Core;
 use crate::wire::socket;
-use crate::{Bundle, Error, Payload, Result, Runtime, address, log_fifo, spawner, sys};
+use crate::{Bundle, Error, Payload, Result, Runtime, address, file, log_fifo, spawner, sys};
+
+/// The most of a file with a server's address that is read; an address is a path of at most 108.
+const MAX_ADDRESS_BYTES: u64 = 4096;
 
 /// Where a server listens.
 pub(super) struct Place {
@@ -93,7 +96,8 @@ impl Place {
 
 /// Removes a dead server's socket; a socket that is served belongs to a group that lives on.
 pub(super) fn remove_socket(bundle: &Bundle) {
-    let Ok(at) = fs::read_to_string(bundle.file(ADDRESS_FILE)) else { return };
+    let Ok(at) = file::read_regular(&bundle.file(ADDRESS_FILE), MAX_ADDRESS_BYTES) else { return };
+    let Ok(at) = String::from_utf8(at) else { return };
     if let Some(path) = address::unix_path(at.trim())
         && !is_served(path)
     {

@@ -7,14 +7,18 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
 use super::options::Options;
-use super::{Mount, MountError};
+use super::{Mount, MountError, place};
 
 /// What the classic call takes, its terminator and some slack left out.
 const MAX_DATA_BYTES: usize = 4096 - 512;
@@ -27,20 +31,56 @@ pub(crate) fn make_root(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a list of mounts on a root, in order. On an error, those already made are undone.
+///
+/// A target is resolved with the root as the root, so that none of its links leads out; what is
+/// missing of it is made.
 pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
-    for (made, entry) in mounts.iter().enumerate() {
-        if let Err(error) = mount_one(entry, root) {
-            for entry in mounts[..made].iter().rev() {
-                let undone = target(entry, root).and_then(|target| unmount(&target));
-                if let Err(error) = undone {
-                    // The first error is the one that counts.
-                    log::debug!("undo mounts on {}: {error}", root.display());
+    let mut made = Vec::with_capacity(mounts.len());
+    for entry in mounts {
+        match mount_one(entry, root) {
+            Ok(mounted) => made.push(mounted),
+            Err(error) => {
+                for mounted in made.into_iter().rev() {
+                    if let Err(error) = mounted.undo() {
+                        // The first error is the one that counts.
+                        log::debug!("undo mounts on {}: {error}", root.display());
+                    }
                 }
+                return Err(error);
             }
-            return Err(error);
         }
     }
     Ok(())
+}
+
+/// A mount that was made.
+enum Mounted {
+    /// On the root itself.
+    Root(PathBuf),
+    /// Inside: its own root, and where that is.
+    Inside(OwnedFd, PathBuf),
+}
+
+impl Mounted {
+    /// The path by which calls reach the mount, and no other.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Root(path) => path.clone(),
+            Self::Inside(mount, _) => place::path_of(mount),
+        }
+    }
+
+    fn undo(&self) -> Result<(), MountError> {
+        match self {
+            Self::Root(path) => unmount(path),
+            // The descriptor keeps it busy.
+            Self::Inside(mount, target) => {
+                umount2(&place::path_of(mount), MntFlags::MNT_DETACH).map_err(|cause| {
+                    MountError::Unmount { target: target.clone(), cause: cause.into() }
+                })
+            }
+        }
+    }
 }
 
 /// Undoes every mount on a directory. What is not mounted, or not there, is no error.
@@ -100,7 +140,7 @@ pub(super) fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {
+fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
     let target = target(entry, root)?;
     let options = Options::parse(&entry.options);
     let unsupported = |data: &&String| {
@@ -116,30 +156,71 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {
         options: entry.options.join(","),
         cause,
     };
+    let mounted = if target == *root {
+        mount_at(entry, &target, &options).map_err(failed)?;
+        Mounted::Root(target.clone())
+    } else if options.flags.contains(MsFlags::MS_BIND)
+        && !options.flags.contains(MsFlags::MS_REMOUNT)
+    {
+        let source = bound(entry, &options).map_err(failed)?;
+        let place = find(entry, root, place::is_directory(&source).map_err(failed)?)?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&source, "", &place, "", flags).map_err(|cause| failed(cause.into()))?;
+        Mounted::Inside(source, target.clone())
+    } else {
+        let place = find(entry, root, true)?;
+        mount_at(entry, &place::path_of(&place), &options).map_err(failed)?;
+        // The descriptor is what is below the mount. What follows changes a mount of this root at most.
+        Mounted::Inside(find(entry, root, true)?, target.clone())
+    };
+    let after = || -> Result<(), Errno> {
+        if let Some(flags) = options.bind_remount() {
+            call("", &mounted.path(), "", flags, "")?;
+        }
+        if !options.propagation.is_empty() {
+            call("", &mounted.path(), "", options.propagation, "")?;
+        }
+        Ok(())
+    };
+    if let Err(cause) = after() {
+        // Half a mount would be worse than none; the error that is reported is the first one.
+        let _ = mounted.undo();
+        return Err(failed(cause.into()));
+    }
+    Ok(mounted)
+}
+
+/// Finds the place of a mount inside a root.
+fn find(entry: &Mount, root: &Path, is_directory: bool) -> Result<OwnedFd, MountError> {
+    let found = place::root(root)
+        .and_then(|root| place::inside(root, Path::new(&entry.target), is_directory));
+    found.map_err(|cause| MountError::Place {
+        root: root.to_owned(),
+        target: entry.target.clone(),
+        cause,
+    })
+}
+
+/// A copy of what is bound, mounted nowhere yet.
+fn bound(entry: &Mount, options: &Options) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if options.flags.contains(MsFlags::MS_REC) {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(open_tree(CWD, &entry.source, flags)?)
+}
+
+/// Mounts by the classic call.
+fn mount_at(entry: &Mount, target: &Path, options: &Options) -> io::Result<()> {
     let bare = options.flags & (MsFlags::MS_BIND | MsFlags::MS_REMOUNT);
     let flags =
         if bare.is_empty() { options.flags } else { bare | (options.flags & MsFlags::MS_REC) };
     let data = options.data.join(",");
-    let kind = entry.kind.as_str();
-    if kind == "overlay" && data.len() > MAX_DATA_BYTES {
-        mount_long_overlay(entry, &target, flags, &options.data).map_err(failed)?;
-    } else {
-        call(&entry.source, &target, kind, flags, &data).map_err(|cause| failed(cause.into()))?;
+    if entry.kind == "overlay" && data.len() > MAX_DATA_BYTES {
+        return mount_long_overlay(entry, target, flags, &options.data);
     }
-    let after = || -> Result<(), Errno> {
-        if let Some(flags) = options.bind_remount() {
-            call("", &target, "", flags, "")?;
-        }
-        if !options.propagation.is_empty() {
-            call("", &target, "", options.propagation, "")?;
-        }
-        Ok(())
-    };
-    after().map_err(|cause| {
-        // Half a mount would be worse than none; the error that is reported is the first one.
-        let _ = unmount(&target);
-        failed(cause.into())
-    })
+    Ok(call(&entry.source, target, &entry.kind, flags, &data)?)
 }
 
 fn call(source: &str, target: &Path, kind: &str, flags: MsFlags, data: &str) -> Result<(), Errno> {
@@ -269,6 +350,50 @@ mod tests {
         assert!(merged.join("file0").exists() && merged.join("file59").exists());
         unmount_recursive(folder.path()).expect("unmounted");
         assert!(!merged.join("file0").exists());
+    }
+
+    fn entry(kind: &str, source: &Path, target: &str, options: &[&str]) -> Mount {
+        Mount {
+            kind: kind.to_owned(),
+            source: source.display().to_string(),
+            target: target.to_owned(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_root_does_not_lead_a_mount_to_the_host() {
+        // A link of the image took a mount to a directory of the host.
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        let source = folder.path().join("source");
+        for directory in [&root, &outside, &source] {
+            fs::create_dir(directory).expect("create");
+        }
+        fs::write(source.join("file"), "bound").expect("write");
+        std::os::unix::fs::symlink(&outside, root.join("data")).expect("symlink");
+        let inner = root.join(outside.strip_prefix("/").expect("absolute"));
+        fs::create_dir_all(&inner).expect("create");
+        let mounts = [
+            entry("bind", &source, "data", &["rbind", "ro"]),
+            entry("tmpfs", Path::new("tmpfs"), "made/on/demand", &["mode=700"]),
+            entry("bind", &source.join("file"), "made/file", &["bind"]),
+        ];
+        mount_all(&mounts, &root).expect("mounted");
+        assert!(!outside.join("file").exists(), "on the host");
+        assert!(inner.join("file").exists(), "inside");
+        let refused = fs::write(inner.join("other"), "x").expect_err("read-only");
+        assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        fs::write(root.join("made/on/demand/x"), "x").expect("a tmpfs");
+        assert_eq!(fs::read_to_string(root.join("made/file")).expect("bound"), "bound");
+        unmount_recursive(folder.path()).expect("unmounted");
+        assert!(!inner.join("file").exists() && !root.join("made/on/demand/x").exists());
+        // And undone the same way.
+        let bad = entry("no-such-type", Path::new("x"), "data", &[]);
+        let error = mount_all(&[mounts[0].clone(), bad], &root).expect_err("no such type");
+        let error = crate::Error::from(error).report();
+        assert!(error.contains("os error 19"), "{error}");
+        assert!(!inner.join("file").exists(), "the first mount is undone");
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod linux;
 mod options;
 #[cfg(not(target_os = "linux"))]
 mod other;
+#[cfg(target_os = "linux")]
+mod place;
 
 #[cfg(all(feature = "serve", target_os = "linux"))]
 pub(crate) use linux::make_root;
@@ -80,6 +82,17 @@ pub enum MountError {
         /// The target as given.
         target: String,
     },
+    /// There is no such place in the root file system, and it cannot be made.
+    #[error("find or make {target:?} in {root:?}")]
+    Place {
+        /// The root file system.
+        root: PathBuf,
+        /// The target as given.
+        target: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
     /// An option that is understood and not offered.
     #[error("mount option {option:?} is not supported")]
     Unsupported {
@@ -92,9 +105,10 @@ impl MountError {
     /// What this amounts to on the wire.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Mount { cause, .. } | Self::Unmount { cause, .. } | Self::Table(cause) => {
-                Kind::from_io(cause)
-            }
+            Self::Mount { cause, .. }
+            | Self::Unmount { cause, .. }
+            | Self::Place { cause, .. }
+            | Self::Table(cause) => Kind::from_io(cause),
             Self::Escapes { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,
         }

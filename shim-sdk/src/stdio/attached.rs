@@ -8,11 +8,11 @@
 //! See fifo(7), pipe(7).
 
 use std::cell::{Cell, RefCell};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -50,9 +50,8 @@ pub(crate) struct Attached {
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<Output>>,
-    /// An input fifo that is to be opened when the process starts, and where it goes: a pipe, or
-    /// the terminal.
-    awaited_input: RefCell<Option<(PathBuf, Option<Polled>)>>,
+    /// Where input comes from once the process starts, and where it goes: a pipe, or the terminal.
+    awaited_input: RefCell<Option<(Source, Option<Polled>)>>,
     /// The copy to the process's input.
     input: RefCell<Option<JoinHandle<()>>>,
     /// Whether the client has said that it will write no more.
@@ -78,6 +77,50 @@ impl Default for Attached {
             console: None,
             exited: Rc::default(),
         }
+    }
+}
+
+/// Where input comes from.
+#[derive(Debug)]
+enum Source {
+    /// A fifo that is opened when the process starts.
+    Fifo(PathBuf),
+    /// A file, read from where it is.
+    File(File),
+    /// A terminal or the null device.
+    Device(OwnedFd),
+}
+
+/// What a client names for its input, opened.
+#[derive(Debug)]
+enum Input {
+    /// What is copied to the process. It never gets a file itself: a runtime gives a process's
+    /// streams to the process's user.
+    Copied(Source),
+    /// A terminal or the null device.
+    Device(OwnedFd),
+}
+
+impl Input {
+    fn open(path: &Path) -> Result<Self> {
+        if is_fifo(path)? {
+            return Ok(Self::Copied(Source::Fifo(path.to_owned())));
+        }
+        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
+        let mut options = OpenOptions::new();
+        // A terminal is not to become the shim's own, and what is at the path by now is not to be
+        // waited for.
+        let file = options.read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path);
+        let file = file.map_err(attempt)?;
+        let kind = file.metadata().map_err(attempt)?.file_type();
+        if kind.is_file() || kind.is_block_device() {
+            return Ok(Self::Copied(Source::File(file)));
+        }
+        if kind.is_char_device() {
+            rustix::io::ioctl_fionbio(&file, false).map_err(|cause| attempt(cause.into()))?;
+            return Ok(Self::Device(file.into()));
+        }
+        Err(Error::invalid(format!("{} can be no process's input", path.display())))
     }
 }
 
@@ -107,8 +150,11 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
             place => Some(Target::new(place)?),
         };
         if let Place::Fifo(path) = &stdin {
-            is_fifo(path)?;
-            *attached.awaited_input.borrow_mut() = Some((path.clone(), None));
+            let source = match Input::open(path)? {
+                Input::Copied(source) => source,
+                Input::Device(device) => Source::Device(device),
+            };
+            *attached.awaited_input.borrow_mut() = Some((source, None));
         }
         console.accept(target, Rc::clone(&attached.exited));
         attached.console = Some(console);
@@ -116,18 +162,14 @@ pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attache
     }
     let mut streams = Streams::default();
     if let Place::Fifo(path) = &stdin {
-        if is_fifo(path)? {
-            let (read, write) = pipe()?;
-            let write = register(write, Interest::WRITABLE)?;
-            *attached.awaited_input.borrow_mut() = Some((path.clone(), Some(write)));
-            streams.stdin = Some(Stream::from(read));
-        } else {
-            // A terminal is not to become the shim's own.
-            let mut options = OpenOptions::new();
-            let file = options.read(true).custom_flags(libc::O_NOCTTY).open(path);
-            let file =
-                file.map_err(|cause| Error::io(format!("open {}", path.display()), cause))?;
-            streams.stdin = Some(Stream::from(OwnedFd::from(file)));
+        match Input::open(path)? {
+            Input::Copied(source) => {
+                let (read, write) = pipe()?;
+                let write = register(write, Interest::WRITABLE)?;
+                *attached.awaited_input.borrow_mut() = Some((source, Some(write)));
+                streams.stdin = Some(Stream::from(read));
+            }
+            Input::Device(device) => streams.stdin = Some(Stream::from(device)),
         }
     }
     if let Place::Logger(place) = &stdout {
@@ -170,11 +212,16 @@ impl Attached {
         }
     }
 
-    /// Opens the input fifo and starts copying from it. Called when the process is about to start
+    /// Opens an input fifo and starts copying. Called when the process is about to start
     /// and not before: a client whose input ends at once tells so by CloseIO, and some (ctr among
     /// them) can do so only after Create has been answered.
     pub(crate) fn begin_input(&self) -> Result<()> {
-        let Some((path, pipe)) = self.awaited_input.borrow_mut().take() else { return Ok(()) };
+        let Some((source, pipe)) = self.awaited_input.borrow_mut().take() else { return Ok(()) };
+        let path = match source {
+            Source::Fifo(path) => path,
+            Source::File(file) => return self.begin_file(file, pipe),
+            Source::Device(device) => return self.begin_device(device, pipe),
+        };
         let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
         let mut options = OpenOptions::new();
         options.custom_flags(libc::O_NONBLOCK);
@@ -197,6 +244,39 @@ impl Attached {
             (None, None) => {}
         }
         Ok(())
+    }
+
+    /// Starts copying from a file, to the process's pipe or by a pipe of its own to the terminal.
+    fn begin_file(&self, file: File, pipe: Option<Polled>) -> Result<()> {
+        let pipe = match (pipe, &self.console) {
+            (Some(pipe), _) => pipe,
+            (None, Some(console)) => {
+                let (read, write) = self::pipe()?;
+                console.begin_input(register(read, Interest::READABLE)?);
+                register(write, Interest::WRITABLE)?
+            }
+            (None, None) => return Ok(()),
+        };
+        // The process may stop reading at any time; that is its affair.
+        let task = async move {
+            if let Err(cause) = copy::copy_file(file, &Sink::Polled(pipe)).await {
+                log::debug!("copy input: {cause}");
+            }
+        };
+        *self.input.borrow_mut() = Some(tokio::task::spawn_local(task));
+        Ok(())
+    }
+
+    /// Starts copying from a device; the null device, which cannot be polled, is read as a file.
+    fn begin_device(&self, device: OwnedFd, pipe: Option<Polled>) -> Result<()> {
+        let again = device.try_clone().map_err(|cause| Error::io("dup the input", cause))?;
+        match (register(device, Interest::READABLE), &self.console) {
+            (Ok(reader), Some(console)) => {
+                console.begin_input(reader);
+                Ok(())
+            }
+            (Ok(_) | Err(_), _) => self.begin_file(again.into(), pipe),
+        }
     }
 
     /// The client will write no more; what it wrote is still read. May be called again.
@@ -295,8 +375,8 @@ fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-    use std::io::Write;
+    use std::fs;
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -320,6 +400,41 @@ mod tests {
             }
         });
         fs::read_to_string(file.path()).expect("read")
+    }
+
+    #[test]
+    fn a_file_as_input_is_copied_and_never_handed_over() {
+        // A runtime gave the client's file to the container's user, who then wrote to it.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "line\n".repeat(50_000);
+        file.write_all(text.as_bytes()).expect("write");
+        let names = Names { stdin: file.path().display().to_string(), ..Names::default() };
+        let read = tokio::task::LocalSet::new().block_on(runtime.as_ref().expect("one"), async {
+            let (io, attached) =
+                open(&names, Owner { namespace: "n", id: "i" }).await.expect("open");
+            let Io::Streams(streams) = io else { panic!("no terminal was asked for") };
+            let stdin = OwnedFd::from(streams.stdin.expect("asked for"));
+            let kind = File::from(stdin.try_clone().expect("dup")).metadata().expect("fstat");
+            assert!(kind.file_type().is_fifo(), "{kind:?}");
+            attached.begin_input().expect("begin");
+            let reader = tokio::task::spawn_blocking(move || {
+                let mut text = String::new();
+                File::from(stdin).read_to_string(&mut text).expect("read");
+                text
+            });
+            reader.await.expect("read")
+        });
+        assert!(read == text);
+    }
+
+    #[test]
+    fn a_device_as_input_is_passed_and_a_directory_refused() {
+        let null = Input::open(Path::new("/dev/null")).expect("a device");
+        assert!(matches!(null, Input::Device(_)));
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let refused = Input::open(folder.path()).expect_err("a directory");
+        assert_eq!(refused.kind(), crate::Kind::InvalidArgument);
     }
 
     #[test]

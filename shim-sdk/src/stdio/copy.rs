@@ -53,6 +53,25 @@ pub(crate) async fn copy(source: &AsyncFd<OwnedFd>, sink: &Sink) -> io::Result<(
     }
 }
 
+/// Copies a file, which the kernel cannot poll, to its end. It is read by the blocking helper.
+pub(crate) async fn copy_file(file: File, sink: &Sink) -> io::Result<()> {
+    let file = Arc::new(file);
+    loop {
+        let source = Arc::clone(&file);
+        let read = move || -> io::Result<Vec<u8>> {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            let read = io::Read::read(&mut &*source, &mut buffer)?;
+            buffer.truncate(read);
+            Ok(buffer)
+        };
+        let chunk = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        sink.write_all(chunk).await?;
+    }
+}
+
 /// Reads to the end for nobody, so that a writer is not held up.
 pub(crate) async fn discard(source: &AsyncFd<OwnedFd>) -> io::Result<()> {
     let mut buffer = [0; 4096];

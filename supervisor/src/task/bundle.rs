@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
@@ -64,13 +64,17 @@ impl Dirs {
             self.remove()?;
         }
         for path in [&self.bundle, &self.work] {
-            // Searchable, so that a container in a user namespace reaches its root file system;
-            // what is in the directories is not readable.
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
-                .create(path)
-                .map_err(failed("make directory", path))?;
+            // The ones above can be passed, since a container in a user namespace must reach its
+            // root file system. The task's own let nobody in: what a container makes in its root
+            // file system may be setuid root, and is not for the users of the host to run.
+            let above = path.parent().unwrap_or(path);
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(0o711).create(above).map_err(failed("make", above))?;
+            let mut builder = DirBuilder::new();
+            builder.mode(0o700).create(path).map_err(failed("make directory", path))?;
+        }
+        if let Some(group) = mapped_group(spec) {
+            self.let_in(group).map_err(failed("change owner and mode of", &self.bundle))?;
         }
         let rootfs = self.bundle.join("rootfs");
         DirBuilder::new().mode(0o711).create(&rootfs).map_err(failed("make directory", &rootfs))?;
@@ -82,6 +86,12 @@ impl Dirs {
             .map_err(failed("make fifo", &log))?;
         self.write("config.json", spec)?;
         self.write("shim-binary-path", shim.as_os_str().as_encoded_bytes())
+    }
+
+    /// Lets the root group of a container's user namespace pass through the bundle.
+    fn let_in(&self, group: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(&self.bundle, None, Some(group))?;
+        fs::set_permissions(&self.bundle, fs::Permissions::from_mode(0o710))
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TaskError> {
@@ -179,6 +189,32 @@ impl Dirs {
         }
         Ok(())
     }
+}
+
+/// The host's group that a spec's user namespace maps its root group to, if it is another than the
+/// host's own. What cannot be read is for the shim to refuse.
+fn mapped_group(spec: &[u8]) -> Option<u32> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        linux: Option<Linux>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Linux {
+        gid_mappings: Option<Vec<Mapping>>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Mapping {
+        #[serde(rename = "containerID")]
+        container: u32,
+        #[serde(rename = "hostID")]
+        host: u32,
+    }
+    let spec: Spec = serde_json::from_slice(spec).ok()?;
+    let mappings = spec.linux?.gid_mappings?;
+    mappings.iter().find(|one| one.container == 0).map(|one| one.host).filter(|group| *group != 0)
 }
 
 /// Removes a root directory with nothing mounted on it. A create that was killed half way goes on
@@ -279,6 +315,30 @@ mod tests {
         fs::write(&file, "held").unwrap();
         assert!(dirs.remove().is_err());
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_bundle_lets_nobody_in_but_the_root_group_of_its_user_namespace() {
+        use std::os::unix::fs::MetadataExt as _;
+        // A setuid-root file made in a container was run by a user of the host, who reached it
+        // through the bundle.
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        let seen = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.mode() & 0o7777, metadata.gid())
+        };
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        assert_eq!(seen(dirs.bundle()), (0o700, 0));
+        assert_eq!(seen(&dirs.work), (0o700, 0));
+        assert_eq!(seen(dirs.bundle().parent().unwrap()).0, 0o711);
+        let spec = br#"{"linux":{"gidMappings":[
+            {"containerID":5,"hostID":5,"size":1},{"containerID":0,"hostID":100000,"size":5}]}}"#;
+        dirs.make(spec, Path::new("/shim")).unwrap();
+        assert_eq!(seen(dirs.bundle()), (0o710, 100_000));
+        let own = br#"{"linux":{"gidMappings":[{"containerID":0,"hostID":0,"size":65536}]}}"#;
+        dirs.make(own, Path::new("/shim")).unwrap();
+        assert_eq!(seen(dirs.bundle()), (0o700, 0));
     }
 
     #[test]

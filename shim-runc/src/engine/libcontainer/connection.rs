@@ -9,19 +9,25 @@
 //! ```
 //!
 //! Promise: every question is answered by its deadline, with an error if need be, whatever has
-//! become of the helper; a helper that failed once is never asked again.
+//! become of the helper; a helper that failed once is never asked again. What a helper has cloned is
+//! known exactly: until it executes another program, a clone has the helper's own command line, and
+//! each helper has a number in its own that nothing else has. None executes before the shim was told.
 //! Not here: what a request means, and what must be cleaned up after a helper that died half way
 //! (the engine).
 //! See pidfd_open(2), posix_spawn(3), unix(7).
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
+    waitid,
+};
 use shim_sdk::{ProcessHandle, Program};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,9 +35,19 @@ use tokio::io::unix::AsyncFd;
 use super::image::Image;
 use super::wire::{self, Frame, Reply, Request};
 use super::{HELPER_ARGUMENT, HELPER_SOCKET, sys};
+use crate::overdue;
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(2);
+
+/// How often, a millisecond apart, it is looked whether killed clones have gone.
+const CLONE_LOOKS: usize = 2000;
+
+/// How many times in turn no clone must be seen for there to be none.
+const EMPTY_LOOKS: usize = 3;
+
+/// What the helper is called on its command line.
+const NAME: &str = "containerd-shim-libcontainer";
 
 /// How often a helper that has not answered is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -63,6 +79,8 @@ pub(super) enum AskError {
     Late { after: Duration },
     #[error("the libcontainer helper was stopped from outside and was killed")]
     Stopped,
+    #[error("the container's init has ended")]
+    Ended,
 }
 
 /// An answer with the descriptors beside it.
@@ -78,6 +96,8 @@ pub(super) struct Connection {
     process: AsyncFd<OwnedFd>,
     pid: i32,
     sequence: Cell<u64>,
+    /// What `/proc/<pid>/cmdline` shows of the helper and of its clones.
+    command_line: Vec<u8>,
 }
 
 impl Connection {
@@ -92,7 +112,10 @@ impl Connection {
         // This end alone; the helper's waits.
         rustix::io::ioctl_fionbio(&near, true)
             .map_err(|cause| step("ioctl(FIONBIO)")(cause.into()))?;
-        let helper = exec(image, far).map_err(|cause| step("run it")(io::Error::other(cause)))?;
+        let token = format!("{:016x}", std::hash::RandomState::new().build_hasher().finish());
+        let command_line = [NAME, HELPER_ARGUMENT, &token, ""].join("\0").into_bytes();
+        let helper =
+            exec(image, far, &token).map_err(|cause| step("run it")(io::Error::other(cause)))?;
         let (pid, pidfd) = (helper.pid().get().cast_signed(), helper.pidfd());
         let pidfd = pidfd.ok_or_else(|| io::ErrorKind::NotFound.into());
         let pidfd = pidfd.and_then(|pidfd| pidfd.try_clone_to_owned()).map_err(step("hold it"))?;
@@ -100,7 +123,7 @@ impl Connection {
             .map_err(step("watch the socket"))?;
         let process = sys::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
         log::debug!("started libcontainer helper {pid}");
-        Ok(Self { socket, process, pid, sequence: Cell::new(0) })
+        Ok(Self { socket, process, pid, sequence: Cell::new(0), command_line })
     }
 
     /// The helper's process id.
@@ -191,14 +214,56 @@ impl Connection {
         stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
     }
 
-    /// Kills the helper and waits until it is gone; its children live on.
-    pub(super) async fn kill(self) {
-        let _ = pidfd_send_signal(self.process.get_ref(), rustix::process::Signal::KILL);
+    /// Kills the helper, and what it has cloned for nobody: all but those that were handed over. Waits
+    /// until they are gone. What else has become a child of the shim lives on.
+    pub(super) async fn kill(self, is_handed_over: impl Fn(i32) -> bool) {
+        if !self.has_ended()
+            && let Some(helper) = Pid::from_raw(self.pid)
+        {
+            // Hooks that it waits for are its own children.
+            overdue::kill_all(helper);
+        }
         self.wait().await;
+        let (mut empty, mut left) = (0, Vec::new());
+        for _ in 0..CLONE_LOOKS {
+            // The kernel's list may leave out a child while another one ends.
+            self.kill_clones(&mut left, &is_handed_over);
+            empty = if left.is_empty() { empty + 1 } else { 0 };
+            if empty == EMPTY_LOOKS {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        log::warn!("what libcontainer helper {} has cloned does not go away", self.pid);
+    }
+
+    /// Kills those that are there, beside those that are left from before; keeps what is not over yet.
+    fn kill_clones(&self, left: &mut Vec<OwnedFd>, is_handed_over: impl Fn(i32) -> bool) {
+        // Our children, and not reaped: each pid is still its own.
+        let clones = self.clones(is_handed_over).into_iter();
+        left.extend(clones.filter_map(|clone| pidfd_open(clone, PidfdFlags::empty()).ok()));
+        // One that was killed has no command line any more, and is not over yet.
+        left.retain(|process| !is_over(process));
+        for process in &*left {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+    }
+
+    /// Live children of the shim that this helper has cloned, that have executed nothing yet and were
+    /// not handed over.
+    fn clones(&self, is_handed_over: impl Fn(i32) -> bool) -> Vec<Pid> {
+        let is_clone = |pid: &i32| {
+            *pid != self.pid
+                && !is_handed_over(*pid)
+                // Empty for one that is dead and not reaped.
+                && std::fs::read(format!("/proc/{pid}/cmdline"))
+                    .is_ok_and(|line| line == self.command_line)
+        };
+        children().into_iter().filter(is_clone).filter_map(Pid::from_raw).collect()
     }
 
     /// Waits for a helper that is leaving.
-    pub(super) async fn wait(self) {
+    pub(super) async fn wait(&self) {
         if tokio::time::timeout(KILLED, self.process.readable()).await.is_err() {
             log::warn!("libcontainer helper {} is still there {KILLED:?} after SIGKILL", self.pid);
         }
@@ -207,9 +272,7 @@ impl Connection {
 
     /// Whether the helper has ended. Its socket may still be open, in what it cloned.
     pub(super) fn has_ended(&self) -> bool {
-        let mut process = [PollFd::new(self.process.get_ref(), PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ended = matches!(poll(&mut process, Some(&now)), Ok(1..));
+        let ended = is_over(self.process.get_ref());
         if ended {
             self.reap();
         }
@@ -227,6 +290,13 @@ impl Connection {
     }
 }
 
+/// Whether a pidfd's process has ended.
+fn is_over(process: &OwnedFd) -> bool {
+    let mut process = [PollFd::new(process, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut process, Some(&now)), Ok(1..))
+}
+
 fn describe(status: &WaitIdStatus) -> String {
     if let Some(code) = status.exit_status() {
         format!("exit status {code}")
@@ -237,10 +307,20 @@ fn describe(status: &WaitIdStatus) -> String {
     }
 }
 
+/// The children of the calling thread, which is the shim's only one to have any.
+pub(super) fn children() -> Vec<i32> {
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    std::fs::read_to_string(format!("/proc/self/task/{thread}/children"))
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
 /// Runs the image with null streams, the socket at its fixed number, and nothing else.
-fn exec(image: OwnedFd, socket: OwnedFd) -> Result<ProcessHandle, shim_sdk::Error> {
-    let program = Program::in_file(image, "containerd-shim-libcontainer");
-    let program = program.args([HELPER_ARGUMENT]).bare_env().directory("/");
+fn exec(image: OwnedFd, socket: OwnedFd, token: &str) -> Result<ProcessHandle, shim_sdk::Error> {
+    let program = Program::in_file(image, NAME);
+    let program = program.args([HELPER_ARGUMENT, token]).bare_env().directory("/");
     // Its first descriptor beside the streams.
     const { assert!(HELPER_SOCKET == 3) };
     shim_sdk::spawn_now(program.descriptor(socket))

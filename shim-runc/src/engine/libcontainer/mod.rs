@@ -6,9 +6,9 @@
 //!    └── parent of all four (CLONE_PARENT) ─────────┴──────────────┘
 //! ```
 //!
-//! The helper has one thread, is started when first needed (or by [`Libcontainer::prepare`]),
+//! A helper has one thread, is started when first needed (or by [`Libcontainer::prepare`]),
 //! leaves when it has been quiet for a while, and is replaced when it dies or hangs; a running
-//! container does not notice.
+//! container does not notice. Calls of different containers have different helpers (`pool`).
 //!
 //! Promise: what was asked is answered by a deadline; a create or exec that failed, the helper's
 //! death included, leaves no process, cgroup or record behind; the helper cannot be used to
@@ -22,6 +22,7 @@ mod features;
 mod go;
 mod helper;
 mod image;
+mod pool;
 mod report;
 mod sys;
 mod wire;
@@ -38,18 +39,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
-use rustix::process::{Signal, kill_process};
 use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
-use tokio::sync::Mutex;
 
-use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
 
 use super::{CreateContainer, Engine, ExecProcess};
 
-use self::connection::{Answer, AskError, Connection};
-use self::image::Image;
+use self::connection::{Answer, AskError};
+use self::pool::{Call, Pool};
 use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
 
@@ -74,8 +72,9 @@ const CLEAN_UPS: usize = 20;
 /// How many processes are remembered before those that have gone are forgotten.
 const KNOWN: usize = 256;
 
-/// How often, a millisecond apart, it is looked whether killed processes have gone.
-const STRAY_LOOKS: usize = 2000;
+/// How long an exec may take that the end of its container's init has overtaken. What has joined the
+/// container ends with init; this is for a helper that does not notice.
+const OVERTAKEN: Duration = Duration::from_millis(200);
 
 /// Becomes what the first argument says, if this process was started by the engine itself.
 ///
@@ -92,8 +91,7 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
 #[derive(Debug)]
 pub(crate) struct Libcontainer {
     root: PathBuf,
-    image: Image,
-    helper: Mutex<Option<Connection>>,
+    pool: Pool,
     /// The containers whose init waits for its start.
     waiting: RefCell<HashMap<String, Waiting>>,
     /// The processes that were handed over, and so are not a dead helper's strays.
@@ -137,13 +135,7 @@ impl<'a> Streams<'a> {
 impl Libcontainer {
     /// An engine that keeps its records below `root`. Starts nothing yet.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            image: Image::default(),
-            helper: Mutex::new(None),
-            waiting: RefCell::default(),
-            known: RefCell::default(),
-        }
+        Self { root, pool: Pool::default(), waiting: RefCell::default(), known: RefCell::default() }
     }
 
     /// The same engine with its records below `root`; a helper serves whatever root it is told.
@@ -157,18 +149,14 @@ impl Libcontainer {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        let Ok(mut helper) = self.helper.try_lock() else { return };
-        if helper.is_some() {
-            return;
-        }
         let quiet = |error: &dyn std::fmt::Display| log::debug!("prepare: {error}");
-        *helper = Connection::spawn(&self.image).inspect_err(|error| quiet(error)).ok();
-        if let Some(helper) = &*helper
-            && let Some((id, bundle)) = first
+        let _ = self.pool.prepare().inspect_err(|error| quiet(error));
+        if let Some((id, bundle)) = first
             && let Ok(bundle) = std::path::absolute(bundle)
         {
             let request = Request::Expect { root: self.root.clone(), id: id.to_owned(), bundle };
-            let _ = helper.tell(&request).inspect_err(|error| quiet(error));
+            let told = self.pool.with_idle(|helper| helper.tell(&request));
+            let _ = told.transpose().inspect_err(|error| quiet(error));
         }
     }
 
@@ -190,7 +178,7 @@ impl Libcontainer {
             no_new_keyring,
             streams: streams.named(),
         };
-        let mut answer = match self.ask(&request, &streams.fds()).await {
+        let mut answer = match self.ask(id, &request, &streams.fds()).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.clean_up_half_made(id).await;
@@ -203,7 +191,10 @@ impl Libcontainer {
                 self.hand_over(pid);
                 Ok(pid)
             }
-            (Reply::Failed(failure), _) => Err(refused(Operation::Create, failure)),
+            (Reply::Failed(failure), _) => {
+                self.pool.forget(id);
+                Err(refused(Operation::Create, failure))
+            }
             _ => Err(gone(Operation::Create, &AskError::Nonsense)),
         }
     }
@@ -218,7 +209,7 @@ impl Libcontainer {
                 .is_ok();
         if !told {
             let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
-            self.done(Operation::Start, &request).await?;
+            self.done(Operation::Start, id, &request).await?;
         }
         let Some(waiting) = self.waiting.borrow_mut().remove(id) else {
             return Ok(());
@@ -245,13 +236,9 @@ impl Libcontainer {
             Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
         let mut fds = streams.fds();
         fds.push(file.as_fd());
-        ahead::get_ready();
-        let mut answer = match self.ask(&request, &fds).await {
+        let mut answer = match self.ask(id, &request, &fds).await {
             Ok(answer) => answer,
-            Err(error) => {
-                self.kill_strays().await;
-                return Err(gone(Operation::Exec, &error));
-            }
+            Err(error) => return Err(gone(Operation::Exec, &error)),
         };
         match (answer.reply, answer.fds.pop()) {
             (Reply::Executed { pid }, Some(report)) => {
@@ -272,7 +259,7 @@ impl Libcontainer {
             Err(cause) => {
                 // It is our child and not reaped by its number, so the pid is still its own.
                 if let Some(process) = rustix::process::Pid::from_raw(pid) {
-                    let _ = kill_process(process, Signal::KILL);
+                    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
                 }
                 Err(EngineError::call("read the report of the exec", cause))
             }
@@ -282,40 +269,46 @@ impl Libcontainer {
     /// Removes what create made; what is not there is removed already.
     async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
         let request = Request::Delete { root: self.root.clone(), id: id.to_owned(), force };
-        self.done(Operation::Delete, &request).await?;
+        self.done(Operation::Delete, id, &request).await?;
         self.waiting.borrow_mut().remove(id);
+        self.pool.forget(id);
         Ok(())
     }
 
     /// Freezes a container.
     async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
         let request = Request::Pause { root: self.root.clone(), id: id.to_owned() };
-        self.done(Operation::Pause, &request).await
+        self.done(Operation::Pause, id, &request).await
     }
 
     /// Thaws a container.
     async fn resume_container(&self, id: &str) -> Result<(), EngineError> {
         let request = Request::Resume { root: self.root.clone(), id: id.to_owned() };
-        self.done(Operation::Resume, &request).await
+        self.done(Operation::Resume, id, &request).await
     }
 
     /// The helper's pid, if there is one.
     #[cfg(test)]
     async fn helper_pid(&self) -> rustix::process::Pid {
-        let helper = self.helper.lock().await;
-        let pid = helper.as_ref().and_then(|helper| rustix::process::Pid::from_raw(helper.pid()));
-        pid.expect("a helper")
+        let pid = self.pool.with_idle(connection::Connection::pid);
+        pid.and_then(rustix::process::Pid::from_raw).expect("a helper")
     }
 
     /// What an unkind administrator does.
     #[cfg(test)]
     async fn kill_helper(&self) {
-        let _ = kill_process(self.helper_pid().await, Signal::KILL);
+        let _ =
+            rustix::process::kill_process(self.helper_pid().await, rustix::process::Signal::KILL);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    async fn done(&self, operation: Operation, request: &Request) -> Result<(), EngineError> {
-        match self.ask(request, &[]).await {
+    async fn done(
+        &self,
+        operation: Operation,
+        id: &str,
+        request: &Request,
+    ) -> Result<(), EngineError> {
+        match self.ask(id, request, &[]).await {
             Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
             Ok(Answer { reply: Reply::Failed(failure), .. }) => Err(refused(operation, failure)),
             Ok(_) => Err(gone(operation, &AskError::Nonsense)),
@@ -323,29 +316,66 @@ impl Libcontainer {
         }
     }
 
-    /// Asks the helper, starting one where there is none.
-    async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, AskError> {
-        let mut slot = self.helper.lock().await;
+    /// Asks a helper, in the container's turn.
+    async fn ask(
+        &self,
+        id: &str,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer, AskError> {
+        let lane = self.pool.lane(id);
+        let call = self.pool.call(&lane).await;
+        // What joins a container that ends meanwhile may never be done with it.
+        let joins = matches!(request, Request::Exec { .. });
+        if joins && lane.has_ended() {
+            return Err(AskError::Ended);
+        }
+        let overtaken = async {
+            if !joins {
+                return std::future::pending().await;
+            }
+            lane.ended().await;
+            tokio::time::sleep(OVERTAKEN).await;
+        };
+        let asked = self.ask_one(&call, request, fds, overtaken);
+        tokio::select! {
+            answer = asked => answer,
+            never = call.make_room() => match never {},
+        }
+    }
+
+    /// Asks an idle helper, or a new one.
+    async fn ask_one(
+        &self,
+        call: &Call<'_>,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        overtaken: impl Future<Output = ()>,
+    ) -> Result<Answer, AskError> {
+        let mut overtaken = std::pin::pin!(overtaken);
         let mut left = AskError::Died { how: "it left".to_owned() };
         for _ in 0..ATTEMPTS {
-            let connection = match slot.take() {
-                Some(connection) if !connection.has_ended() => connection,
-                _ => Connection::spawn(&self.image)?,
+            let helper = call.helper()?;
+            let answer = tokio::select! {
+                // In this order: an answer that is there counts.
+                biased;
+                answer = helper.ask(request, fds, DEADLINE) => answer,
+                () = &mut overtaken => Err(AskError::Ended),
             };
-            match connection.ask(request, fds, DEADLINE).await {
-                Ok(Answer { reply: Reply::Leaving, .. }) => connection.wait().await,
+            match answer {
+                Ok(Answer { reply: Reply::Leaving, .. }) => helper.wait().await,
                 Ok(answer) => {
-                    *slot = Some(connection);
+                    call.give_back(helper);
                     return Ok(answer);
                 }
                 // It was gone before it was asked: nothing has happened yet.
                 Err(error @ AskError::Unheard { .. }) => {
-                    connection.kill().await;
+                    helper.kill(|pid| self.is_known(pid)).await;
                     left = error;
                 }
                 Err(error) => {
                     log::warn!("{error}");
-                    connection.kill().await;
+                    helper.kill(|pid| self.is_known(pid)).await;
                     return Err(error);
                 }
             }
@@ -357,7 +387,6 @@ impl Libcontainer {
     async fn clean_up_half_made(&self, id: &str) {
         let mut last = None;
         for _ in 0..CLEAN_UPS {
-            self.kill_strays().await;
             match self.delete_container(id, true).await {
                 Ok(()) => return,
                 // Whoever killed the helper may have killed this one, too.
@@ -369,62 +398,19 @@ impl Libcontainer {
         }
     }
 
-    /// Kills what a dead helper had cloned and not handed over, and waits until it is gone.
-    async fn kill_strays(&self) {
-        for _ in 0..STRAY_LOOKS {
-            let strays = self.strays();
-            if strays.is_empty() {
-                return;
-            }
-            for stray in strays {
-                // It is our child and not reaped, so the pid is still its own.
-                let _ = kill_process(stray, Signal::KILL);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        log::warn!("processes of a dead libcontainer helper do not go away");
-    }
-
-    /// Live children of this process that no answer has told of: what still bears libcontainer's
-    /// name, and what is in other cgroups than this process and so in a container.
-    fn strays(&self) -> Vec<rustix::process::Pid> {
-        let known = self.known.borrow();
-        let own_groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        children()
-            .into_iter()
-            .filter(|pid| !known.contains(pid))
-            .filter(|pid| {
-                // "PID (NAME) STATE ...", where the name may hold anything.
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                let Some((start, rest)) = stat.rsplit_once(") ") else { return false };
-                if rest.starts_with(['Z', 'X']) {
-                    return false;
-                }
-                let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
-                start.contains("(youki:[") || groups.is_ok_and(|groups| groups != own_groups)
-            })
-            .filter_map(rustix::process::Pid::from_raw)
-            .collect()
+    /// Whether a process was handed over, and so is nothing that a helper has left.
+    fn is_known(&self, pid: i32) -> bool {
+        self.known.borrow().contains(&pid)
     }
 
     fn hand_over(&self, pid: i32) {
         let mut known = self.known.borrow_mut();
         if known.len() >= KNOWN {
-            let children = children();
+            let children = connection::children();
             known.retain(|pid| children.contains(pid));
         }
         known.insert(pid);
     }
-}
-
-/// The children of the calling thread, which is the shim's only one to have any.
-fn children() -> Vec<i32> {
-    let thread = rustix::thread::gettid().as_raw_nonzero();
-    fs::read_to_string(format!("/proc/self/task/{thread}/children"))
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
 }
 
 impl Engine for Libcontainer {
@@ -447,6 +433,10 @@ impl Engine for Libcontainer {
         let streams = Streams::from(&io);
         let pid = self.exec_process(request.container.as_str(), &process, &streams).await?;
         known(Operation::Exec, pid)
+    }
+
+    fn init_exited(&self, id: &ContainerId) {
+        self.pool.lane(id.as_str()).end();
     }
 
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
@@ -529,6 +519,10 @@ fn gone(operation: Operation, error: &AskError) -> EngineError {
         (AskError::Died { how }, _) => {
             let who = "the libcontainer helper".to_owned();
             return EngineError::Gone { operation, who, how: how.clone() };
+        }
+        (AskError::Ended, _) => {
+            let message = "cannot exec in a stopped container".to_owned();
+            return EngineError::Refused { operation, kind: Kind::FailedPrecondition, message };
         }
         (_, Some(cause)) => format!("{error}: {cause}"),
         (_, None) => error.to_string(),

@@ -34,11 +34,12 @@ pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     }
 }
 
-/// mount_setattr(2) with MOUNT_ATTR_RDONLY on a detached mount.
-pub(super) fn make_mount_read_only(mount: impl AsFd) -> io::Result<()> {
+/// mount_setattr(2) that clears MOUNT_ATTR_RDONLY, as a container would try.
+#[cfg(test)]
+pub(super) fn make_mount_writable(mount: impl AsFd) -> io::Result<()> {
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
+        attr_set: 0,
+        attr_clr: libc::MOUNT_ATTR_RDONLY,
         propagation: 0,
         userns_fd: 0,
     };

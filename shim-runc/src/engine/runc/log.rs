@@ -7,12 +7,12 @@
 //! runc and crun write one JSON object a line with `--log-format json`; the last one of level
 //! `error` is the reason. A runtime that fails before it opens its log writes to stderr only.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use shim_sdk::Kind;
+use shim_sdk::file::open_regular;
 
 use crate::error::Operation;
 
@@ -104,7 +104,7 @@ pub(super) fn is_missing_container(reason: &str, record: &Path) -> bool {
 }
 
 fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut bytes = Vec::new();

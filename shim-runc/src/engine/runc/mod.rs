@@ -2,7 +2,7 @@
 //!
 //! Promise: a call is one run of the runtime at most, and its end is the runtime's exit. It is
 //! never the end of a pipe, because the container inherits its standard streams from the runtime and
-//! keeps them open.
+//! keeps them open. A call that takes longer than [`DEADLINE`] is ended, with what it started.
 //!
 //! Here is what is asked of the runtime; `command` is how that is said, `log` what it answers.
 //!
@@ -12,6 +12,7 @@ mod command;
 mod delete;
 mod features;
 mod log;
+mod root;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,9 @@ use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Pid, Program, spawn};
 
 use self::command::{Command, Global};
@@ -30,8 +33,15 @@ use super::{
 };
 use crate::cgroup::ahead;
 use crate::error::{EngineError, Operation};
+use crate::overdue;
 
 pub(crate) use features::features;
+
+/// How long any one call may take, as with libcontainer. Hooks run within it.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The most of a file with a process id that is read.
+const MAX_PID_BYTES: u64 = 64;
 
 /// A runtime program, for one container.
 #[derive(Debug)]
@@ -46,6 +56,7 @@ pub(crate) struct Runc {
     init: Cell<Option<Pid>>,
     /// Whether it was let go. One that was not is killed by a delete.
     started: Cell<bool>,
+    deadline: Duration,
 }
 
 impl Runc {
@@ -63,6 +74,7 @@ impl Runc {
             systemd_cgroup,
             init: Cell::new(None),
             started: Cell::new(false),
+            deadline: DEADLINE,
         }
     }
 
@@ -96,17 +108,29 @@ impl Runc {
             kind: Kind::Unknown,
             message: cause.report(),
         })?;
-        let (status, stderr) = if capture {
-            let output = running.output(None).await.map_err(|cause| EngineError::Refused {
-                operation,
-                kind: cause.kind(),
-                message: cause.report(),
-            })?;
-            (output.exit.status, output.stderr)
-        } else {
-            let mut running = running;
-            (running.wait().await.status, Vec::new())
+        let pid = running.pid();
+        let ended = async {
+            if capture {
+                let output = running.output(None).await.map_err(|cause| EngineError::Refused {
+                    operation,
+                    kind: cause.kind(),
+                    message: cause.report(),
+                })?;
+                Ok((output.exit.status, output.stderr))
+            } else {
+                let mut running = running;
+                Ok((running.wait().await.status, Vec::new()))
+            }
         };
+        let limit = self.limit(operation);
+        let Ok(ended) = tokio::time::timeout(limit, ended).await else {
+            overdue::end(pid).await;
+            let message =
+                format!("{} took longer than {limit:?} and was killed", self.program.display());
+            let kind = Kind::DeadlineExceeded;
+            return Err(EngineError::Refused { operation, kind, message });
+        };
+        let (status, stderr) = ended?;
         if status == 0 {
             return Ok(());
         }
@@ -114,10 +138,28 @@ impl Runc {
         Err(EngineError::Refused { operation, kind: log::kind(operation, &message), message })
     }
 
+    /// How long a call may take. A checkpoint writes the container's whole memory.
+    fn limit(&self, operation: Operation) -> Duration {
+        match operation {
+            Operation::Checkpoint | Operation::Restore => self.deadline * 10,
+            Operation::Create
+            | Operation::Start
+            | Operation::Exec
+            | Operation::Delete
+            | Operation::Signal
+            | Operation::Pause
+            | Operation::Resume
+            | Operation::Pids
+            | Operation::Stats
+            | Operation::Update => self.deadline,
+        }
+    }
+
     /// Reads the pid that the runtime wrote.
     fn pid(&self, file: &Path) -> Result<Pid, EngineError> {
-        let text =
-            fs::read_to_string(file).map_err(|cause| EngineError::file("read", file, cause))?;
+        let text = read_regular(file, MAX_PID_BYTES)
+            .map_err(|cause| EngineError::file("read", file, cause))?;
+        let text = String::from_utf8_lossy(&text);
         text.trim().parse().ok().and_then(Pid::new).ok_or_else(|| EngineError::Malformed {
             what: format!("pid file {}", file.display()),
             problem: format!("{text:?} is not a pid"),
@@ -145,6 +187,7 @@ const LOG: &str = "log.json";
 
 impl Engine for Runc {
     async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+        root::check(Operation::Create, &self.program, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command = Command::Create {
@@ -175,9 +218,15 @@ impl Engine for Runc {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        if let Some(init) = self.init.get()
-            && start::by_fifo(&self.program, &self.record(id), init).await?
-        {
+        let by_fifo = async {
+            match self.init.get() {
+                Some(init) => start::by_fifo(&self.program, &self.record(id), init).await,
+                None => Ok(false),
+            }
+        };
+        // An init that somebody has stopped neither goes on nor ends.
+        let late = |_| EngineError::call("wait for init to go on", io::ErrorKind::TimedOut);
+        if tokio::time::timeout(self.deadline, by_fifo).await.map_err(late)?? {
             self.started.set(true);
             return Ok(());
         }
@@ -251,6 +300,7 @@ impl Engine for Runc {
     }
 
     async fn restore(&self, request: &RestoreContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+        root::check(Operation::Restore, &self.program, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command = Command::Restore {

@@ -273,3 +273,53 @@ fn a_running_container_is_deleted_only_by_force() {
         assert!(fixture.folder.path().exists());
     });
 }
+
+#[test]
+fn a_root_whose_dev_is_a_link_to_the_host_is_refused_before_the_runtime_follows_it() {
+    // runc 1.1.5 deleted a file called `ptmx` in a directory of the host, and put five links there.
+    in_shim(async || {
+        let fixture = Fixture::new("devlink", "true");
+        let host = fixture.folder.path().join("host");
+        fs::create_dir(&host).unwrap();
+        fs::write(host.join("ptmx"), "precious").unwrap();
+        let dev = fixture.runc.file("rootfs/dev");
+        fs::remove_dir(&dev).unwrap();
+        std::os::unix::fs::symlink(&host, &dev).unwrap();
+        let error = fixture.create(Io::null()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert!(error.to_string().contains("/dev of the root file system is a link"), "{error}");
+        assert!(!fixture.record().exists());
+        let names: Vec<_> =
+            fs::read_dir(&host).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert_eq!(names, ["ptmx"]);
+    });
+}
+
+#[test]
+fn a_call_that_hangs_is_ended_with_all_that_it_started() {
+    in_shim(async || {
+        let mut fixture = Fixture::new("hangs", "true");
+        let program = fixture.folder.path().join("hanging-runtime");
+        let mark = 200_000 + process::id();
+        // One child in a session of its own, as a runtime's init is, and one that it waits for.
+        let script = format!("#!/bin/sh\nsetsid sleep {mark} &\nsleep {mark}\n");
+        let write = "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"";
+        let made =
+            process::Command::new("sh").args(["-c", write]).arg(&program).arg(script).status();
+        assert!(made.unwrap().success());
+        fixture.runc.program = program;
+        fixture.runc.deadline = Duration::from_millis(500);
+        let began = std::time::Instant::now();
+        let error = fixture.create(Io::null()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        assert!(error.to_string().contains("took longer than 500ms and was killed"), "{error}");
+        let error = fixture.runc.pause(&fixture.id).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let sleeps = format!("sleep\0{mark}\0");
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            assert!(line != sleeps.as_bytes(), "{} runs on", entry.path().display());
+        }
+    });
+}

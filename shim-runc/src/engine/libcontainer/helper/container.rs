@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus, State};
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{Hooks, Spec};
+use shim_sdk::bundle::MAX_SPEC_BYTES;
+use shim_sdk::file::read_regular;
 
 use super::super::go;
 use super::super::report::Report;
@@ -75,7 +77,7 @@ pub(super) fn create(
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit it, until they are in the container's root.
-    let _making = making::mark(&bundle).map_err(|error| {
+    let making = making::mark(&bundle).map_err(|error| {
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
@@ -96,6 +98,7 @@ pub(super) fn create(
             hierarchies: &hierarchies,
             is_fresh: &is_fresh,
         },
+        making: making.as_fd(),
     };
     let error = match launch.run() {
         Ok(init) => return Ok((init, report.hand_over())),
@@ -246,7 +249,7 @@ pub(super) const SPEC: &str = "config.json";
 /// The spec in a bundle.
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Failure> {
     let path = bundle.join(SPEC);
-    let text = fs::read(&path).map_err(|error| {
+    let text = read_regular(&path, MAX_SPEC_BYTES).map_err(|error| {
         Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
     })?;
     serde_json::from_slice(&text).map_err(|error| {

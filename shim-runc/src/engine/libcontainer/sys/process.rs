@@ -38,12 +38,25 @@ pub(in super::super) fn clone_sibling(
     in_new_pid_namespace: bool,
     group: Option<BorrowedFd<'_>>,
 ) -> io::Result<Option<(i32, OwnedFd)>> {
+    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
+    clone(libc::CLONE_PARENT | namespace, 0, group)
+}
+
+/// The same with the caller as its parent.
+pub(in super::super) fn clone_child() -> io::Result<Option<(i32, OwnedFd)>> {
+    clone(0, libc::SIGCHLD, None)
+}
+
+fn clone(
+    flags: c_int,
+    at_exit: c_int,
+    group: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<(i32, OwnedFd)>> {
     let mut pidfd: c_int = -1;
     // SAFETY: all zeroes is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
-    arguments.flags =
-        u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD | namespace).cast_unsigned());
+    arguments.flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    arguments.exit_signal = u64::from(at_exit.cast_unsigned());
     arguments.pidfd = (&raw mut pidfd).addr() as u64;
     if let Some(group) = group {
         arguments.flags |= INTO_GROUP;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ const APPLETS: [&str; 17] = [
 
 /// One container's bundle and the engine that makes it; dropped, it must have left nothing.
 pub(super) struct Fixture {
-    pub(super) engine: Libcontainer,
+    pub(super) engine: Rc<Libcontainer>,
     pub(super) id: String,
     pub(super) spec: Value,
     pub(super) directory: tempfile::TempDir,
@@ -67,8 +68,13 @@ impl Fixture {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!("shim-test-{}-{number}", std::process::id());
         let spec = spec(&id, command);
-        let engine = Libcontainer::new(directory.path().join("state"));
+        let engine = Rc::new(Libcontainer::new(directory.path().join("state")));
         Self { engine, id, spec, directory, no_new_keyring: false, started: Vec::new() }
+    }
+
+    /// Has another container's engine make this one, as in a pod.
+    pub(super) fn share_engine(&mut self, other: &Self) {
+        self.engine = Rc::clone(&other.engine);
     }
 
     pub(super) fn bundle(&self) -> PathBuf {
@@ -80,7 +86,7 @@ impl Fixture {
     }
 
     pub(super) fn record(&self) -> PathBuf {
-        self.directory.path().join("state").join(&self.id)
+        self.engine.root.join(&self.id)
     }
 
     /// Writes the spec, unless it is there as it is.

@@ -2,7 +2,9 @@
 
 mod escape;
 mod fixture;
+mod hang;
 mod outside;
+mod rootfs;
 
 use std::fs;
 

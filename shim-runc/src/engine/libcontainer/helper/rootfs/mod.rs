@@ -30,6 +30,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ pub(super) struct RootFs {
     read_only: bool,
     read_only_paths: Vec<PathBuf>,
     masked_paths: Vec<PathBuf>,
+    /// What shows another pid namespace than this process is in.
+    procfs: RefCell<Vec<OwnedFd>>,
 }
 
 impl RootFs {
@@ -102,7 +105,20 @@ impl RootFs {
             read_only: root.readonly().unwrap_or(false),
             read_only_paths: paths(linux.readonly_paths()),
             masked_paths: paths(linux.masked_paths()),
+            procfs: RefCell::default(),
         })
+    }
+
+    /// How often procfs is mounted.
+    pub(super) fn count_procfs(&self) -> usize {
+        let is_procfs =
+            |mount: &&Mount| matches!(&mount.what, What::FileSystem { kind, .. } if kind == "proc");
+        self.mounts.iter().filter(is_procfs).count()
+    }
+
+    /// Takes procfs as it was opened elsewhere, once for each time that it is mounted.
+    pub(super) fn take_procfs(&self, opened: Vec<OwnedFd>) {
+        self.procfs.replace(opened);
     }
 
     /// Builds the root and makes it this process's. To be called in the container's init, in its mount
@@ -129,6 +145,7 @@ impl RootFs {
         let tree = pivot::prepare(&self.path, self.propagation)?;
         let mut mounts =
             Mounts::new(tree).map_err(|error| failed("look at the root file system", &error))?;
+        mounts.procfs = self.procfs.take();
         for mount in &self.mounts {
             match &self.groups {
                 Some(groups) if mount.what == What::Groups => groups.show(&mut mounts, mount)?,

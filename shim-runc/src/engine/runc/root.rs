@@ -1,0 +1,198 @@
+//! Root file systems that a runtime is known to be led out of.
+//!
+//! runc sets up `/dev` before it changes the root, by paths: with an image whose `/dev` is a link, it
+//! deletes a file called `ptmx` in a directory of the host and puts links there (CVE-2026-41579,
+//! mended in 1.3.6, 1.4.3 and 1.5.0-rc.3; containerd hands such an image on). Where nothing is mounted
+//! at `/dev`, a link in the place of a device leads runc before 1.2.8 (CVE-2025-31133, -52565) and
+//! crun (CVE-2026-88264, -88265; 1.29.1 is not mended) to a file of the host.
+//!
+//! Promise: such a root is refused before a runtime that is not known to be mended is run. What
+//! remains: this looks before the runtime does, so a root file system that a running container shares
+//! can be changed in between. A mended runtime has no such moment, and libcontainer never had.
+//! See openat2(2), fstatat(2).
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat,
+};
+use rustix::io::Errno;
+use serde::Deserialize;
+use shim_sdk::bundle::MAX_SPEC_BYTES;
+use shim_sdk::file::read_regular;
+use shim_sdk::{Kind, Program, spawn};
+
+use crate::error::{EngineError, Operation};
+
+/// The devices that a runtime makes, or opens, in every container.
+const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "console"];
+
+/// How long a runtime may take to say its version.
+const VERSION: Duration = Duration::from_secs(10);
+
+/// What matters here of a container's spec.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    root: Option<Root>,
+    mounts: Option<Vec<Mount>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Root {
+    path: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mount {
+    destination: String,
+}
+
+/// A version: three numbers, and that of the release candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32, u32, u32);
+
+/// Not a candidate.
+const RELEASED: u32 = u32::MAX;
+
+/// Refuses a bundle whose root file system would lead this runtime to the host.
+pub(super) async fn check(
+    operation: Operation,
+    program: &Path,
+    bundle: &Path,
+) -> Result<(), EngineError> {
+    let Some(link) = leads_out(bundle) else { return Ok(()) };
+    // Asked for such a root alone: hardly any image has one.
+    let told = version_of(program).await?;
+    if is_mended(&told) {
+        return Ok(());
+    }
+    let version = told.lines().next().unwrap_or("it does not tell its version").to_owned();
+    let message = format!(
+        "/{link} of the root file system is a link, by which {} ({version}) would change files of \
+         the host; use runc 1.3.6, 1.4.3 or later, or libcontainer",
+        program.display()
+    );
+    Err(EngineError::Refused { operation, kind: Kind::FailedPrecondition, message })
+}
+
+/// The first link in the root file system that would be followed on the host. A spec that cannot be
+/// read is for the runtime to refuse.
+fn leads_out(bundle: &Path) -> Option<String> {
+    let json = read_regular(&bundle.join("config.json"), MAX_SPEC_BYTES).ok()?;
+    let spec: Spec = serde_json::from_slice(&json).ok()?;
+    let root = spec.root.map_or_else(|| "rootfs".to_owned(), |root| root.path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, bundle.join(root), flags, Mode::empty()).ok()?;
+    if readlinkat(&root, "dev", Vec::new()).is_ok() {
+        return Some("dev".to_owned());
+    }
+    let mounts = spec.mounts.unwrap_or_default();
+    let is_dev = |mount: &Mount| Path::new(&mount.destination) == Path::new("/dev");
+    if mounts.iter().any(is_dev) {
+        return None;
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let dev = match openat2(&root, "dev", flags, Mode::empty(), resolve) {
+        Ok(dev) => dev,
+        Err(Errno::NOENT | Errno::NOTDIR) => return None,
+        // It was exchanged meanwhile.
+        Err(_) => return Some("dev".to_owned()),
+    };
+    let is_link = |name: &&&str| {
+        statat(&dev, **name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+    };
+    DEVICES.iter().find(is_link).map(|name| format!("dev/{name}"))
+}
+
+/// What the runtime says of its version.
+async fn version_of(program: &Path) -> Result<String, EngineError> {
+    let failed = |cause: shim_sdk::Error| {
+        EngineError::call(
+            format!("{} --version", program.display()),
+            io::Error::other(cause.report()),
+        )
+    };
+    let asked = Program::new(program).args(["--version"]).capture_stdout();
+    let output = spawn(asked).await.map_err(failed)?.output(Some(VERSION)).await.map_err(failed)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a runtime of this version follows no link on the host. One that nothing is known of does.
+fn is_mended(told: &str) -> bool {
+    let Some(version) = told.strip_prefix("runc version ").and_then(Version::parse) else {
+        return false;
+    };
+    match version {
+        Version(0 | 1, 0..=3, ..) => version >= Version(1, 3, 6, RELEASED),
+        Version(1, 4, ..) => version >= Version(1, 4, 3, RELEASED),
+        _ => version >= Version(1, 5, 0, 3),
+    }
+}
+
+impl Version {
+    /// Reads `1.1.5+ds1` and `1.5.0-rc.3`, each to the end of the line.
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.split_ascii_whitespace().next()?;
+        let (text, _build) = text.split_once('+').unwrap_or((text, ""));
+        let (numbers, candidate) = match text.split_once('-') {
+            Some((numbers, candidate)) => {
+                let digits = candidate.strip_prefix("rc").unwrap_or(candidate);
+                (numbers, digits.trim_start_matches('.').parse().unwrap_or_default())
+            }
+            None => (text, RELEASED),
+        };
+        let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+        Some(Self(numbers.next()??, numbers.next()??, numbers.next()??, candidate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn versions_that_are_mended_are_known() {
+        for mended in ["1.3.6", "1.3.10", "1.4.3", "1.5.0-rc.3", "1.5.0", "2.0.0"] {
+            assert!(is_mended(&format!("runc version {mended}\ncommit: x\n")), "{mended}");
+        }
+        let others = ["1.1.5+ds1", "1.0.0-rc95", "1.3.5", "1.4.0", "1.4.2", "1.5.0-rc.2", "x", ""];
+        for other in others {
+            assert!(!is_mended(&format!("runc version {other}\n")), "{other}");
+        }
+        assert!(!is_mended("crun version 1.29.1\n"));
+        assert!(!is_mended(""));
+    }
+
+    fn link(mounts: &[&str], make: impl FnOnce(&Path)) -> Option<String> {
+        let bundle = tempfile::tempdir().unwrap();
+        let root = bundle.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let mounts: Vec<_> =
+            mounts.iter().map(|mount| serde_json::json!({"destination": mount})).collect();
+        let spec = serde_json::json!({"root": {"path": "root"}, "mounts": mounts});
+        fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
+        make(&root);
+        leads_out(bundle.path())
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_dev_or_of_a_device_is_found() {
+        let dev_link = |root: &Path| symlink("/host", root.join("dev")).unwrap();
+        assert_eq!(link(&["/dev"], dev_link).as_deref(), Some("dev"));
+        let null_link = |root: &Path| {
+            fs::create_dir(root.join("dev")).unwrap();
+            symlink("/etc/shadow", root.join("dev/null")).unwrap();
+            symlink("/proc/self/fd", root.join("dev/fd")).unwrap();
+        };
+        assert_eq!(link(&["/proc"], null_link).as_deref(), Some("dev/null"));
+        assert_eq!(link(&["/proc", "/dev/"], null_link), None, "covered");
+        assert_eq!(link(&[], |_| ()), None);
+    }
+}
