@@ -160,7 +160,7 @@ impl RootFs {
         rustix::process::umask(mask);
         before_pivot()?;
         rustix::process::umask(Mode::empty());
-        pivot::enter(&mounts.tree, self.propagation, self.pivot)?;
+        pivot::enter(&mounts.tree, self.pivot)?;
         mounts.forget_host();
         let terminal = console.then(|| self.terminal(&mounts, dev.as_ref())).transpose()?;
         if dev.is_some() {
@@ -177,6 +177,7 @@ impl RootFs {
         }
         protect::make_read_only(&mounts, &self.read_only_paths)?;
         protect::mask(&mounts, &self.masked_paths)?;
+        pivot::finish(&mounts.tree, self.propagation)?;
         Ok(terminal)
     }
 

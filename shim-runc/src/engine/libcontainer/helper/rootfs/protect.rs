@@ -80,7 +80,8 @@ impl Masks {
 
 fn empty_directory() -> io::Result<OwnedFd> {
     let (kind, source) = ("tmpfs", "tmpfs");
-    NewFileSystem { kind, source, flags: &[], data: &[] }.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
+    NewFileSystem { kind, source, flags: &["ro"], data: &[] }
+        .mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// The container's null device. The host's would be the container's to change.

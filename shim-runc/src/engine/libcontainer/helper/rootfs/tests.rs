@@ -425,10 +425,14 @@ fn what_is_mounted_in_a_shared_root_stays_the_containers() {
     for kind in ["shared", "rslave", "private", "unbindable"] {
         let mut bundle = Bundle::new();
         bundle.spec["linux"]["rootfsPropagation"] = json!(kind);
+        bundle.spec["linux"]["readonlyPaths"] = json!(["/etc"]);
+        bundle.spec["linux"]["maskedPaths"] = json!(["/etc"]);
         let seen = bundle.enter(move || {
             let root = mounted("/").remove(0);
             assert_eq!(root.contains("shared:"), kind == "shared", "{root}");
             assert_eq!(root.contains("unbindable"), kind == "unbindable", "{root}");
+            // Once, also what is protected and hidden in one place.
+            assert_eq!(mounted("/etc").len(), 2, "{:?}", mounted("/etc"));
         });
         seen.unwrap();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
