@@ -6,6 +6,7 @@ mod advisories;
 mod daemon;
 mod dropin;
 mod engine;
+mod faults;
 mod images;
 mod install;
 mod licences;
