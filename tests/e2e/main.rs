@@ -8,6 +8,7 @@ mod documents;
 mod doubt;
 mod dropin;
 mod engine;
+mod faults;
 mod full;
 mod images;
 mod install;

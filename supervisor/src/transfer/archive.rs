@@ -184,7 +184,11 @@ fn store(
     let mut ingest = match sink.store.ingest(&sink.namespace, request) {
         Ok(ingest) => Some(ingest),
         Err(ContentError::AlreadyExists(_)) => None,
-        Err(other) => return Err(other.into()),
+        Err(other) => {
+            // Its record may be there, and would be for a day, while its file could not be opened.
+            abandon(sink, &reference);
+            return Err(other.into());
+        }
     };
     // Another namespace has it: what the archive holds is compared, and its bytes are shared.
     let shared = ingest.as_ref().is_some_and(|ingest| ingest.status().offset > 0);
@@ -207,13 +211,18 @@ fn store(
             Err(other) => Err(other.into()),
         }
     });
-    if committed.is_err()
-        && let Err(error) = sink.store.abort(&sink.namespace, &reference)
-    {
+    if committed.is_err() {
+        abandon(sink, &reference);
+    }
+    committed
+}
+
+/// Ends an ingest that failed.
+fn abandon(sink: &Sink, reference: &str) {
+    if let Err(error) = sink.store.abort(&sink.namespace, reference) {
         // The first error is the one to tell; this one leaves an ingest that expires.
         log::debug!("abort ingest {reference}: {error}");
     }
-    committed
 }
 
 /// Digests what `entry` holds, and writes it to `ingest` if there is one.
