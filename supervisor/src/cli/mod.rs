@@ -4,9 +4,11 @@
 //! that process's status; 125 is the command line's own failure, 126 a container's command that
 //! cannot be executed, 127 one that is not there. Messages go to standard error, one line each.
 //! Not here: anything that a client of containerd could not do as well, but for starting the
-//! daemon ([`crate::daemon`]) and the installation of binaries, which has a service of ours.
+//! daemon ([`crate::daemon`]), the installation of binaries and the check of a root, which have
+//! services of ours.
 
 mod attach;
+mod check;
 mod client;
 mod container;
 mod error;
@@ -87,6 +89,8 @@ enum Command {
     Uninstall(install::UninstallArguments),
     /// Return to the binaries before the last install or uninstall
     Rollback,
+    /// Compare what is stored with its records, and mend it
+    Check(check::Arguments),
     /// Show the versions of this program and of the daemon
     Version,
 }
@@ -146,6 +150,7 @@ fn dispatch(command: Command, context: Context) -> Result<u8, CliError> {
         Command::Install(arguments) => block_on(install::run(arguments, context)),
         Command::Uninstall(arguments) => block_on(install::uninstall(arguments, context)),
         Command::Rollback => block_on(install::rollback(context)),
+        Command::Check(arguments) => block_on(check::run(arguments, context)),
         Command::Version => block_on(version::run(context)),
     }
 }

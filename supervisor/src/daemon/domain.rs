@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shim_sdk::error::report;
+use tokio::sync::Notify;
 
+use crate::check::Checker;
 use crate::config::DaemonConfig;
 use crate::container::Containers;
 use crate::content::{ContentError, Store};
@@ -27,6 +29,7 @@ pub(crate) struct Domain {
     pub(crate) config: DaemonConfig,
     /// Tells this root from every other.
     pub(crate) uuid: String,
+    id: RootId,
     pub(crate) events: Bus,
     pub(crate) namespaces: Namespaces,
     pub(crate) content: Store,
@@ -41,6 +44,8 @@ pub(crate) struct Domain {
     pub(crate) database: Database,
     /// Why the root's own database is not used.
     pub(crate) doubt: Option<Arc<Doubt>>,
+    /// Told when the root has another database, and is to be opened anew.
+    pub(crate) reopen: Arc<Notify>,
 }
 
 impl Domain {
@@ -105,6 +110,7 @@ impl Domain {
         Ok(Self {
             config: config.clone(),
             uuid,
+            id,
             namespaces: Namespaces::new(database.clone()),
             installer: Installer::new(opt, images.clone(), content.clone()),
             images,
@@ -117,7 +123,15 @@ impl Domain {
             events,
             database,
             doubt: doubt.map(Arc::new),
+            reopen: Arc::default(),
         })
+    }
+
+    /// What checks this root.
+    pub(crate) fn checker(&self) -> Checker {
+        let directories = (self.config.root.clone(), self.config.state.clone());
+        let (database, doubt) = (self.database.clone(), self.doubt.clone());
+        Checker::new(directories, self.id.clone(), database, doubt, self.reopen.clone())
     }
 
     /// What requests that need the records are refused with, when the records are in doubt.
