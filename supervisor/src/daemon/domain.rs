@@ -23,6 +23,9 @@ use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{self, Place, Tasks};
 use crate::transfer::{self, Importer};
 
+/// Where, in the state directory, the database is that stands in for one in doubt.
+const PROVISIONAL: &str = "provisional";
+
 /// The domain of one root; clones are handles to the same.
 #[derive(Clone)]
 pub(crate) struct Domain {
@@ -79,6 +82,8 @@ impl Domain {
         };
         if doubt.is_none() {
             keep_id(root, &uuid);
+            // Of a daemon that had no database to use. One that stays does no harm.
+            let _ = std::fs::remove_dir_all(config.state.join(PROVISIONAL));
         }
         let leases = Leases::new(database.clone());
         let content = Store::open(root, database.clone())
@@ -174,7 +179,7 @@ fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
 
 /// A database of its own, made anew in the state directory, for a root whose own is in doubt.
 fn provisional(state: &Path) -> Result<Database, DaemonError> {
-    let folder = state.join("provisional");
+    let folder = state.join(PROVISIONAL);
     match std::fs::remove_dir_all(&folder) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
             return Err(DaemonError::File { what: "remove", path: folder, cause });
