@@ -117,6 +117,11 @@ pub mod runtimeoptions {
     }
 }
 pub mod supervisor {
+    pub mod check {
+        pub mod v1 {
+            ::tonic::include_proto!("supervisor.check.v1");
+        }
+    }
     pub mod install {
         pub mod v1 {
             ::tonic::include_proto!("supervisor.install.v1");

@@ -5,6 +5,7 @@
 
 mod api;
 mod aside;
+mod check;
 mod cli;
 mod config;
 mod container;

@@ -73,13 +73,18 @@ impl Drop for Disk {
     }
 }
 
+/// Runs a test on a tmpfs and on an ext4 at the root directory, and on an ext4 that has the state
+/// directory as well.
 fn on_each_disk(test: fn(&mut Supervisor<'_>, &Disk, &Root)) {
-    for ext4 in [false, true] {
+    for (ext4, with_state) in [(false, false), (true, false), (true, true)] {
         let root = Root::new();
         // Dropped after the supervisor, whose daemon has files open on it.
         let disk;
         let mut supervisor = Supervisor::new(&root);
-        let at = supervisor.root();
+        let mut at = supervisor.root();
+        if with_state {
+            at.pop();
+        }
         disk = if ext4 { Disk::ext4(&at, &root) } else { Disk::tmpfs(&at) };
         supervisor.import(&Image::busybox(SMALL).write(&root.path().join("small.tar")));
         test(&mut supervisor, &disk, &root);
@@ -88,17 +93,9 @@ fn on_each_disk(test: fn(&mut Supervisor<'_>, &Disk, &Root)) {
     }
 }
 
-/// An image that does not fit: 80 MiB which cannot be compressed, and are not.
+/// An image that does not fit: 64 MiB, not compressed.
 fn large(root: &Root) -> PathBuf {
-    let mut state = 1_u64;
-    let mut bytes = Vec::with_capacity(80 << 20);
-    while bytes.len() < 80 << 20 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    let layer = Layer::new().file("large", 0o644, &bytes);
+    let layer = Layer::new().file("large", 0o644, &vec![7; 64 << 20]);
     Image::busybox("example.test/large:1").layer(layer).write(&root.path().join("large.tar"))
 }
 

@@ -3,6 +3,7 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
+mod check;
 mod daemon;
 mod documents;
 mod doubt;

@@ -60,6 +60,24 @@ fn a_name_of_a_run_that_was_killed_before_its_start_can_be_used_again() {
 }
 
 #[test]
+fn a_snapshot_of_a_run_that_was_killed_before_its_record_gives_its_name_free() {
+    let root = Root::new();
+    let supervisor = supervisor(&root);
+    let ctr = |words: &[&str]| run(&mut supervisor.ctr(words)).success();
+    // Its maker is of an earlier boot; another client's snapshot has none.
+    let (left, foreign) = (root.id("left"), root.id("foreign"));
+    for id in [&left, &foreign] {
+        let _ = ctr(&["snapshots", "prepare", id]);
+    }
+    let _ = ctr(&["snapshots", "label", &left, "supervisor/maker=earlier/1/2/3"]);
+    let run = |id: &str| supervisor.run(&["run", "--rm", "--name", id, APP, "/bin/true"]);
+    let _ = run(&left).success();
+    run(&foreign).ended_with(125).complains_of(&["already in use"]);
+    let _ = ctr(&["snapshots", "rm", &foreign]);
+    nothing_is_kept(&supervisor);
+}
+
+#[test]
 fn what_a_killed_run_left_goes_by_itself_and_what_was_started_or_is_foreign_stays() {
     let root = Root::new();
     let mut supervisor = supervisor(&root);

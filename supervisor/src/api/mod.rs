@@ -4,6 +4,7 @@
 //! `status`, namespaces come from the one function here, and [`routes`] is the list of what is
 //! served; a service or method that is not in it answers UNIMPLEMENTED.
 
+pub(crate) mod check;
 pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod diff;
@@ -94,6 +95,10 @@ pub(crate) fn routes(domain: &Domain) -> Routes {
     serve!(
         protos::grpc::supervisor::install::v1::install_server::InstallServer<_>,
         install::Install::new(domain.installer.clone())
+    );
+    serve!(
+        protos::grpc::supervisor::check::v1::check_server::CheckServer<_>,
+        check::Check::new(domain.checker())
     );
     serve!(services::diff::v1::diff_server::DiffServer<_>, diff::Diff::new(domain.content.clone()));
     let streams = streaming::Streams::default();

@@ -107,6 +107,7 @@ macro_rules! has_kind {
 }
 
 has_kind!(
+    crate::check::CheckError,
     crate::content::ContentError,
     crate::gc::CollectError,
     crate::install::InstallError,

@@ -1,6 +1,7 @@
 //! The daemon, as every command sees it: one connection, every service in one namespace.
 
 use protos::grpc::containerd::services;
+use protos::grpc::supervisor::check::v1::check_client::CheckClient;
 use protos::grpc::supervisor::install::v1::install_client::InstallClient;
 use services::containers::v1::containers_client::ContainersClient;
 use services::content::v1::content_client::ContentClient;
@@ -69,6 +70,7 @@ macro_rules! services {
 }
 
 services! {
+    check: CheckClient,
     containers: ContainersClient,
     content: ContentClient,
     diff: DiffClient,

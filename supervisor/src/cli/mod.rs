@@ -6,9 +6,11 @@
 //! is printed and was not written here holds no control characters, and is bounded; a container's
 //! own output is passed on as it is.
 //! Not here: anything that a client of containerd could not do as well, but for starting the
-//! daemon ([`crate::daemon`]) and the installation of binaries, which has a service of ours.
+//! daemon ([`crate::daemon`]), the installation of binaries and the check of a root, which have
+//! services of ours.
 
 mod attach;
+mod check;
 mod client;
 mod container;
 mod error;
@@ -97,6 +99,8 @@ enum Command {
     Uninstall(install::UninstallArguments),
     /// Return to the binaries before the last install or uninstall
     Rollback,
+    /// Compare what is stored with its records, and mend it
+    Check(check::Arguments),
     /// Show the versions of this program and of the daemon
     Version,
 }
@@ -168,6 +172,7 @@ fn dispatch(command: Command, context: Context) -> Result<u8, CliError> {
         Command::Install(arguments) => block_on(install::run(arguments, context)),
         Command::Uninstall(arguments) => block_on(install::uninstall(arguments, context)),
         Command::Rollback => block_on(install::rollback(context)),
+        Command::Check(arguments) => block_on(check::run(arguments, context)),
         Command::Version => block_on(version::run(context)),
     }
 }

@@ -287,6 +287,102 @@ impl Store {
         remove_unknown(root, &self.shared.ingests, &|name| ingests.contains(name), &is_number)
     }
 
+    /// Every blob that is recorded, with its size and one namespace that has it. Blocks.
+    pub(crate) fn recorded(&self) -> Result<Vec<(Digest, u64, String)>, ContentError> {
+        self.shared.database.read_blocking(|connection| {
+            let mut statement = connection
+                .prepare("SELECT digest, size_bytes, min(namespace) FROM blobs GROUP BY digest")?;
+            let mut rows = statement.query([])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let digest = Digest::parse(row.get::<_, String>(0)?).map_err(|cause| {
+                    MetadataError::Damaged { what: "digest", cause: cause.into() }
+                })?;
+                found.push((digest, row.get::<_, i64>(1)?.unsigned_abs(), row.get(2)?));
+            }
+            Ok(found)
+        })
+    }
+
+    /// What is wrong with the bytes of a blob of `size` bytes; `read` compares them with the digest,
+    /// too. Blocks.
+    pub(crate) fn fault(&self, digest: &Digest, size: u64, read: bool) -> Option<String> {
+        let path = self.path(digest);
+        let compared = || -> io::Result<Option<String>> {
+            let mut blob = File::open(&path)?;
+            let found = blob.metadata()?;
+            if !found.is_file() {
+                return Ok(Some("it is not a file".to_owned()));
+            }
+            if found.len() != size {
+                return Ok(Some(format!("it has {} bytes, its record says {size}", found.len())));
+            }
+            if !read {
+                return Ok(None);
+            }
+            let mut hasher = super::Hasher::default();
+            let mut chunk = vec![0; 256 << 10];
+            loop {
+                match io::Read::read(&mut blob, &mut chunk)? {
+                    0 => break,
+                    count => hasher.update(&chunk[..count]),
+                }
+            }
+            let got = hasher.finish();
+            Ok((got != *digest).then(|| format!("its bytes have the digest {got}")))
+        };
+        match compared() {
+            Ok(fault) => fault,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some("its file is missing".to_owned())
+            }
+            Err(error) => Some(format!("read {}: {error}", path.display())),
+        }
+    }
+
+    /// The blobs on disk that no record names, with their sizes. Blocks.
+    pub(crate) fn strays(&self) -> Result<Vec<(Digest, u64)>, ContentError> {
+        let known: HashSet<Digest> =
+            self.recorded()?.into_iter().map(|(digest, ..)| digest).collect();
+        let folder = &self.shared.blobs;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).map_err(file("list folder", folder))? {
+            let entry = entry.map_err(file("list folder", folder))?;
+            let digest = entry.file_name().to_str().map(|name| format!("sha256:{name}"));
+            if let Some(digest) = digest.and_then(|digest| Digest::parse(digest).ok())
+                && !known.contains(&digest)
+                && let Ok(metadata) = entry.metadata()
+            {
+                found.push((digest, metadata.len()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Records a blob whose bytes are in place. Blocks.
+    pub(crate) fn adopt(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<(), ContentError> {
+        let now = from_nanos(now_nanos());
+        let (digest, labels) = (digest.clone(), Labels::new());
+        let info = Info { digest, size_bytes, labels, created: now, updated: now };
+        let namespace = namespace.clone();
+        self.shared.database.write_blocking(move |transaction| {
+            crate::namespace::ensure(transaction, &namespace)?;
+            record(transaction, &namespace, None, &info)
+        })
+    }
+
+    /// Sets the bytes of a blob aside. Blocks.
+    pub(crate) fn set_aside(&self, digest: &Digest, why: &str) {
+        let _files = self.lock_files();
+        set_aside(&self.shared.root, &self.path(digest), why);
+    }
+
     /// Where the bytes of `digest` are.
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
         self.shared.blobs.join(digest.hex())

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shim_sdk::error::report;
+use tokio::sync::Notify;
 
+use crate::check::Checker;
 use crate::config::DaemonConfig;
 use crate::container::Containers;
 use crate::content::{ContentError, Store};
@@ -21,12 +23,16 @@ use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{self, Place, Tasks};
 use crate::transfer::{self, Importer};
 
+/// Where, in the state directory, the database is that stands in for one in doubt.
+const PROVISIONAL: &str = "provisional";
+
 /// The domain of one root; clones are handles to the same.
 #[derive(Clone)]
 pub(crate) struct Domain {
     pub(crate) config: DaemonConfig,
     /// Tells this root from every other.
     pub(crate) uuid: String,
+    id: RootId,
     pub(crate) events: Bus,
     pub(crate) namespaces: Namespaces,
     pub(crate) content: Store,
@@ -41,6 +47,8 @@ pub(crate) struct Domain {
     pub(crate) database: Database,
     /// Why the root's own database is not used.
     pub(crate) doubt: Option<Arc<Doubt>>,
+    /// Told when the root has another database, and is to be opened anew.
+    pub(crate) reopen: Arc<Notify>,
 }
 
 impl Domain {
@@ -74,6 +82,8 @@ impl Domain {
         };
         if doubt.is_none() {
             keep_id(root, &uuid);
+            // Of a daemon that had no database to use. One that stays does no harm.
+            let _ = std::fs::remove_dir_all(config.state.join(PROVISIONAL));
         }
         let leases = Leases::new(database.clone());
         let content = Store::open(root, database.clone())
@@ -105,6 +115,7 @@ impl Domain {
         Ok(Self {
             config: config.clone(),
             uuid,
+            id,
             namespaces: Namespaces::new(database.clone()),
             installer: Installer::new(opt, images.clone(), content.clone()),
             images,
@@ -117,7 +128,15 @@ impl Domain {
             events,
             database,
             doubt: doubt.map(Arc::new),
+            reopen: Arc::default(),
         })
+    }
+
+    /// What checks this root.
+    pub(crate) fn checker(&self) -> Checker {
+        let directories = (self.config.root.clone(), self.config.state.clone());
+        let (database, doubt) = (self.database.clone(), self.doubt.clone());
+        Checker::new(directories, self.id.clone(), database, doubt, self.reopen.clone())
     }
 
     /// What requests that need the records are refused with, when the records are in doubt.
@@ -160,7 +179,7 @@ fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
 
 /// A database of its own, made anew in the state directory, for a root whose own is in doubt.
 fn provisional(state: &Path) -> Result<Database, DaemonError> {
-    let folder = state.join("provisional");
+    let folder = state.join(PROVISIONAL);
     match std::fs::remove_dir_all(&folder) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
             return Err(DaemonError::File { what: "remove", path: folder, cause });

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,7 @@ use tonic::transport::Server;
 use super::domain::Domain;
 use super::door::{Door, Leave, bind_private};
 use super::launch::READY;
+use super::lock::Lock;
 use super::place::{self, Claim};
 use super::{Mode, sys, upkeep};
 use crate::api;
@@ -39,23 +41,52 @@ pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError>
         Claim::Answered => return announce(mode),
     };
     place::check_mount_namespace(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| DaemonError::System { what: "start the runtime", cause })?;
-    let served = runtime.block_on(run(config, mode, inherited));
-    // A blocking call that hangs must not keep the daemon; what it was doing is journaled.
-    runtime.shutdown_timeout(GRACE);
+    let served = loop {
+        // One runtime a turn: what watched the shims of the last turn ends with it.
+        match turn(&config, mode, inherited.as_ref()) {
+            Ok(End::Again) => log::info!("opening {} anew", config.root.display()),
+            Ok(End::Left(start_lock)) => break Ok(start_lock),
+            Err(error) => break Err(error),
+        }
+    };
     // The order matters: a client that waits for the start lock must find the root free.
     drop(lock);
     served.map(drop)
 }
 
+/// Why a turn of serving ended.
+enum End {
+    /// The daemon leaves, with the start lock if it had time to take it.
+    Left(Option<Lock>),
+    /// The root has another database.
+    Again,
+}
+
+/// Serves until the daemon leaves or the root is to be opened anew.
+fn turn(
+    config: &DaemonConfig,
+    mode: Mode,
+    inherited: Option<&UnixListener>,
+) -> Result<End, DaemonError> {
+    let own = inherited
+        .map(UnixListener::try_clone)
+        .transpose()
+        .map_err(|cause| DaemonError::System { what: "keep the socket for another turn", cause })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| DaemonError::System { what: "start the runtime", cause })?;
+    let served = runtime.block_on(run(config.clone(), mode, own));
+    // A blocking call that hangs must not keep the daemon; what it was doing is journaled.
+    runtime.shutdown_timeout(GRACE);
+    served
+}
+
 async fn run(
     config: DaemonConfig,
     mode: Mode,
-    inherited: Option<std::os::unix::net::UnixListener>,
-) -> Result<Option<super::lock::Lock>, DaemonError> {
+    inherited: Option<UnixListener>,
+) -> Result<End, DaemonError> {
     let failed = |what| move |cause| DaemonError::System { what, cause };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("watch for SIGINT"))?;
@@ -100,16 +131,21 @@ async fn run(
     log::info!("serving {} on {}", config.root.display(), config.address.display());
 
     tokio::pin!(server);
+    let mut again = false;
     let served = tokio::select! {
         served = &mut server => served,
-        name = async {
+        (name, rebuilt) = async {
             tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => ("SIGTERM", false),
+                _ = interrupt.recv() => ("SIGINT", false),
+                () = domain.reopen.notified() => ("the database was rebuilt", true),
             }
         } => {
             log::info!("{name}: stopping");
-            notify("STOPPING=1");
+            again = rebuilt;
+            if !again {
+                notify("STOPPING=1");
+            }
             stop.send_replace(true);
             domain.events.close();
             domain.tasks.stop();
@@ -129,7 +165,7 @@ async fn run(
     let served =
         served.map_err(|cause| DaemonError::Serve { address: config.address.clone(), cause });
     log::info!("leaving {}", config.root.display());
-    served.map(|()| lock)
+    served.map(|()| if again { End::Again } else { End::Left(lock) })
 }
 
 /// Tells whoever started this daemon that its socket answers; lets go of a client's pipe.

@@ -11,7 +11,7 @@ use super::MetadataError;
 use super::transaction::{connect, read_only};
 
 /// Copies the database at `database` to `to`, replacing it. Neither writers nor readers wait.
-pub(super) fn keep(database: &Path, to: &Path) -> Result<(), MetadataError> {
+pub(crate) fn keep(database: &Path, to: &Path) -> Result<(), MetadataError> {
     let failed = |cause| MetadataError::Copy { path: to.to_owned(), cause };
     let new = to.with_extension("new");
     // Made beforehand for its mode; SQLite fills a file that is empty.

@@ -25,7 +25,10 @@ mod time;
 mod transaction;
 mod upgrade;
 
-pub(crate) use claim::{Doubt, RootFiles, RootId, claim, leave, marked_id};
+pub(crate) use claim::{
+    Doubt, RootFiles, RootId, adopt, claim, forget_log, install, leave, marked_id, pages, usable,
+};
+pub(crate) use copy::keep as copy;
 pub(crate) use error::{MetadataError, RecordError};
 pub(crate) use identifier::{InvalidIdentifier, Namespace, validate_identifier};
 pub(crate) use labels::Labels;

@@ -80,6 +80,21 @@ impl Database {
         Ok(Self { shared: Arc::new(Shared { path, writer, readers, reserve, changes }) })
     }
 
+    /// Where the database is.
+    pub(super) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Empties the log into the database's file, as far as no reader is in the way. Blocks.
+    pub(super) fn checkpoint(&self) -> Result<(), MetadataError> {
+        let (answer, answered) = channel();
+        self.ask(Box::new(move |connection| {
+            let emptied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            drop(answer.send(emptied));
+        }))?;
+        Ok(answered.recv().map_err(|_| MetadataError::Closed)??)
+    }
+
     /// How many changes were asked for since the last copy.
     pub(crate) fn changes_since_copy(&self) -> u64 {
         self.shared.changes.load(Ordering::Relaxed)

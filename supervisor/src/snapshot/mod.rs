@@ -13,6 +13,7 @@
 //! durable, outlives it, and is swept at the next start when it has none.
 
 mod error;
+mod mend;
 pub(crate) mod mount;
 mod overlay;
 mod record;
@@ -22,6 +23,7 @@ mod tests;
 mod usage;
 
 pub(crate) use error::SnapshotError;
+pub(crate) use mend::Recorded;
 pub(crate) use mount::Mount;
 pub(crate) use record::{Info, Kind};
 pub(crate) use snapshotter::{New, Snapshotter};

@@ -49,40 +49,77 @@ impl Overlay {
         parent: Option<i64>,
     ) -> Result<(), SnapshotError> {
         let home = self.home(id);
-        let make = || -> io::Result<()> {
-            match DirBuilder::new().mode(0o700).create(&home) {
-                // Left by a crash before its record was durable: empty directories. Anything else
-                // was not made by this database, and is kept.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    self.remove_empty(id);
-                    if home.exists() {
-                        set_aside(self.base(), &home, "a new snapshot has its number");
-                    }
-                    DirBuilder::new().mode(0o700).create(&home)?;
-                }
-                other => other?,
+        // Left by a crash before its record was durable: empty directories. Anything else was not
+        // made by this database, and is kept.
+        if home.symlink_metadata().is_ok() {
+            self.remove_empty(id);
+            if home.symlink_metadata().is_ok() {
+                set_aside(self.base(), &home, "a new snapshot has its number");
             }
-            let root = self.root(id);
-            DirBuilder::new().mode(0o755).create(&root)?;
-            if kind == Kind::Active {
-                DirBuilder::new().mode(0o711).create(home.join("work"))?;
-            }
-            let Some(parent) = parent else { return Ok(()) };
-            let below = fs::symlink_metadata(self.root(parent))?;
-            if (below.uid(), below.gid()) != (0, 0) {
-                lchown(&root, Some(below.uid()), Some(below.gid()))?;
-            }
-            let mode = below.mode() & 0o7777;
-            if mode != 0o755 {
-                fs::set_permissions(&root, Permissions::from_mode(mode))?;
-            }
-            Ok(())
-        };
-        make().map_err(|cause| {
+        }
+        self.make(&home, kind, parent).map_err(|cause| {
             // The number is given to the next snapshot.
             self.remove_empty(id);
             directory("create snapshot", &home)(cause)
         })
+    }
+
+    fn make(&self, home: &Path, kind: Kind, parent: Option<i64>) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(home)?;
+        let root = home.join("fs");
+        DirBuilder::new().mode(0o755).create(&root)?;
+        if kind == Kind::Active {
+            DirBuilder::new().mode(0o711).create(home.join("work"))?;
+        }
+        let Some(parent) = parent else { return Ok(()) };
+        let below = fs::symlink_metadata(self.root(parent))?;
+        if (below.uid(), below.gid()) != (0, 0) {
+            lchown(&root, Some(below.uid()), Some(below.gid()))?;
+        }
+        let mode = below.mode() & 0o7777;
+        if mode != 0o755 {
+            fs::set_permissions(&root, Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// Directories to be filled in place of those of snapshot `id`, and how to mount them.
+    pub(super) fn draft(
+        &self,
+        id: i64,
+        parent: Option<i64>,
+        parents: &[i64],
+    ) -> Result<(PathBuf, Vec<Mount>), SnapshotError> {
+        let home = self.folder.join(format!("{id}.draft"));
+        let made = remove_all(&home).and_then(|()| self.make(&home, Kind::Active, parent));
+        made.map_err(directory("create snapshot", &home))?;
+        let mount = match parents {
+            [] => mount::bind(home.join("fs"), "rw"),
+            _ => self.overlay(&home, true, parents),
+        };
+        Ok((home, vec![mount]))
+    }
+
+    /// Puts a filled draft in place of the directories of snapshot `id`.
+    pub(super) fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
+        let put = || -> io::Result<()> {
+            remove_all(&draft.join("work"))?;
+            super::mend::replace(self.base(), &self.home(id), draft)
+        };
+        put().map_err(directory("put in place", draft))
+    }
+
+    /// The directories that are as a snapshot's, by number.
+    pub(super) fn all(&self) -> Result<Vec<(i64, PathBuf)>, SnapshotError> {
+        let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(directory("list", &self.folder))?.path();
+            if let Some(id) = number(&path).filter(|_| is_snapshot(&path)) {
+                found.push((id, path));
+            }
+        }
+        Ok(found)
     }
 
     /// How snapshot `id` is mounted, over `parents`, the nearest first.
@@ -91,19 +128,19 @@ impl Overlay {
         let mount = match parents {
             [] => mount::bind(self.root(id), if active { "rw" } else { "ro" }),
             [parent] if !active => mount::bind(self.root(*parent), "ro"),
-            _ => self.overlay(id, active, parents),
+            _ => self.overlay(&self.home(id), active, parents),
         };
         vec![mount]
     }
 
-    fn overlay(&self, id: i64, active: bool, parents: &[i64]) -> Mount {
+    fn overlay(&self, home: &Path, active: bool, parents: &[i64]) -> Mount {
         let mut options = Vec::new();
         if self.index_off {
             options.push("index=off".to_owned());
         }
         if active {
-            options.push(format!("workdir={}", self.home(id).join("work").display()));
-            options.push(format!("upperdir={}", self.root(id).display()));
+            options.push(format!("workdir={}", home.join("work").display()));
+            options.push(format!("upperdir={}", home.join("fs").display()));
         }
         let lower: Vec<String> =
             parents.iter().map(|parent| self.root(*parent).display().to_string()).collect();
@@ -136,9 +173,7 @@ impl Overlay {
         let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
         for entry in entries {
             let path = entry.map_err(directory("list", &self.folder))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let id = name.parse::<i64>().ok().filter(|id| id.to_string() == name);
-            match id {
+            match number(&path) {
                 Some(id) if known(id) => {}
                 Some(_) if is_snapshot(&path) => {
                     log::info!("removing {}, which no record names", path.display());
@@ -165,6 +200,12 @@ impl Overlay {
     fn home(&self, id: i64) -> PathBuf {
         self.folder.join(id.to_string())
     }
+}
+
+/// The number that a snapshot's directory bears.
+fn number(path: &Path) -> Option<i64> {
+    let name = path.file_name()?.to_str()?;
+    name.parse::<i64>().ok().filter(|id| id.to_string() == name)
 }
 
 /// Whether a directory was made as a snapshot's, or was as good as removed.

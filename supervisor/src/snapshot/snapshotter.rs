@@ -20,9 +20,9 @@ use crate::namespace;
 /// The snapshots of all namespaces.
 #[derive(Clone)]
 pub(crate) struct Snapshotter {
-    database: Database,
+    pub(super) database: Database,
     events: Bus,
-    driver: Arc<Overlay>,
+    pub(super) driver: Arc<Overlay>,
 }
 
 /// What a new snapshot is to be.

@@ -165,7 +165,7 @@ impl Importer {
         Ok(labels)
     }
 
-    async fn lease(&self, namespace: &Namespace) -> Result<LeaseId, TransferError> {
+    pub(super) async fn lease(&self, namespace: &Namespace) -> Result<LeaseId, TransferError> {
         let now = SystemTime::now();
         let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

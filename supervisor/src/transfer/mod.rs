@@ -18,6 +18,7 @@ mod layout;
 mod platform;
 mod progress;
 pub(crate) mod reference;
+mod remake;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -28,3 +29,4 @@ pub(crate) use import::{Destination, Importer, Prefix, end_orphans};
 pub(crate) use layer::{LayerError, apply};
 pub(crate) use platform::Platform;
 pub(crate) use progress::{Event, Progress};
+pub(crate) use remake::KnownLayer;

@@ -1,0 +1,316 @@
+//! What the check of a root asks of images: which layer a snapshot was unpacked from, whether it is
+//! still as that layer says, and the images that a store without names holds.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Component, Path, PathBuf};
+
+use installer::extract;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use super::document::{self, MAX_BYTES, Target, media};
+use super::layer;
+use super::tree::{Tree, Walk};
+use super::unpack::{Unpacker, chain_ids};
+use super::{Importer, Platform, Progress, TransferError};
+use crate::content::{Descriptor, Digest};
+use crate::image::Image;
+use crate::metadata::{Labels, Namespace};
+use crate::snapshot::Mount;
+
+/// Differences that are remembered at a time; more than that is lost anyway.
+const DIFFERENCES: usize = 10_000;
+/// What marks a file of a layer as the absence of another.
+const WHITEOUT: &str = ".wh.";
+const NAME: &str = "io.containerd.image.name";
+
+/// A layer as an image names it.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownLayer {
+    blob: Digest,
+    diff_id: Digest,
+}
+
+/// An image of which only the documents are there.
+#[derive(Debug, Clone)]
+pub(crate) struct Nameless {
+    /// Its manifest or index.
+    pub(crate) target: Descriptor,
+    /// The name that it gives itself.
+    pub(crate) name: Option<String>,
+    /// All its parts that are there.
+    pub(crate) parts: HashSet<Digest>,
+    /// What keeps the parts together.
+    pub(crate) labels: BTreeMap<Digest, Labels>,
+    /// What is missing of it.
+    pub(crate) missing: Option<String>,
+}
+
+impl Importer {
+    /// The layers of `images` by the name that their snapshots have. Blocks.
+    pub(crate) fn known_layers(
+        &self,
+        namespace: &Namespace,
+        images: &[Image],
+    ) -> HashMap<String, KnownLayer> {
+        let walk = Walk { store: &self.content, namespace, wanted: &[] };
+        let mut known = HashMap::new();
+        for image in images {
+            // An image that is not whole is told of with its blobs.
+            let Ok(tree) = walk.tree(&image.target) else { continue };
+            for image in tree.images {
+                let chain = chain_ids(&image.diff_ids);
+                for ((chain, diff_id), layer) in chain.iter().zip(&image.diff_ids).zip(image.layers)
+                {
+                    let layer = KnownLayer { blob: layer.digest, diff_id: diff_id.clone() };
+                    known.insert(chain.to_string(), layer);
+                }
+            }
+        }
+        known
+    }
+
+    /// How the files below `root` differ from those of `layer`; `contents` compares what is in them,
+    /// not only their sizes. A layer that has a snapshot was extracted once, within the limits that
+    /// hold for that. Blocks.
+    pub(crate) fn difference(
+        &self,
+        namespace: &Namespace,
+        layer: &KnownLayer,
+        root: &Path,
+        contents: bool,
+    ) -> Result<Option<String>, TransferError> {
+        let (_, blob) = self.content.open_blob(namespace, &layer.blob)?;
+        let failed = |cause| TransferError::Read { place: format!("layer {}", layer.blob), cause };
+        let tar = extract::decompressed(blob).map_err(failed)?;
+        let root = File::open(root).map_err(failed)?;
+        let mut archive = tar::Archive::new(tar);
+        let mut differences: BTreeMap<PathBuf, String> = BTreeMap::new();
+        for entry in archive.entries().map_err(failed)? {
+            let mut entry = entry.map_err(failed)?;
+            let path: PathBuf = entry
+                .path()
+                .map_err(failed)?
+                .components()
+                .filter(|part| matches!(part, Component::Normal(_)))
+                .collect();
+            let Some(name) = path.file_name() else { continue };
+            if name.to_string_lossy().starts_with(WHITEOUT) {
+                continue;
+            }
+            let found = match entry.header().entry_type() {
+                tar::EntryType::Regular | tar::EntryType::Continuous => {
+                    compare(&root, &path, entry.size(), contents.then_some(&mut entry))
+                }
+                tar::EntryType::XGlobalHeader => continue,
+                _ => there(&root, &path),
+            };
+            // The last entry of a path counts.
+            match found.map_err(failed)? {
+                None => drop(differences.remove(&path)),
+                Some(difference) if differences.len() < DIFFERENCES => {
+                    let told = format!("{path:?}: {difference}");
+                    differences.insert(path, told);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(differences.into_values().next())
+    }
+
+    /// Applies `layer` to `mounts`, synced. Blocks.
+    pub(crate) fn unpack_layer(
+        &self,
+        namespace: &Namespace,
+        known: &KnownLayer,
+        mounts: &[Mount],
+    ) -> Result<(), TransferError> {
+        let (_, blob) = self.content.open_blob(namespace, &known.blob)?;
+        let got = layer::apply(blob, mounts, true)
+            .map_err(|cause| TransferError::Layer {
+                layer: known.blob.clone(),
+                cause: Box::new(cause),
+            })?
+            .diff_id;
+        if got == known.diff_id {
+            return Ok(());
+        }
+        let (layer, want) = (known.blob.clone(), known.diff_id.clone());
+        Err(TransferError::WrongDiffId { layer, want, got })
+    }
+
+    /// Makes the snapshots of an image for this host, as far as they are missing, and stores the
+    /// labels that keep its parts.
+    pub(crate) async fn unpack_again(
+        &self,
+        namespace: &Namespace,
+        target: &Descriptor,
+    ) -> Result<(), TransferError> {
+        let platform = Platform::host();
+        let wanted = [platform.clone()];
+        let tree = Walk { store: &self.content, namespace, wanted: &wanted }.tree(target)?;
+        let lease = self.lease(namespace).await?;
+        let unpacker = Unpacker {
+            store: &self.content,
+            snapshots: &self.snapshots,
+            leases: &self.leases,
+            namespace,
+            lease: &lease,
+            progress: &Progress::ignored(),
+        };
+        let unpacked = match tree.select(target, &platform) {
+            Ok(image) => unpacker.unpack(image).await,
+            Err(error) => Err(error),
+        };
+        let (store, scope) = (self.content.clone(), namespace.clone());
+        let outcome = match unpacked {
+            Ok(labels) => {
+                super::unpack::blocking(move || Ok(store.annotate(&scope, labels)?)).await
+            }
+            Err(error) => Err(error),
+        };
+        self.leases.delete(namespace, &lease).await?;
+        outcome
+    }
+
+    /// The images among `blobs`, all of them recorded in `namespace`, that no other of them is part
+    /// of. Blocks.
+    pub(crate) fn nameless(&self, namespace: &Namespace, blobs: &[(Digest, u64)]) -> Vec<Nameless> {
+        let mut documents: BTreeMap<Digest, (u64, Vec<u8>, Target)> = BTreeMap::new();
+        for (digest, size) in blobs.iter().filter(|(_, size)| *size <= MAX_BYTES) {
+            let Some(bytes) = self.document(namespace, digest) else { continue };
+            if let Ok(target) = document::parse_target("blob", "", &bytes) {
+                documents.insert(digest.clone(), (*size, bytes, target));
+            }
+        }
+        let inner: HashSet<String> = documents
+            .values()
+            .filter_map(|(_, _, target)| match target {
+                Target::Index(index) => {
+                    Some(index.manifests.iter().map(|link| link.digest.clone()))
+                }
+                Target::Manifest(_) => None,
+            })
+            .flatten()
+            .collect();
+        let walk = Walk { store: &self.content, namespace, wanted: &[] };
+        let mut found = Vec::new();
+        for (digest, (size_bytes, bytes, target)) in documents {
+            if inner.contains(digest.as_str()) {
+                continue;
+            }
+            let (media_type, name) = says(&bytes, &target);
+            let annotations = BTreeMap::new();
+            let target = Descriptor { media_type, digest, size_bytes, annotations };
+            let (tree, missing) = match walk.tree(&target) {
+                Ok(tree) => (tree, None),
+                Err(error) => (Tree::default(), Some(shim_sdk::error::report(&error))),
+            };
+            let mut parts = HashSet::from([target.digest.clone()]);
+            parts.extend(tree.labels.keys().cloned());
+            for image in &tree.images {
+                parts.insert(image.config.clone());
+                parts.extend(image.layers.iter().map(|layer| layer.digest.clone()));
+            }
+            found.push(Nameless { target, name, parts, labels: tree.labels, missing });
+        }
+        found
+    }
+
+    fn document(&self, namespace: &Namespace, digest: &Digest) -> Option<Vec<u8>> {
+        let (_, blob) = self.content.open_blob(namespace, digest).ok()?;
+        let mut bytes = Vec::new();
+        let mut blob = blob.take(MAX_BYTES);
+        // A layer is not read any further than its first byte.
+        blob.by_ref().take(1).read_to_end(&mut bytes).ok()?;
+        if bytes != b"{" {
+            return None;
+        }
+        blob.read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+/// The media type and the name that a document gives itself.
+fn says(bytes: &[u8], target: &Target) -> (String, Option<String>) {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Itself {
+        #[serde(default)]
+        media_type: String,
+        #[serde(default)]
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    let itself: Itself = serde_json::from_slice(bytes).unwrap_or_default();
+    let media_type = match target {
+        _ if !itself.media_type.is_empty() => itself.media_type,
+        Target::Index(_) => media::OCI_INDEX.to_owned(),
+        Target::Manifest(_) => media::OCI_MANIFEST.to_owned(),
+    };
+    let name = itself.annotations.and_then(|annotations| annotations.get(NAME).cloned());
+    (media_type, name.and_then(|name| super::reference::normalize(&name).ok()))
+}
+
+/// Opens what is at `path` below `root`, without following links on the way.
+fn open(root: &File, path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match openat2(root, path, flags, Mode::empty(), resolve) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is wrong with a file that has the given size, and content, in its layer.
+fn compare(
+    root: &File,
+    path: &Path,
+    size: u64,
+    content: Option<&mut impl io::Read>,
+) -> io::Result<Option<String>> {
+    // A link on the way was not there when the layer was applied, or the layer went through it:
+    // what is behind it is not looked at.
+    let found = match open(root, path, OFlags::PATH) {
+        Err(error) if is_link(&error) => return Ok(None),
+        other => other?,
+    };
+    let Some(found) = found else { return Ok(Some("it is missing".to_owned())) };
+    let metadata = found.metadata()?;
+    if !metadata.is_file() {
+        return Ok(Some("it is not a file".to_owned()));
+    }
+    if metadata.len() != size {
+        return Ok(Some(format!("it has {} bytes, {size} were unpacked", metadata.len())));
+    }
+    let Some(content) = content else { return Ok(None) };
+    let Some(mut file) = open(root, path, OFlags::RDONLY | OFlags::NONBLOCK)? else {
+        return Ok(Some("it is missing".to_owned()));
+    };
+    let (mut want, mut got) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        let count = content.read(&mut want)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        file.read_exact(&mut got[..count])?;
+        if want[..count] != got[..count] {
+            return Ok(Some("its content has changed".to_owned()));
+        }
+    }
+}
+
+fn there(root: &File, path: &Path) -> io::Result<Option<String>> {
+    match open(root, path, OFlags::PATH) {
+        Ok(Some(_)) => Ok(None),
+        Ok(None) => Ok(Some("it is missing".to_owned())),
+        // A link on the way, as in `compare`.
+        Err(error) if is_link(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32)
+}
