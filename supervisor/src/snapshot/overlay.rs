@@ -91,7 +91,7 @@ impl Overlay {
         parents: &[i64],
     ) -> Result<(PathBuf, Vec<Mount>), SnapshotError> {
         let home = self.folder.join(format!("{id}.draft"));
-        let made = remove_all(&home).and_then(|()| self.make(&home, Kind::Active, parent));
+        let made = remove_tree(&home).and_then(|()| self.make(&home, Kind::Active, parent));
         made.map_err(directory("create snapshot", &home))?;
         let mount = match parents {
             [] => mount::bind(home.join("fs"), "rw"),
@@ -103,7 +103,7 @@ impl Overlay {
     /// Puts a filled draft in place of the directories of snapshot `id`.
     pub(super) fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
         let put = || -> io::Result<()> {
-            remove_all(&draft.join("work"))?;
+            remove_tree(&draft.join("work"))?;
             super::mend::replace(self.base(), &self.home(id), draft)
         };
         put().map_err(directory("put in place", draft))
