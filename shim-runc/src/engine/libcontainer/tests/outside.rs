@@ -367,3 +367,22 @@ fn a_failed_create_in_a_pid_namespace_of_others_leaves_nothing() {
         wait(init);
     });
 }
+
+#[test]
+fn a_limit_of_few_files_holds_and_does_not_keep_the_container_from_being_made() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sh", "-c", "ulimit -n; ulimit -H -n; sleep 60"]);
+        let few = json!([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}]);
+        container.spec["process"]["rlimits"] = few.clone();
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let mut exec = shell("ulimit -n; ulimit -H -n");
+        exec["rlimits"] = few;
+        let (pid, said) = container.exec(exec).await.unwrap();
+        assert_eq!(read(said), "8\n9\n");
+        wait(pid);
+        container.delete(true).await;
+        assert_eq!(read(output), "8\n9\n");
+        wait(init);
+    });
+}
