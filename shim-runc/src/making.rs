@@ -4,7 +4,7 @@
 //! has cloned runs on until it misses the helper: for that long it may still join and make cgroups.
 //!
 //! Promise: while any of these lives, [`ended`]
-//! knows, but for a clone that is in the container's root already: that one holds nothing of the
+//! knows, but for a clone that is in the container's root, or joins it: that one holds nothing of the
 //! host's, and ends when it misses the helper.
 //! The mark is on the bundle's spec, which every bundle has, and not on the bundle: by a directory's
 //! descriptor, seen by a process of the container, the host's files could be reached.

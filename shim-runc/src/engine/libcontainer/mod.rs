@@ -42,7 +42,7 @@ use rustix::fs::MemfdFlags;
 use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 
-use crate::cgroup::{ahead, made};
+use crate::cgroup::made;
 use crate::error::{EngineError, Operation};
 
 use super::{CreateContainer, Engine, ExecProcess};
@@ -237,7 +237,6 @@ impl Libcontainer {
             Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
         let mut fds = streams.fds();
         fds.push(file.as_fd());
-        ahead::get_ready();
         let mut answer = match self.ask(id, &request, &fds).await {
             Ok(answer) => answer,
             Err(error) => return Err(gone(Operation::Exec, &error)),

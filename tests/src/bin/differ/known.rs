@@ -53,8 +53,8 @@ const UNNAMED: &str = "a container joins the groups of controllers; in named hie
     (systemd's) and in a hybrid host's version 2 it stays in its shim's";
 const SYS: &str = "sysfs is read-only by its mount, in runc by its file system too, which is \
     another error to those who could not write anyhow";
-const MODE: &str = "a tmpfs has the mode that its options or else the kernel say; runc gives it \
-    that of the directory below";
+const MODE: &str = "a tmpfs has the mode that its options say, or else that of the directory below, \
+    which is an option too, as in runc 1.2; runc 1.1 gives it that of the directory afterwards";
 const OURS_CAN: &str = "done as the specification says, where runc 1.1 does not";
 const SCORE: &str = "without a score in the spec it is inherited, here from a shim, whose own is \
     one above the daemon's";
@@ -81,25 +81,25 @@ pub(crate) const KNOWN: &[Known] = &[
     known("", "mounts /sys #0 super", SYS),
     known("", "paths /sys writable", SYS),
     known("", "paths /sys/fs/cgroup writable", SYS),
-    known("mount", "paths /mnt mode", MODE),
-    known("mount", "paths /mnt writable", MODE),
-    known(
-        "read-only paths: masked as well",
-        "mounts /data",
-        "protected after it is masked, in runc before",
-    ),
+    known("mount options: size and mode", "paths /mnt mode", MODE),
+    known("mount", "mounts /mnt #0 super", MODE),
     known(
         "rootfs propagation: unbindable",
         "outcome",
         "the root becomes unbindable after everything is mounted; runc fails over bind mounts",
     ),
-    known("mount points: through a link", "paths /mnt/inner mode", MODE),
-    known("mount points: through a link that leads out", "paths /etc mode", MODE),
+    known("mount points: through a link", "mounts /mnt/inner #0 super", MODE),
+    known("mount points: through a link that leads out", "mounts /etc #0 super", MODE),
     known(
-        "mount options: sync, dirsync",
-        "mounts /mnt #0 super",
-        "libcontainer does not hand \
-        these two to the file system",
+        "mount points: in proc",
+        "outcome",
+        "refused, as by runc 1.2: only what is in its list is mounted over anything in /proc",
+    ),
+    known(
+        "mount kinds: cgroup",
+        "mounts /sys/fs/cgroup #0 options",
+        "read-only as a whole where that was asked for; in runc 1.1 the directory of the \
+        hierarchies is not",
     ),
     known(
         "mount options: defaults",
@@ -107,19 +107,11 @@ pub(crate) const KNOWN: &[Known] = &[
         "the word is taken to say nothing; runc hands it \
         to the file system",
     ),
-    known(
-        "mount options: nosymfollow",
-        "outcome",
-        "refused: libcontainer does not know it \
-        (`rnosymfollow` it does)",
-    ),
-    known("mount options: tmpcopyup, of runc", "outcome", "refused: an extension of runc's"),
     known("bind mounts: by its type alone", "outcome", "bound; runc looks at the options alone"),
     known(
         "bind mounts: idmapped",
         "outcome",
-        "refused: libcontainer 0.7 has no idmapped mounts; \
-        runc 1.1 ignores the mappings",
+        "refused: this engine has no idmapped mounts; runc 1.1 ignores the mappings",
     ),
     known(
         "bind mounts: of one file",
@@ -143,7 +135,6 @@ pub(crate) const KNOWN: &[Known] = &[
         "skipped; runc fails over a file that is \
         taken for a directory",
     ),
-    known("devices: elsewhere", "outcome", "refused: libcontainer makes devices below /dev only"),
     known("devices: no path", "outcome", "refused"),
     known("", "dev /dev/mqueue", "in a user namespace its group is root's; in runc nobody's"),
     known(

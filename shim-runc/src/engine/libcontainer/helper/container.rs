@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -82,7 +82,7 @@ pub(super) fn create(
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit it, until they are in the container's root.
-    let _making = making::mark(&bundle).map_err(|error| {
+    let making = making::mark(&bundle).map_err(|error| {
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
@@ -103,6 +103,7 @@ pub(super) fn create(
         identity,
         report: report.writer(),
         groups: NewGroups { corrections: &corrections, hierarchies: &hierarchies },
+        making: making.as_fd(),
     };
     let error = match launch.run() {
         Ok(init) => return Ok((init, report.hand_over())),

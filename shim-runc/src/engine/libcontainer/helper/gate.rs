@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -41,6 +41,12 @@ impl Keeper {
         let doors = groups.doors()?;
         let doors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
         wire::send(&self.0, WORD, &doors)
+    }
+}
+
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -43,7 +43,7 @@ use super::keyring::Keyring;
 use super::rootfs::{RootFs, Terminal};
 use super::spaces::Spaces;
 use super::words::{self, Word, Words};
-use super::{attributes, terminal};
+use super::{attributes, procfs, terminal};
 
 /// What init is made of.
 pub(super) struct Init<'a> {
@@ -62,6 +62,8 @@ pub(super) struct Init<'a> {
     /// What hooks are told.
     pub(super) state: State,
     pub(super) report: Rc<OwnedFd>,
+    /// The mark of the container's making.
+    pub(super) making: BorrowedFd<'a>,
 }
 
 impl Init<'_> {
@@ -114,6 +116,11 @@ impl Init<'_> {
     /// Makes what the container consists of and goes into it.
     fn build(&self, words: &Words) -> Result<Option<Terminal>, Failure> {
         self.spaces.enter_rest()?;
+        let mut kept = vec![self.report.as_fd(), self.listener.as_fd(), words.as_fd(), self.making];
+        kept.extend(self.console.as_ref().map(AsFd::as_fd));
+        kept.extend(self.gate.as_ref().map(AsFd::as_fd));
+        kept.extend(self.spaces.pid_namespace());
+        close_all_but(&kept)?;
         if self.spaces.make_host_name() {
             if let Some(name) = self.spec.hostname() {
                 rustix::system::sethostname(name.as_bytes())
@@ -141,6 +148,11 @@ impl Init<'_> {
             // By the host's /proc, and after the last program that is not the container's.
             attributes::confine(self.process)
         };
+        if let Some(namespace) = self.spaces.pid_namespace() {
+            let times = self.rootfs.count_procfs();
+            let opened = self.spaces.outside(|| procfs::open(namespace, times))?;
+            self.rootfs.take_procfs(opened);
+        }
         let terminal = self.rootfs.enter(hooks, self.console.is_some())?;
         if !self.joins_first {
             self.pass()?;
@@ -210,9 +222,10 @@ impl Init<'_> {
         close_all_but(&[report, listener, words.as_fd()])?;
         let personality = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
         attributes::set_habits(personality, self.process.user().umask())?;
+        attributes::limit(self.process)?;
         let command = self.identity.assume(|notifications| {
             words
-                .hand(&Word::Listener, notifications.as_fd())
+                .hand(&Word::Listener, &[notifications.as_fd()])
                 .map_err(|error| words::left(&error))?;
             words.done()
         })?;

@@ -150,8 +150,10 @@ impl Joining {
     /// The second clone's part.
     fn inside(&self) -> ! {
         let failure = match self.settle() {
-            // The helper has died, and the shim does not know of this process.
-            Ok(_) if !self.hold.wait() => call::exit(1),
+            // Should the shim have been told of this process all the same, it hears why it ends.
+            Ok(_) if !self.hold.wait() => {
+                Failure::new(Reason::Other, "the helper ended before the process was let go")
+            }
             Ok(command) => match self.identity.confine() {
                 Ok(()) => execute(&command),
                 Err(failure) => failure,
@@ -179,6 +181,7 @@ impl Joining {
             None => null::take_the_containers(),
         }
         attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
+        attributes::limit(&self.process)?;
         // A container with a listener has no further processes.
         self.identity.assume(|_| Ok(()))
     }

@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
@@ -63,6 +63,8 @@ pub(super) struct Launch<'a> {
     pub(super) identity: Identity,
     pub(super) report: std::rc::Rc<OwnedFd>,
     pub(super) groups: NewGroups<'a>,
+    /// The mark of the container's making.
+    pub(super) making: BorrowedFd<'a>,
 }
 
 /// How a container is made, beside its spec.
@@ -112,8 +114,8 @@ impl Launch<'_> {
     pub(super) fn run(self) -> Result<i32, Failure> {
         let lib = |error: LibcontainerError| failure(Reason::Other, &error);
         let other = |error: std::io::Error| failure(Reason::Other, &error);
-        let Self { root, id, bundle, spec, group, options, streams, identity, report, groups } =
-            self;
+        let Self { root, id, bundle, spec, group, options, streams, identity, report, .. } = self;
+        let (groups, making) = (self.groups, self.making);
         validate(spec).map_err(lib)?;
         let process = spec.process().as_ref().ok_or(MissingSpecError::Process);
         let process = process.map_err(|error| lib(error.into()))?;
@@ -153,6 +155,7 @@ impl Launch<'_> {
             listener,
             state: container.state.clone(),
             report,
+            making,
         };
         if check::is_unified() {
             remember()?;
@@ -296,7 +299,7 @@ impl Helper<'_> {
                     self.words.say(&Word::Done).map_err(other)?;
                 }
                 Some((Word::Ready, _)) => break,
-                Some((word @ (Word::Moved(_) | Word::Done), _)) => {
+                Some((word @ (Word::Moved(_) | Word::Opened | Word::Done), _)) => {
                     return Err(Failure::new(Reason::Other, format!("init said {word:?}")));
                 }
                 // It has told its report why, unless it was killed.

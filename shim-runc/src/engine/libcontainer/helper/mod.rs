@@ -30,6 +30,7 @@ mod listener;
 mod lookup;
 mod null;
 mod plan;
+mod procfs;
 mod rootfs;
 mod seccomp;
 mod spaces;

@@ -11,7 +11,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
@@ -128,6 +128,14 @@ impl Spaces {
     /// Whether there are processes already in init's pid namespace.
     pub(super) fn join_pid_namespace(&self) -> bool {
         matches!(self.pid, Space::Joined(_))
+    }
+
+    /// The pid namespace that is joined.
+    pub(super) fn pid_namespace(&self) -> Option<BorrowedFd<'_>> {
+        match &self.pid {
+            Space::Joined(namespace) => Some(namespace.as_fd()),
+            Space::New | Space::Shared => None,
+        }
     }
 
     /// Whether init is the first process of its pid namespace.

@@ -33,6 +33,8 @@ pub(super) enum Word {
     Moved(HashMap<String, Vec<CidrAddress>>),
     /// A listener for the notifications of the profile is beside the word. Answered by `Done`.
     Listener,
+    /// Procfs is beside the word, opened and not mounted yet.
+    Opened,
     /// Init waits for its start; it says nothing more.
     Ready,
     /// What was asked for is done.
@@ -56,9 +58,9 @@ impl Words {
         wire::send(&self.0, &serde_json::to_vec(word)?, &[])
     }
 
-    /// Says one with a descriptor beside it.
-    pub(super) fn hand(&self, word: &Word, beside: BorrowedFd<'_>) -> io::Result<()> {
-        wire::send(&self.0, &serde_json::to_vec(word)?, &[beside])
+    /// Says one with descriptors beside it.
+    pub(super) fn hand(&self, word: &Word, beside: &[BorrowedFd<'_>]) -> io::Result<()> {
+        wire::send(&self.0, &serde_json::to_vec(word)?, beside)
     }
 
     /// Says one and waits until it is done.

@@ -38,12 +38,25 @@ pub(in super::super) fn clone_sibling(
     in_new_pid_namespace: bool,
     group: Option<BorrowedFd<'_>>,
 ) -> io::Result<Option<(i32, OwnedFd)>> {
+    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
+    clone(libc::CLONE_PARENT | namespace, 0, group)
+}
+
+/// The same with the caller as its parent.
+pub(in super::super) fn clone_child() -> io::Result<Option<(i32, OwnedFd)>> {
+    clone(0, libc::SIGCHLD, None)
+}
+
+fn clone(
+    flags: c_int,
+    at_exit: c_int,
+    group: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<(i32, OwnedFd)>> {
     let mut pidfd: c_int = -1;
     // SAFETY: all zeroes is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    let namespace = if in_new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
-    arguments.flags =
-        u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD | namespace).cast_unsigned());
+    arguments.flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    arguments.exit_signal = u64::from(at_exit.cast_unsigned());
     arguments.pidfd = (&raw mut pidfd).addr() as u64;
     if let Some(group) = group {
         arguments.flags |= INTO_GROUP;
@@ -165,6 +178,21 @@ pub(in super::super) fn set_key_permissions(key: c_long, permissions: u32) -> io
     let permissions = c_ulong::from(permissions);
     // SAFETY: the call takes numbers.
     answer(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, permissions) }).map(drop)
+}
+
+/// prlimit(2) of the calling process, for a limit that is no lower than the present one.
+pub(in super::super) fn raise_limit(kind: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the structure that is written outlives the call.
+    answer(unsafe { libc::syscall(libc::SYS_prlimit64, 0, kind, none, &raw mut now) })?;
+    let wanted = libc::rlimit64 {
+        rlim_cur: soft.max(now.rlim_cur),
+        rlim_max: hard.max(now.rlim_max).max(soft),
+    };
+    // SAFETY: the structure that is read outlives the call.
+    answer(unsafe { libc::syscall(libc::SYS_prlimit64, 0, kind, &raw const wanted, none) })
+        .map(drop)
 }
 
 /// sched_setattr(2) of the calling thread.

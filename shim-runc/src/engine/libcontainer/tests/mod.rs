@@ -5,6 +5,7 @@ mod fixture;
 mod groups;
 mod hang;
 mod outside;
+mod rootfs;
 
 use std::fs;
 

@@ -16,10 +16,12 @@ use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, sh
 /// More descriptors than any process on its way has.
 const DESCRIPTORS: usize = 24;
 
-/// A program of the host, outside of every root: it says so.
+/// A program of the host, outside of every root: echo. By a path that goes on from any directory.
 fn host_program(container: &Fixture) -> String {
-    let program = container.directory.path().join("tool");
-    executable(&program, "#!/bin/sh\necho on the host\n");
+    let program = container.directory.path().join("echo");
+    // By another process, see the fixture.
+    let copied = std::process::Command::new("cp").arg("/bin/busybox").arg(&program).status();
+    assert!(copied.unwrap().success());
     format!("../../../../../../../..{}", program.display())
 }
 
@@ -29,11 +31,10 @@ fn a_command_below_a_descriptor_is_not_executed() {
         // What the user lost: an image whose entrypoint is such a path ran a program of the host.
         let mut container = Fixture::new(&["sleep", "60"]);
         let outside = host_program(&container);
-        executable(&container.rootfs().join("bin/via"), "");
         for number in 0..DESCRIPTORS {
             let command = format!("/proc/self/fd/{number}/{outside}");
-            for arguments in [vec![command.as_str()], vec!["/bin/via"]] {
-                executable(&container.rootfs().join("bin/via"), &format!("#!{command}\n"));
+            for arguments in [vec![command.as_str(), "on the host"], vec!["/bin/via"]] {
+                executable(&container.rootfs().join("bin/via"), &format!("#!{command} host\n"));
                 container.spec["process"]["args"] = json!(arguments);
                 let Ok((init, output)) = container.create().await else {
                     container.assert_nothing_left();
@@ -58,23 +59,25 @@ fn an_exec_runs_nothing_that_a_container_put_outside_of_itself() {
         container.create().await.unwrap();
         container.start().await.unwrap();
         let root = container.rootfs();
+        fs::create_dir(root.join("links")).unwrap();
         for number in 0..DESCRIPTORS {
             let magic = format!("/proc/self/fd/{number}");
-            let target = format!("{magic}/{outside}");
-            executable(&root.join("bin/via"), &format!("#!{target}\n"));
-            for (name, target) in [("bin/tool", &target), ("work", &magic)] {
+            let (target, work) = (format!("{magic}/{outside}"), format!("{magic}/rootfs/tmp"));
+            executable(&root.join("bin/via"), &format!("#!{target} host\n"));
+            for (name, target) in [("links/echo", &target), ("work", &work)] {
                 let _ = fs::remove_file(root.join(name));
                 symlink(target, root.join(name)).unwrap();
             }
-            let mut inside = shell(&format!("[ -e {outside} ] && echo out; pwd"));
+            let mut by_name = process(&["echo", "on the host"]);
+            by_name["env"] = json!(["PATH=/links"]);
+            let mut inside = shell(&format!("[ -e {outside} ] && echo on the host; pwd"));
             inside["cwd"] = json!("/work");
-            let commands =
-                [process(&["tool"]), process(&[&target]), process(&["/bin/via"]), inside];
-            for command in commands {
+            let by_path = process(&[&target, "on the host"]);
+            for command in [by_name, by_path, process(&["/bin/via"]), inside] {
                 if let Ok((pid, output)) = container.exec(command.clone()).await {
                     let output = read(output);
                     wait(pid);
-                    assert!(!output.contains("out") && !output.contains("host"), "{output}");
+                    assert!(!output.contains("host"), "{command}: {output}");
                 }
             }
         }
@@ -165,8 +168,10 @@ fn a_container_has_a_keyring_of_its_own_and_its_execs_have_it_too() {
         let own = keyrings(&said);
         assert_eq!(own.len(), 1, "{said}");
         assert_eq!(keyrings(&host), Vec::<String>::new(), "others can see it");
+        let mut first = [0; 4096];
+        let length = rustix::io::read(&output, &mut first).unwrap();
+        assert_eq!(keyrings(&String::from_utf8_lossy(&first[..length])), own);
         container.engine.delete_container(&container.id, true).await.unwrap();
-        assert_eq!(keyrings(&read(output)), own);
         wait(init);
         container.no_new_keyring = true;
         container.spec["process"]["args"] = json!(["sh", "-c", "cut -c 40- /proc/keys"]);
@@ -263,6 +268,121 @@ fn an_exec_that_its_container_stops_keeps_no_other_call_waiting() {
         assert!(slowest < Duration::from_secs(2), "{slowest:?}");
         assert!(was_stopped, "the exec was not stopped on its way");
         container.engine.delete_container(&container.id, true).await.unwrap();
+        wait(init);
+    });
+}
+
+/// A container in the pid namespace of another, with every right to look at its processes.
+fn beside(init: i32, script: &str) -> Fixture {
+    let mut container = Fixture::new(&["sh", "-c", script]);
+    let pid = json!({"type": "pid", "path": format!("/proc/{init}/ns/pid")});
+    container.spec["linux"]["namespaces"][0] = pid;
+    for set in ["bounding", "effective", "permitted"] {
+        let list = container.spec["process"]["capabilities"][set].as_array_mut().unwrap();
+        list.extend([json!("CAP_SYS_PTRACE"), json!("CAP_DAC_READ_SEARCH")]);
+    }
+    container
+}
+
+/// A script that goes through all that /proc shows of other processes, and tells what of it leads to
+/// a file of the host.
+fn search(container: &Fixture) -> String {
+    let beacon = container.directory.path().join("beacon");
+    fs::write(&beacon, "").unwrap();
+    let beacon = beacon.display();
+    format!(
+        "for p in /proc/[0-9]*; do for f in $p/root $p/cwd $p/fd/*; do
+            for to in $f{beacon} $f/../../../../../../../..{beacon} $f/../beacon $f/../../beacon; do
+                [ -e $to ] && echo reached $to
+        done; done; done 2>/dev/null"
+    )
+}
+
+#[test]
+fn a_created_container_shows_nothing_of_the_host_to_another_in_its_pid_namespace() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        let script = format!("ls /proc/1/fd; {}; echo looked", search(&container));
+        let mut other = beside(init, &script);
+        let (status, output) = other.run().await;
+        assert_eq!(status, 0);
+        // The streams, the report, and the socket on which it is told to go on.
+        assert!(output.ends_with("\nlooked\n") && !output.contains("reached"), "{output}");
+        assert_eq!(output.lines().count(), 6, "{output}");
+        container.delete(true).await;
+        wait(init);
+    });
+}
+
+#[test]
+fn what_joins_a_pid_namespace_shows_nothing_of_the_host_to_who_is_there() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let script = format!("while [ ! -e /stop ]; do {}; done; echo looked", search(&container));
+        let mut other = beside(init, &script);
+        let (looker, output) = other.create().await.unwrap();
+        other.start().await.unwrap();
+        let began = Instant::now();
+        let mut joined = 0;
+        while began.elapsed() < Duration::from_secs(4) {
+            let (pid, said) = container.exec(process(&["true"])).await.unwrap();
+            drop(read(said));
+            wait(pid);
+            // And so does the init of a third.
+            let mut third = beside(init, "echo $(ls -d /proc/$$)");
+            let (status, said) = third.run().await;
+            assert_eq!(status, 0, "{said}");
+            assert!(said.starts_with("/proc/") && said != "/proc/1\n", "{said}");
+            joined += 1;
+        }
+        fs::write(other.rootfs().join("stop"), "").unwrap();
+        assert_eq!(wait(looker), 0);
+        assert_eq!(read(output), "looked\n", "{joined} joined");
+        other.delete(false).await;
+        container.delete(true).await;
+        wait(init);
+    });
+}
+
+#[test]
+fn a_failed_create_in_a_pid_namespace_of_others_leaves_nothing() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let mut other = beside(init, "true");
+        other.spec["process"]["args"] = json!(["nope"]);
+        let error = other.create().await.unwrap_err();
+        assert!(error.contains("executable file not found in $PATH"), "{error}");
+        other.assert_nothing_left();
+        other.spec["hooks"] = json!({"createContainer": [{"path": "/bin/false", "timeout": 5}]});
+        let error = other.create().await.unwrap_err();
+        assert!(error.contains("non-zero exit code"), "{error}");
+        other.assert_nothing_left();
+        assert_eq!(container.pids(), [init]);
+        container.delete(true).await;
+        wait(init);
+    });
+}
+
+#[test]
+fn a_limit_of_few_files_holds_and_does_not_keep_the_container_from_being_made() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sh", "-c", "ulimit -n; ulimit -H -n; sleep 60"]);
+        let few = json!([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}]);
+        container.spec["process"]["rlimits"] = few.clone();
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let mut exec = shell("ulimit -n; ulimit -H -n");
+        exec["rlimits"] = few;
+        let (pid, said) = container.exec(exec).await.unwrap();
+        assert_eq!(read(said), "8\n9\n");
+        wait(pid);
+        container.delete(true).await;
+        assert_eq!(read(output), "8\n9\n");
         wait(init);
     });
 }

@@ -30,6 +30,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ pub(super) struct RootFs {
     read_only: bool,
     read_only_paths: Vec<PathBuf>,
     masked_paths: Vec<PathBuf>,
+    /// What shows another pid namespace than this process is in.
+    procfs: RefCell<Vec<OwnedFd>>,
 }
 
 impl RootFs {
@@ -102,7 +105,20 @@ impl RootFs {
             read_only: root.readonly().unwrap_or(false),
             read_only_paths: paths(linux.readonly_paths()),
             masked_paths: paths(linux.masked_paths()),
+            procfs: RefCell::default(),
         })
+    }
+
+    /// How often procfs is mounted.
+    pub(super) fn count_procfs(&self) -> usize {
+        let is_procfs =
+            |mount: &&Mount| matches!(&mount.what, What::FileSystem { kind, .. } if kind == "proc");
+        self.mounts.iter().filter(is_procfs).count()
+    }
+
+    /// Takes procfs as it was opened elsewhere, once for each time that it is mounted.
+    pub(super) fn take_procfs(&self, opened: Vec<OwnedFd>) {
+        self.procfs.replace(opened);
     }
 
     /// Builds the root and makes it this process's. To be called in the container's init, in its mount
@@ -129,6 +145,7 @@ impl RootFs {
         let tree = pivot::prepare(&self.path, self.propagation)?;
         let mut mounts =
             Mounts::new(tree).map_err(|error| failed("look at the root file system", &error))?;
+        mounts.procfs = self.procfs.take();
         for mount in &self.mounts {
             match &self.groups {
                 Some(groups) if mount.what == What::Groups => groups.show(&mut mounts, mount)?,
@@ -139,11 +156,15 @@ impl RootFs {
         if let Some(dev) = &dev {
             nodes::set_up(&mounts, dev, &self.nodes, self.bind_nodes)?;
         }
+        let spare = match &dev {
+            Some(_) => None,
+            None => protect::hosts_null_device(),
+        };
         // What is run there has files of its own to make.
         rustix::process::umask(mask);
         before_pivot()?;
         rustix::process::umask(Mode::empty());
-        pivot::enter(&mounts.tree, self.propagation, self.pivot)?;
+        pivot::enter(&mounts.tree, self.pivot)?;
         mounts.forget_host();
         let terminal = console.then(|| self.terminal(&mounts, dev.as_ref())).transpose()?;
         if dev.is_some() {
@@ -159,7 +180,8 @@ impl RootFs {
                 .map_err(|error| failed("make the root read-only", &error))?;
         }
         protect::make_read_only(&mounts, &self.read_only_paths)?;
-        protect::mask(&mounts, &self.masked_paths)?;
+        protect::mask(&mounts, &self.masked_paths, spare)?;
+        pivot::finish(&mounts.tree, self.propagation)?;
         Ok(terminal)
     }
 

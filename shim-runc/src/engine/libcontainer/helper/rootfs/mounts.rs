@@ -126,6 +126,8 @@ pub(super) struct Mounts {
     own: Vec<u64>,
     /// To be made read-only when everything in them has been made.
     later: Vec<(PathBuf, OwnedFd)>,
+    /// Opened by another process, since it shows the pid namespace of who opens it.
+    pub(super) procfs: Vec<OwnedFd>,
 }
 
 impl Mounts {
@@ -136,7 +138,7 @@ impl Mounts {
         if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH | OFlags::NOFOLLOW) {
             own.push(tree::mount_id(fd)?);
         }
-        Ok(Self { tree, names, held: Vec::new(), own, later: Vec::new() })
+        Ok(Self { tree, names, held: Vec::new(), own, later: Vec::new(), procfs: Vec::new() })
     }
 
     /// Makes one, unless it is of control groups.
@@ -192,7 +194,12 @@ impl Mounts {
             attributes.remove(MountAttrFlags::MOUNT_ATTR_RDONLY);
         }
         let new = NewFileSystem { kind, source, flags: &mount.options.superblock, data: &data };
-        let tree = new.mount(attributes).map_err(|error| {
+        let opened = if kind == "proc" { self.procfs.pop() } else { None };
+        let made = match opened {
+            Some(context) => new.mount_opened(&context, attributes),
+            None => new.mount(attributes),
+        };
+        let tree = made.map_err(|error| {
             Failure::new(Reason::Other, format!("mount {kind} at {at}: {error}"))
         })?;
         let change = mount.options.change_all;
@@ -387,34 +394,40 @@ pub(super) struct NewFileSystem<'a> {
 impl NewFileSystem<'_> {
     /// Mounts it where nobody sees it.
     pub(super) fn mount(&self, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
-        let named = |what: &str, error: Errno| {
-            io::Error::new(io::Error::from(error).kind(), format!("{what}: {error}"))
-        };
         let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|error| named("fsopen", error))?;
+        self.mount_opened(&context, attributes)
+    }
+
+    /// The same with what was opened already.
+    fn mount_opened(&self, context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let explained = |what: &str, error: Errno| {
             let error = named(what, error);
-            match explanation(&context) {
+            match explanation(context) {
                 Some(text) => io::Error::new(error.kind(), format!("{error} ({text})")),
                 None => error,
             }
         };
-        fsconfig_set_string(&context, "source", self.source)
+        fsconfig_set_string(context, "source", self.source)
             .map_err(|error| explained("source", error))?;
         for flag in self.flags {
-            fsconfig_set_flag(&context, *flag).map_err(|error| explained(flag, error))?;
+            fsconfig_set_flag(context, *flag).map_err(|error| explained(flag, error))?;
         }
         for option in self.data {
             let set = match option.split_once('=') {
-                Some((key, value)) => fsconfig_set_string(&context, key, value),
-                None => fsconfig_set_flag(&context, option.as_str()),
+                Some((key, value)) => fsconfig_set_string(context, key, value),
+                None => fsconfig_set_flag(context, option.as_str()),
             };
             set.map_err(|error| explained(&format!("option {option:?}"), error))?;
         }
-        fsconfig_create(&context).map_err(|error| explained("create", error))?;
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        fsconfig_create(context).map_err(|error| explained("create", error))?;
+        fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
             .map_err(|error| explained("fsmount", error))
     }
+}
+
+fn named(what: &str, error: Errno) -> io::Error {
+    io::Error::new(io::Error::from(error).kind(), format!("{what}: {error}"))
 }
 
 /// What the kernel says of a file system that it did not make, without its class.

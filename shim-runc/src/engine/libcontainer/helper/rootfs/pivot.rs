@@ -104,10 +104,15 @@ fn make_parent_private(directory: &OwnedFd) -> io::Result<()> {
 }
 
 /// Makes the root the root of the mount namespace and of this process.
-pub(super) fn enter(tree: &Tree, propagation: Propagation, pivot: bool) -> Result<(), Failure> {
+pub(super) fn enter(tree: &Tree, pivot: bool) -> Result<(), Failure> {
     fchdir(tree.root()).map_err(|error| failed("chdir to the root file system", &error))?;
     if pivot { exchange() } else { move_over() }?;
-    chdir("/").map_err(|error| failed("chdir to /", &error))?;
+    chdir("/").map_err(|error| failed("chdir to /", &error))
+}
+
+/// Has the root propagate as it was asked to. Last of all: what is mounted in a shared root appears
+/// once more in every copy of a part of it.
+pub(super) fn finish(tree: &Tree, propagation: Propagation) -> Result<(), Failure> {
     match propagation.after() {
         Some(kind) => propagate(tree.root(), kind)
             .map_err(|error| failed("set the propagation of the root", &error)),

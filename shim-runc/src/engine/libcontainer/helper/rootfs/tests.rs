@@ -4,6 +4,9 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -315,16 +318,26 @@ fn what_is_bound_at_dev_stays_as_it_is_with_a_terminal_too() {
         .as_array_mut()
         .unwrap()
         .retain(|one| !one["destination"].as_str().unwrap().starts_with("/dev"));
-    bundle.spec["linux"]["maskedPaths"] = json!([]);
+    fs::write(host.join("null"), "no device").unwrap();
     fs::create_dir(host.join("pts")).unwrap();
     bundle.add(bind(&host, "/dev", &["rbind"]));
     bundle.add(mount("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666"]));
     let way = Way { console: true, ..Way::default() };
-    bundle.enter_with(way, |terminal| assert!(terminal.is_some())).unwrap();
+    let seen = bundle.enter_with(way, |terminal| {
+        assert!(terminal.is_some());
+        // Masked by the host's null device, which is not the container's to change.
+        for masked in ["/proc/keys", "/proc/interrupts"] {
+            let found = fs::metadata(masked).unwrap();
+            assert_eq!(found.rdev(), makedev(1, 3), "{masked}");
+            let refused = fs::set_permissions(masked, found.permissions()).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+        }
+    });
+    seen.unwrap();
     let mut names: Vec<_> =
         fs::read_dir(host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["file", "pts"]);
+    assert_eq!(names, ["file", "null", "pts"]);
 }
 
 #[test]
@@ -422,10 +435,14 @@ fn what_is_mounted_in_a_shared_root_stays_the_containers() {
     for kind in ["shared", "rslave", "private", "unbindable"] {
         let mut bundle = Bundle::new();
         bundle.spec["linux"]["rootfsPropagation"] = json!(kind);
+        bundle.spec["linux"]["readonlyPaths"] = json!(["/etc"]);
+        bundle.spec["linux"]["maskedPaths"] = json!(["/etc"]);
         let seen = bundle.enter(move || {
             let root = mounted("/").remove(0);
             assert_eq!(root.contains("shared:"), kind == "shared", "{root}");
             assert_eq!(root.contains("unbindable"), kind == "unbindable", "{root}");
+            // Once, also what is protected and hidden in one place.
+            assert_eq!(mounted("/etc").len(), 2, "{:?}", mounted("/etc"));
         });
         seen.unwrap();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -445,4 +462,58 @@ fn settings_are_written_in_the_containers_namespaces() {
     let seen = bundle.enter(|| fs::read_to_string("/proc/sys/kernel/msgmax").unwrap());
     assert_eq!(seen.unwrap(), "4096\n");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/msgmax").unwrap(), host);
+}
+
+/// Exchanges two names of the host in a thread until it is dropped.
+struct Exchange(Arc<AtomicBool>, Option<JoinHandle<usize>>);
+
+impl Exchange {
+    fn of(one: PathBuf, other: PathBuf) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let told = done.clone();
+        let thread = std::thread::spawn(move || {
+            let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            let mut count = 0;
+            while !told.load(Ordering::Relaxed) {
+                let done = rustix::fs::renameat_with(cwd, &one, cwd, &other, flags);
+                count += usize::from(done.is_ok());
+            }
+            count
+        });
+        Self(done, Some(thread))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let count = self.1.take().unwrap().join().unwrap();
+        assert!(count > 0 || std::thread::panicking(), "nothing was exchanged");
+    }
+}
+
+/// Enters a root again and again while two of its names are exchanged, and looks each time.
+fn meanwhile(bundle: &Bundle, one: &str, other: &str, look: impl Fn() + Sync) {
+    let root = bundle.path("rootfs");
+    let _exchange = Exchange::of(root.join(one), root.join(other));
+    let entered = (0..300).filter(|_| bundle.enter(&look).is_ok()).count();
+    assert!(entered > 0, "none was made");
+}
+
+#[test]
+fn a_proc_that_is_exchanged_with_a_link_leaves_nothing_open() {
+    for target in ["elsewhere", "../elsewhere"] {
+        let bundle = Bundle::new();
+        fs::create_dir(bundle.path("rootfs/elsewhere")).unwrap();
+        symlink(target, bundle.path("rootfs/link")).unwrap();
+        meanwhile(&bundle, "proc", "link", || {
+            for name in ["/proc", "/link", "/elsewhere"] {
+                let (pattern, keys) =
+                    (format!("{name}/sys/kernel/core_pattern"), format!("{name}/keys"));
+                assert!(fs::OpenOptions::new().append(true).open(&pattern).is_err(), "{pattern}");
+                let keys = fs::metadata(keys);
+                assert!(keys.is_err() || keys.unwrap().rdev() == makedev(1, 3), "{name}");
+            }
+        });
+    }
 }
