@@ -17,6 +17,7 @@ use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
 
+use crate::cgroup::made::{self, Others};
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
 use crate::engine::{AnyEngine, CreateContainer, Engine, ExecProcess, INIT_PID_FILE};
@@ -213,11 +214,35 @@ impl Container {
         let cgroup = self.made(Operation::Signal)?.cgroup;
         match (cgroup, number(signal)) {
             (Some(cgroup), Some(number)) => {
-                Ok(cgroup.signal_all(number, self.paused.get()).await?)
+                Ok(self.signal_own(&cgroup, number, self.paused.get()).await?)
             }
             // Without groups of its own only init is known.
             _ => self.signal(init, signal),
         }
+    }
+
+    /// Signals the container's processes in its groups: all, unless the groups are others' too.
+    async fn signal_own(
+        &self,
+        cgroup: &Cgroup,
+        signal: Number,
+        paused: bool,
+    ) -> Result<(), EngineError> {
+        let (file, records) = self.engine.groups_file(&self.id);
+        let Some(made) = made::Made::read(&file) else {
+            return cgroup.signal_all(signal, paused).await;
+        };
+        if !made.is_any() {
+            // They were there before. What the container has is this process's.
+            let shim = i32::try_from(std::process::id()).unwrap_or_default();
+            let is_own = |pid| made::descends(pid, shim);
+            return cgroup.signal_those(signal, paused, Some(&is_own)).await;
+        }
+        let others = Others::of(&made, &file, records);
+        let is_own = |pid| !others.have(pid);
+        let meant: Option<&dyn Fn(i32) -> bool> =
+            if others.is_any() { Some(&is_own) } else { None };
+        cgroup.signal_those(signal, paused, meant).await
     }
 
     /// Ends what init left, and reports what the kernel did last.
@@ -229,7 +254,7 @@ impl Container {
         if let Some(cgroup) = &made.cgroup {
             let paused = self.paused.replace(false);
             let ended = if !self.traits.own_pid_namespace {
-                cgroup.signal_all(Number::KILL, paused).await
+                self.signal_own(cgroup, Number::KILL, paused).await
             } else if paused {
                 cgroup.freeze(Freeze::Thawed).await
             } else {

@@ -21,7 +21,7 @@ pub(crate) async fn end(process: Pid) {
     };
     let all = kill_all(process);
     for _ in 0..LOOKS {
-        if !all.iter().any(|process| is_alive(*process)) {
+        if !all.iter().any(|process| is_there(*process)) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -64,8 +64,12 @@ fn children(process: Number) -> Vec<Number> {
     lists.flat_map(numbers).collect()
 }
 
-/// Whether a process is there and no zombie.
-fn is_alive(process: Number) -> bool {
+/// Whether there is a process of this number, and it is no zombie.
+pub(crate) fn is_alive(process: Pid) -> bool {
+    i32::try_from(process.get()).ok().and_then(Number::from_raw).is_some_and(is_there)
+}
+
+fn is_there(process: Number) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     let stat = stat.unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))

@@ -175,8 +175,12 @@ impl Runtime for Shim {
         let engine = self.engine(&options, &self.namespace, bundle.path());
         let remove = async || {
             let deleted = engine.delete(id, true).await;
-            // What was made before the engine had recorded anything is found by its name only.
-            let removed = cgroup::remove::remains(bundle.path(), id).await;
+            // What a runtime has made before it had recorded anything only we know of. libcontainer's
+            // helper has it in its own records.
+            let removed = match &engine {
+                AnyEngine::Runc(_) => cgroup::remove::remains(bundle.path(), id).await,
+                AnyEngine::Libcontainer(_) => Ok(()),
+            };
             deleted.and(removed)
         };
         let mut removed = remove().await;

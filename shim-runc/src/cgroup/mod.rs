@@ -17,6 +17,7 @@
 
 pub(crate) mod ahead;
 mod find;
+pub(crate) mod made;
 pub(crate) mod remove;
 pub(crate) mod v1;
 pub(crate) mod v2;
@@ -57,6 +58,9 @@ const FREEZE_INTERVAL: Duration = Duration::from_millis(1);
 const FREEZE_ATTEMPTS: u32 = 1000;
 /// Every so many times a v1 freeze is let go for a moment.
 const FREEZE_KICK: u32 = 20;
+
+/// How often processes that cannot be frozen are looked for again while they are killed.
+const FORK_LOOKS: u32 = 5;
 
 /// How often making a cgroup may find that one above it has just been removed.
 const MAKING: u32 = 100;
@@ -121,6 +125,31 @@ impl Cgroup {
     /// `paused` tells whether the container is frozen by request of a client; it stays so unless the
     /// signal is SIGKILL, which must be able to act.
     pub(crate) async fn signal_all(&self, signal: Signal, paused: bool) -> Result<(), EngineError> {
+        self.signal_those(signal, paused, None).await
+    }
+
+    /// The same, for those processes alone that are meant, where the groups are not the container's alone.
+    pub(crate) async fn signal_those(
+        &self,
+        signal: Signal,
+        paused: bool,
+        meant: Option<&dyn Fn(i32) -> bool>,
+    ) -> Result<(), EngineError> {
+        if let Some(meant) = meant {
+            for _ in 0..FORK_LOOKS {
+                let mut pids = self.pids()?;
+                pids.retain(|pid| meant(*pid));
+                send(&pids, signal);
+                // What was forked meanwhile.
+                if signal != Signal::KILL || pids.is_empty() {
+                    break;
+                }
+            }
+            if paused && signal == Signal::KILL && self.can_freeze() {
+                self.request_freeze(Freeze::Thawed)?;
+            }
+            return Ok(());
+        }
         if signal == Signal::KILL
             && let Self::V2(group) = self
             && group.kill()?

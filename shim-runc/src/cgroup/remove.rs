@@ -1,23 +1,28 @@
 //! Removes groups, and finds those of a container whose making was cut off.
 //!
 //! A runtime that is killed before it has written its record leaves groups, and perhaps a process
-//! in them, that no runtime knows of afterwards. The container's spec still tells where they are.
+//! in them, that no runtime knows of afterwards. What the container was about to make was written
+//! down before (`made`); a bundle of an earlier version has the spec alone.
 //!
-//! Promise: nothing but the group that is named after the container is touched, and not that one
-//! if this very process is in it.
+//! Promise: nothing but what the container has made is touched, or in a bundle of an earlier version
+//! the group that is named after the container; and no group that this very process is in.
 //!
 //! See the OCI runtime specification (linux.cgroupsPath), cgroups(7).
 
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::Deserialize;
 use shim_sdk::ContainerId;
+use shim_sdk::bundle::MAX_SPEC_BYTES;
+use shim_sdk::file::read_regular;
 
+use super::made::{self, Left, Made, Others, SETTLING};
 use super::{below, collect_pids, find, send, write};
+use crate::engine::INIT_PID_FILE;
 use crate::error::EngineError;
 
 /// How often it is tried: killed processes need a moment to leave.
@@ -39,10 +44,61 @@ struct Linux {
 }
 
 /// Kills and removes what is in the groups of the container of a bundle, whatever its runtime knows
-/// of it. Without a spec, or one that names no group plainly, there is nothing to go by.
+/// of it.
 pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), EngineError> {
+    let file = bundle.join(made::FILE);
+    let has_init = bundle.join(INIT_PID_FILE).exists();
+    match Made::read(&file) {
+        // Without an init that is known the making was cut off: nothing else tells of what it has.
+        Some(made) => end(&made, &file, !(has_init && made.ends_with_init)).await,
+        None if has_init => remains_by_name(bundle, id).await,
+        // Nothing was made yet.
+        None => Ok(()),
+    }
+}
+
+/// Kills and removes what a container has made: the empty groups, then, if `kills`, its processes in
+/// the others. Groups in which others' processes stay are left to them. `file` is the container's own.
+pub(crate) async fn end(made: &Made, file: &Path, kills: bool) -> Result<(), EngineError> {
+    let began = Instant::now();
+    let mut left = made.round(false, &Others::default());
+    let others = match left {
+        Left::Nothing => Others::default(),
+        Left::Others | Left::Groups(_) => Others::of(made, file, None),
+    };
+    loop {
+        match left {
+            Left::Nothing => break,
+            Left::Others if began.elapsed() > SETTLING => {
+                made.hand_over(&others);
+                break;
+            }
+            Left::Groups(cause) if began.elapsed() > INTERVAL * ATTEMPTS => {
+                return Err(EngineError::call("remove the container's groups", cause));
+            }
+            Left::Others | Left::Groups(_) => {}
+        }
+        tokio::time::sleep(INTERVAL).await;
+        left = made.round(kills, &others);
+    }
+    match fs::remove_file(file) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(EngineError::file("remove", file, cause))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the groups of this path are, or would be.
+pub(crate) fn everywhere(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    Ok(find::trees()?.iter().map(|tree| below(tree, path)).collect())
+}
+
+/// The same for a bundle of an earlier version, or of containerd's own shim. Without a spec, or one
+/// that names no group plainly, there is nothing to go by.
+async fn remains_by_name(bundle: &Path, id: &ContainerId) -> Result<(), EngineError> {
     let file = bundle.join("config.json");
-    let spec = match fs::read(&file) {
+    let spec = match read_regular(&file, MAX_SPEC_BYTES) {
         Ok(bytes) => serde_json::from_slice::<Spec>(&bytes).unwrap_or_default(),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(cause) => return Err(EngineError::file("read", file, cause)),
@@ -51,8 +107,7 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
     if !is_named_after(&path, id.as_str()) {
         return Ok(());
     }
-    let Some(path) = path.to_str() else { return Ok(()) };
-    let groups: Vec<PathBuf> = find::trees()?.iter().map(|tree| below(tree, path)).collect();
+    let groups = everywhere(&path)?;
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
         refusal = None;
@@ -75,14 +130,19 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
     refusal.map_or(Ok(()), Err)
 }
 
-/// Whether a path says plainly which group is meant, and that it is this container's: a whole path
-/// from the root (others are relative to wherever the runtime ran) that ends with the id.
+/// Whether a path says plainly which group is meant: a whole path from the root. Others are relative to
+/// wherever the runtime ran.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && path.file_name().is_some()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// Whether it says that the group is this container's: it ends with the id.
 fn is_named_after(path: &Path, id: &str) -> bool {
-    let plain = path.is_absolute()
-        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let own = name.strip_suffix(id).is_some_and(|rest| !rest.ends_with(char::is_alphanumeric));
-    plain && own
+    is_plain(path) && own
 }
 
 /// Whether there was something to remove.
@@ -163,7 +223,8 @@ mod tests {
         }
     }
 
-    /// A bundle whose spec names a group of ours, with a process in it in every hierarchy.
+    /// A bundle for which groups are about to be made, or were made by an earlier version; its spec names
+    /// a group of ours, with a process in it in every hierarchy.
     struct Abandoned {
         bundle: tempfile::TempDir,
         id: ContainerId,
@@ -173,7 +234,7 @@ mod tests {
     }
 
     impl Abandoned {
-        fn new(name: &str) -> Self {
+        fn new(name: &str, by_earlier_version: bool) -> Self {
             let id = ContainerId::new(name).unwrap();
             let parent = format!("/shim-runc-remains-{}-{name}", std::process::id());
             let bundle = tempfile::tempdir().unwrap();
@@ -181,6 +242,13 @@ mod tests {
             fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
             let mut process = Command::new("sleep").arg("100").spawn().unwrap();
             let trees = find::trees().unwrap();
+            if by_earlier_version {
+                fs::write(bundle.path().join(INIT_PID_FILE), "0").unwrap();
+            } else {
+                let path = Path::new(&parent).join(name);
+                let made = Made::plan(&path, bundle.path(), everywhere(&path).unwrap(), true);
+                made.write(&bundle.path().join(made::FILE)).unwrap();
+            }
             let groups: Vec<_> =
                 trees.iter().map(|tree| below(tree, &parent).join(name).join("inner")).collect();
             for group in &groups {
@@ -209,19 +277,21 @@ mod tests {
     async fn a_create_that_was_cut_off_leaves_no_group_and_no_process() {
         // containerd kills a shim whose Create takes too long; the groups that runc had made by
         // then stayed on the host for good.
-        let mut left = Abandoned::new("c1");
-        remains(left.bundle.path(), &left.id).await.unwrap();
-        assert!(!left.process.wait().unwrap().success(), "it was killed");
-        for group in &left.groups {
-            let own = group.parent().unwrap();
-            assert!(!own.exists(), "{}", own.display());
-            assert!(own.parent().unwrap().exists(), "the parent may be shared");
+        for by_earlier_version in [false, true] {
+            let mut left = Abandoned::new("c1", by_earlier_version);
+            remains(left.bundle.path(), &left.id).await.unwrap();
+            assert!(!left.process.wait().unwrap().success(), "it was killed");
+            for group in &left.groups {
+                let own = group.parent().unwrap();
+                assert!(!own.exists(), "{}", own.display());
+                assert!(own.parent().unwrap().exists(), "the parent may be shared");
+            }
         }
     }
 
     #[tokio::test]
     async fn the_group_of_another_container_is_left_alone() {
-        let mut left = Abandoned::new("c2");
+        let mut left = Abandoned::new("c2", true);
         let other = ContainerId::new("2").unwrap();
         remains(left.bundle.path(), &other).await.unwrap();
         assert!(left.process.try_wait().unwrap().is_none(), "it lives");

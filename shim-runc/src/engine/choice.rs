@@ -95,6 +95,13 @@ impl Engine for AnyEngine {
         }
     }
 
+    fn groups_file(&self, id: &ContainerId) -> (PathBuf, Option<&Path>) {
+        match self {
+            Self::Runc(engine) => engine.groups_file(id),
+            Self::Libcontainer(engine) => engine.groups_file(id),
+        }
+    }
+
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
         either!(self, delete(id, force))
     }

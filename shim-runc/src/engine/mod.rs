@@ -35,6 +35,10 @@ pub(crate) trait Engine {
     /// A container's init has ended: what is being made in it may be given up.
     fn init_exited(&self, _id: &ContainerId) {}
 
+    /// Where it is written which groups a container has made, and where the engine has the same of
+    /// others.
+    fn groups_file(&self, id: &ContainerId) -> (PathBuf, Option<&Path>);
+
     /// Removes the engine's record, its cgroups and its mounts. With `force`, kills what runs.
     /// A container that does not exist is deleted already.
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError>;

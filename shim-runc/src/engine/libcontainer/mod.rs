@@ -42,6 +42,7 @@ use rustix::fs::MemfdFlags;
 use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 
+use crate::cgroup::made;
 use crate::error::{EngineError, Operation};
 
 use super::{CreateContainer, Engine, ExecProcess};
@@ -433,6 +434,10 @@ impl Engine for Libcontainer {
         let streams = Streams::from(&io);
         let pid = self.exec_process(request.container.as_str(), &process, &streams).await?;
         known(Operation::Exec, pid)
+    }
+
+    fn groups_file(&self, id: &ContainerId) -> (PathBuf, Option<&Path>) {
+        (made::file_beside(&self.root, id.as_str()), Some(&self.root))
     }
 
     fn init_exited(&self, id: &ContainerId) {

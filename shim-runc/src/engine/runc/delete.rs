@@ -37,8 +37,8 @@ struct Cgroups {
     systemd: bool,
 }
 
-/// Removes a stopped container's groups and record; false if the runtime must be asked.
-pub(super) fn by_hand(program: &Path, record: &Path) -> bool {
+/// Removes the groups of a stopped container that it has made, and its record; false if the runtime must be asked.
+pub(super) fn by_hand(program: &Path, record: &Path, owns: impl Fn(&Path) -> bool) -> bool {
     if !is_runc(program) {
         return false;
     }
@@ -46,7 +46,8 @@ pub(super) fn by_hand(program: &Path, record: &Path) -> bool {
         return false;
     };
     // The kernel refuses while a process is left, so nothing that runs is ever lost sight of.
-    state.cgroup_paths.values().all(|group| !is_root(group) && remove_group(group).is_ok())
+    let mut own = state.cgroup_paths.values().filter(|group| owns(group));
+    own.all(|group| !is_root(group) && remove_group(group).is_ok())
         // The record goes last: until then, everything can be tried again.
         && fs::remove_dir_all(record).is_ok()
 }
@@ -116,9 +117,9 @@ mod tests {
     fn other_runtimes_delete_themselves() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("state.json"), plain().to_string()).unwrap();
-        assert!(!by_hand(Path::new("crun"), folder.path()));
+        assert!(!by_hand(Path::new("crun"), folder.path(), |_| true));
         assert!(folder.path().exists());
-        assert!(by_hand(Path::new("/usr/sbin/runc"), folder.path()));
+        assert!(by_hand(Path::new("/usr/sbin/runc"), folder.path(), |_| true));
         assert!(!folder.path().exists());
     }
 }

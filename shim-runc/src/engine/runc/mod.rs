@@ -31,7 +31,8 @@ use self::log::CallLog;
 use super::{
     CheckpointContainer, CreateContainer, Engine, EngineRoot, ExecProcess, RestoreContainer,
 };
-use crate::cgroup::ahead;
+use crate::cgroup::made::{self, Made};
+use crate::cgroup::{ahead, remove};
 use crate::error::{EngineError, Operation};
 use crate::overdue;
 
@@ -138,6 +139,22 @@ impl Runc {
         Err(EngineError::Refused { operation, kind: log::kind(operation, &message), message })
     }
 
+    /// Looks at what the runtime is about to make: refuses what would harm the host, and writes down
+    /// which groups are not there yet, and so will be the container's.
+    async fn look_at_spec(&self, operation: Operation, bundle: &Path) -> Result<(), EngineError> {
+        let Some(spec) = root::Spec::read(bundle) else { return Ok(()) };
+        root::check(operation, &self.program, bundle, &spec).await?;
+        let Some(groups) = spec.groups().filter(|_| !self.systemd_cgroup) else { return Ok(()) };
+        let file = self.file(made::FILE);
+        let made = Made::plan(groups, bundle, remove::everywhere(groups)?, spec.ends_with_init());
+        made.write(&file).map_err(|cause| EngineError::file("write", file, cause))
+    }
+
+    /// Removes the groups that the container has made, or leaves those that others are in to them.
+    async fn end_groups(&self, made: &Made) -> Result<(), EngineError> {
+        remove::end(made, &self.file(made::FILE), !made.ends_with_init).await
+    }
+
     /// How long a call may take. A checkpoint writes the container's whole memory.
     fn limit(&self, operation: Operation) -> Duration {
         match operation {
@@ -187,7 +204,7 @@ const LOG: &str = "log.json";
 
 impl Engine for Runc {
     async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
-        root::check(Operation::Create, &self.program, request.bundle).await?;
+        self.look_at_spec(Operation::Create, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command = Command::Create {
@@ -261,8 +278,21 @@ impl Engine for Runc {
         if force && self.keeps_records() && !self.record(id).exists() {
             return Ok(());
         }
-        if !force && self.started.get() && delete::by_hand(&self.program, &self.record(id)) {
-            return Ok(());
+        let made = Made::read(&self.file(made::FILE));
+        let owns = |group: &Path| made.as_ref().is_none_or(|made| made.owns(group));
+        if !force && self.started.get() {
+            if delete::by_hand(&self.program, &self.record(id), owns) {
+                return Ok(());
+            }
+            // If init has ended, what is in its groups is others', and runc would not leave it there.
+            let has_ended = self.init.get().is_some_and(|init| !overdue::is_alive(init));
+            if let Some(made) = made.filter(|made| made.ends_with_init && made.is_any())
+                && has_ended
+                && self.end_groups(&made).await.is_ok()
+                && delete::by_hand(&self.program, &self.record(id), |_| false)
+            {
+                return Ok(());
+            }
         }
         match self.run(Operation::Delete, &Command::Delete { id, force }, LOG, Io::null()).await {
             // After a checkpoint, say, or an earlier delete whose answer was lost.
@@ -271,8 +301,18 @@ impl Engine for Runc {
             {
                 Ok(())
             }
+            // Removed but for groups, which are left to those that others are in.
+            Err(EngineError::Refused { .. })
+                if force && self.keeps_records() && !self.record(id).exists() =>
+            {
+                Ok(())
+            }
             done => done,
         }
+    }
+
+    fn groups_file(&self, _id: &ContainerId) -> (PathBuf, Option<&Path>) {
+        (self.file(made::FILE), None)
     }
 
     async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
@@ -300,7 +340,7 @@ impl Engine for Runc {
     }
 
     async fn restore(&self, request: &RestoreContainer<'_>, io: Io) -> Result<Pid, EngineError> {
-        root::check(Operation::Restore, &self.program, request.bundle).await?;
+        self.look_at_spec(Operation::Restore, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command = Command::Restore {

@@ -12,7 +12,7 @@
 //! See openat2(2), fstatat(2).
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
@@ -24,6 +24,7 @@ use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 use shim_sdk::{Kind, Program, spawn};
 
+use crate::cgroup::remove;
 use crate::error::{EngineError, Operation};
 
 /// The devices that a runtime makes, or opens, in every container.
@@ -35,9 +36,24 @@ const VERSION: Duration = Duration::from_secs(10);
 /// What matters here of a container's spec.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Spec {
+pub(super) struct Spec {
     root: Option<Root>,
     mounts: Option<Vec<Mount>>,
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Linux {
+    cgroups_path: Option<PathBuf>,
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Namespace {
+    r#type: String,
+    #[serde(default)]
+    path: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,13 +73,38 @@ struct Version(u32, u32, u32, u32);
 /// Not a candidate.
 const RELEASED: u32 = u32::MAX;
 
+impl Spec {
+    /// Reads a bundle's spec; `None` for one that cannot be read, which is for the runtime to refuse.
+    pub(super) fn read(bundle: &Path) -> Option<Self> {
+        let json = read_regular(&bundle.join("config.json"), MAX_SPEC_BYTES).ok()?;
+        serde_json::from_slice(&json).ok()
+    }
+
+    /// The groups' path, if it says plainly which are meant: a whole path from the root. Others are
+    /// relative to wherever the runtime runs, or systemd's.
+    pub(super) fn groups(&self) -> Option<&Path> {
+        let path = self.linux.as_ref()?.cgroups_path.as_deref()?;
+        remove::is_plain(path).then_some(path)
+    }
+
+    /// Whether the container has a new pid namespace.
+    pub(super) fn ends_with_init(&self) -> bool {
+        let namespaces = self.linux.as_ref().and_then(|linux| linux.namespaces.as_ref());
+        namespaces
+            .into_iter()
+            .flatten()
+            .any(|one| one.r#type == "pid" && one.path.as_ref().is_none_or(String::is_empty))
+    }
+}
+
 /// Refuses a bundle whose root file system would lead this runtime to the host.
 pub(super) async fn check(
     operation: Operation,
     program: &Path,
     bundle: &Path,
+    spec: &Spec,
 ) -> Result<(), EngineError> {
-    let Some(link) = leads_out(bundle) else { return Ok(()) };
+    let Some(link) = leads_out(bundle, spec) else { return Ok(()) };
     // Asked for such a root alone: hardly any image has one.
     let told = version_of(program).await?;
     if is_mended(&told) {
@@ -78,20 +119,17 @@ pub(super) async fn check(
     Err(EngineError::Refused { operation, kind: Kind::FailedPrecondition, message })
 }
 
-/// The first link in the root file system that would be followed on the host. A spec that cannot be
-/// read is for the runtime to refuse.
-fn leads_out(bundle: &Path) -> Option<String> {
-    let json = read_regular(&bundle.join("config.json"), MAX_SPEC_BYTES).ok()?;
-    let spec: Spec = serde_json::from_slice(&json).ok()?;
-    let root = spec.root.map_or_else(|| "rootfs".to_owned(), |root| root.path);
+/// The first link in the root file system that would be followed on the host.
+fn leads_out(bundle: &Path, spec: &Spec) -> Option<String> {
+    let root = spec.root.as_ref().map_or("rootfs", |root| &root.path);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, bundle.join(root), flags, Mode::empty()).ok()?;
     if readlinkat(&root, "dev", Vec::new()).is_ok() {
         return Some("dev".to_owned());
     }
-    let mounts = spec.mounts.unwrap_or_default();
+    let mut mounts = spec.mounts.iter().flatten();
     let is_dev = |mount: &Mount| Path::new(&mount.destination) == Path::new("/dev");
-    if mounts.iter().any(is_dev) {
+    if mounts.any(is_dev) {
         return None;
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -179,7 +217,7 @@ mod tests {
         let spec = serde_json::json!({"root": {"path": "root"}, "mounts": mounts});
         fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
         make(&root);
-        leads_out(bundle.path())
+        leads_out(bundle.path(), &Spec::read(bundle.path()).unwrap())
     }
 
     #[test]

@@ -323,3 +323,63 @@ fn a_call_that_hangs_is_ended_with_all_that_it_started() {
         }
     });
 }
+
+#[test]
+fn a_process_that_was_in_the_containers_group_before_outlives_it() {
+    // `ctr run --cgroup /x` with a process already in /x.
+    in_shim(async || {
+        let fixture = Fixture::new("before", "sleep 0.1");
+        let group = PathBuf::from(format!("/sys/fs/cgroup/pids/shim-runc-tests-{}", fixture.id));
+        fs::create_dir(&group).unwrap();
+        let mut stranger = process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(group.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+        let init = ProcessHandle::open(fixture.create(Io::null()).await.unwrap()).unwrap();
+        fixture.runc.start(&fixture.id).await.unwrap();
+        ended(&init).await;
+        let deleted = fixture.runc.delete(&fixture.id, false).await;
+        let survived = stranger.try_wait().unwrap().is_none();
+        let (was_left, freezer) =
+            (group.exists(), group.to_string_lossy().replace("pids", "freezer"));
+        let _ = stranger.kill();
+        let _ = stranger.wait();
+        let _ = fs::remove_dir(&group);
+        // crun kills what it finds; with runc it is the shim that removes.
+        if std::env::var_os(PROGRAM).is_none() {
+            deleted.unwrap();
+            assert!(survived && was_left);
+            assert!(!Path::new(&freezer).exists(), "those that it made are gone");
+        }
+        assert!(!fixture.record().exists());
+    });
+}
+
+#[test]
+fn of_two_containers_with_one_group_each_outlives_the_other() {
+    if std::env::var_os(PROGRAM).is_some() {
+        return; // crun kills whatever is in the group that it removes
+    }
+    in_shim(async || {
+        let first = Fixture::new("shared-1", "sleep 0.1");
+        let second = Fixture::new("shared-2", "sleep 60");
+        let path = format!("/shim-runc-tests-{}", first.id);
+        let config = second.runc.file("config.json");
+        let own = format!("/shim-runc-tests-{}", second.id);
+        let spec = fs::read_to_string(&config).unwrap().replace(&own, &path);
+        fs::write(&config, spec).unwrap();
+        let init = ProcessHandle::open(first.create(Io::null()).await.unwrap()).unwrap();
+        let other = ProcessHandle::open(second.create(Io::null()).await.unwrap()).unwrap();
+        first.runc.start(&first.id).await.unwrap();
+        second.runc.start(&second.id).await.unwrap();
+        ended(&init).await;
+        first.runc.delete(&first.id, false).await.unwrap();
+        assert!(!first.record().exists());
+        other.signal(shim_sdk::Signal::PROBE).unwrap();
+        second.runc.delete(&second.id, true).await.unwrap();
+        ended(&other).await;
+        // The bundles of the two are not beside each other, so the group is left to nobody.
+        for tree in remove::everywhere(Path::new(&path)).unwrap() {
+            let _ = remove::remove_group(&tree);
+            assert!(!tree.exists(), "{} holds a process", tree.display());
+        }
+    });
+}

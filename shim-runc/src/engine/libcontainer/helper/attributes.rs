@@ -25,7 +25,7 @@ use super::super::wire::{Failure, Reason};
 /// Where the kernel takes the profile of the next program, since 5.8 and before.
 const APPARMOR: [&str; 2] = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
 
-/// Gives the calling process its priorities, limits and score.
+/// Gives the calling process its priorities and its score, and limits that are no lower than its own.
 pub(super) fn set(process: &Process) -> Result<(), Failure> {
     let call = create_syscall();
     if let Some(wanted) = process.io_priority() {
@@ -41,7 +41,7 @@ pub(super) fn set(process: &Process) -> Result<(), Failure> {
         sys::set_scheduler(wanted).map_err(|error| failed("error setting scheduler", &error))?;
     }
     for limit in process.rlimits().iter().flatten() {
-        call.set_rlimit(limit)
+        sys::raise_limit(limit.typ() as u32, limit.soft(), limit.hard())
             .map_err(|error| failed(&format!("set {:?}", limit.typ()), &error))?;
     }
     if let Some(score) = process.oom_score_adj() {
@@ -49,6 +49,15 @@ pub(super) fn set(process: &Process) -> Result<(), Failure> {
             .map_err(|error| failed(&format!("set the out-of-memory score {score}"), &error))?;
     }
     Ok(())
+}
+
+/// Gives the calling process its limits, now that all is made that takes files or memory. Higher ones
+/// than it had were given to it by [`set`]; lower ones want no rights.
+pub(super) fn limit(process: &Process) -> Result<(), Failure> {
+    let call = create_syscall();
+    process.rlimits().iter().flatten().try_for_each(|limit| {
+        call.set_rlimit(limit).map_err(|error| failed(&format!("set {:?}", limit.typ()), &error))
+    })
 }
 
 /// Keeps the calling process to these processors; nothing is said by an empty list.

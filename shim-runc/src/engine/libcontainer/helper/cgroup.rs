@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::made::{Left, Made, Others, SETTLING};
 use crate::cgroup::make_all;
 use crate::cgroup::v1::Groups;
 
@@ -47,6 +48,37 @@ const CONTROLLERS: [&str; 12] = [
 /// What a cgroup must be given before a process can join it, where it has such files.
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
+/// Kills and removes what a container has made, whose processes may have ended with its init. `file` is
+/// its own, `records` where the engine has those of others.
+pub(super) fn end(made: &Made, file: &Path, records: &Path, kills: bool) -> io::Result<()> {
+    let began = Instant::now();
+    let mut pause = Duration::from_micros(100);
+    // Most have nothing left in them, and then it is no matter who else there is.
+    let mut left = made.round(false, &Others::default());
+    let others = match left {
+        Left::Nothing => Others::default(),
+        Left::Others | Left::Groups(_) => Others::of(made, file, Some(records)),
+    };
+    loop {
+        match left {
+            Left::Nothing => break,
+            Left::Others if began.elapsed() > SETTLING => {
+                made.hand_over(&others);
+                break;
+            }
+            Left::Groups(error) if began.elapsed() > EMPTYING => return Err(error),
+            Left::Others | Left::Groups(_) => {}
+        }
+        sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+        left = made.round(kills, &others);
+    }
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(of("remove", file, &error)),
+        _ => Ok(()),
+    }
+}
+
 /// A container's cgroups that exist: one, or one in each v1 hierarchy.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
@@ -72,6 +104,11 @@ impl Hierarchies {
     pub(super) fn find(&self, path: &Path) -> Cgroups {
         let directories = directories(&self.table, path).filter(|path| path.is_dir()).collect();
         Cgroups { directories }
+    }
+
+    /// Where the cgroups at `path` are, or would be.
+    pub(super) fn places(&self, path: &Path) -> Vec<PathBuf> {
+        directories(&self.table, path).collect()
     }
 
     /// Makes the cgroups at `path` in each hierarchy of version 1, where they are missing; returns
@@ -137,7 +174,18 @@ impl Cgroups {
         pids
     }
 
+    /// Thaws those that are frozen, so that what is killed can die (v1).
+    pub(super) fn thaw(&self) {
+        for directory in &self.directories {
+            let state = directory.join("freezer.state");
+            if fs::read_to_string(&state).is_ok_and(|state| state.trim() != "THAWED") {
+                let _ = fs::write(&state, "THAWED");
+            }
+        }
+    }
+
     /// Kills every process, waits until they are gone, removes the cgroups from the leaves up.
+    /// For records of earlier versions, which do not tell what the container has made.
     pub(super) fn remove(&self) -> io::Result<()> {
         let deadline = Instant::now() + EMPTYING;
         let mut pause = Duration::from_micros(100);
@@ -169,13 +217,7 @@ impl Cgroups {
         for pid in self.pids() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        for directory in &self.directories {
-            // A frozen process dies only once it is thawed (v1).
-            let state = directory.join("freezer.state");
-            if fs::read_to_string(&state).is_ok_and(|state| state.trim() != "THAWED") {
-                let _ = fs::write(&state, "THAWED");
-            }
-        }
+        self.thaw();
     }
 }
 

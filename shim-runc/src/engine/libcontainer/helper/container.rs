@@ -4,7 +4,6 @@
 //! delete left, and what it did not find is not an error. What libcontainer's record says of a
 //! container is not trusted where the kernel can be asked.
 
-use std::cell::Cell;
 use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, DirBuilder};
@@ -12,11 +11,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus, State};
 use libcontainer::error::LibcontainerError;
-use libcontainer::oci_spec::runtime::{Hooks, Spec};
+use libcontainer::oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
@@ -24,10 +25,14 @@ use super::super::go;
 use super::super::report::Report;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
-use super::cgroup::Cgroups;
+use super::cgroup::{self, Cgroups};
 use super::launch::{Launch, NewGroups, Options};
 use super::plan::Plan;
-use crate::making;
+use crate::cgroup::made::{self, Made};
+use crate::{making, overdue};
+
+/// How long a killed init may take to end.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The standard streams of a process, or the socket that wants its terminal.
 pub(super) struct Streams {
@@ -81,8 +86,12 @@ pub(super) fn create(
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
-    // What was there already is another's.
-    let is_fresh = Cell::new(false);
+    // What was there already is another's. Written before anything is made.
+    let file = made::file_beside(&root, &id);
+    let made = Made::plan(&group, &bundle, hierarchies.places(&group), ends_with_init(&spec));
+    made.write(&file).map_err(|error| {
+        Failure::new(Reason::Other, format!("write {}: {error}", file.display()))
+    })?;
     let launch = Launch {
         root: &root,
         id: &id,
@@ -93,11 +102,7 @@ pub(super) fn create(
         streams,
         identity,
         report: report.writer(),
-        groups: NewGroups {
-            corrections: &corrections,
-            hierarchies: &hierarchies,
-            is_fresh: &is_fresh,
-        },
+        groups: NewGroups { corrections: &corrections, hierarchies: &hierarchies },
         making: making.as_fd(),
     };
     let error = match launch.run() {
@@ -109,10 +114,7 @@ pub(super) fn create(
     let refusal = report.explain(error.reason, error.message);
     // libcontainer cleans up after some failures and not after others; and it forgets its record
     // also where processes that are still on their way out hold the groups.
-    let removed = remove_recorded(&directory).and_then(|()| {
-        let left = if is_fresh.get() { cgroups(&group)?.remove() } else { Ok(()) };
-        left.map_err(|error| failure(Reason::Other, &error))
-    });
+    let removed = end_groups(&made, &file, &root, true).and_then(|()| remove_recorded(&directory));
     match removed {
         Ok(()) => Err(refusal),
         Err(left) => Err(Failure::new(
@@ -134,11 +136,17 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
 /// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
 pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
     let directory = root.join(id);
+    let file = made::file_beside(root, id);
+    let made = Made::read(&file);
     if !directory.exists() {
-        return Ok(());
+        // A create that was cut off before it had a record has made no groups.
+        return made.map_or(Ok(()), |made| end_groups(&made, &file, root, true));
     }
     // Written before anything else is made of a container: without it there is nothing else.
-    let Ok(config) = YoukiConfig::load(&directory) else { return forget(&directory) };
+    let Ok(config) = YoukiConfig::load(&directory) else {
+        made.map_or(Ok(()), |made| end_groups(&made, &file, root, true))?;
+        return forget(&directory);
+    };
     let cgroups = cgroups(&config.cgroup_path)?;
     let state = State::load(&directory).ok();
     let runs = |state: &State| {
@@ -156,7 +164,51 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
     if config.hooks.is_some() {
         session.retire();
     }
-    remove(&directory, &config, &cgroups, state)
+    match &made {
+        Some(made) => {
+            let init = state.as_ref().and_then(|state| state.pid);
+            end_init(init, &cgroups)?;
+            // Without an init that is known its making was cut off: nothing else tells of what it has.
+            end_groups(made, &file, root, init.is_none() || !made.ends_with_init)?;
+        }
+        // The record of an earlier version.
+        None => cgroups.remove().map_err(|error| failure(Reason::Other, &error))?,
+    }
+    remove(&directory, &config, state)
+}
+
+/// Whether a container has a new pid namespace.
+fn ends_with_init(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|one| {
+        one.typ() == LinuxNamespaceType::Pid && one.path().as_ref().is_none_or(|path| path == "")
+    })
+}
+
+fn end_groups(made: &Made, file: &Path, records: &Path, kills: bool) -> Result<(), Failure> {
+    cgroup::end(made, file, records, kills).map_err(|error| failure(Reason::Other, &error))
+}
+
+/// Kills an init, with what descends from it, if it is in the container's groups: the number of one
+/// that has ended may be another's.
+fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
+    let Some(init) = init.filter(|init| is_there(*init) && cgroups.pids().contains(init)) else {
+        return Ok(());
+    };
+    cgroups.thaw();
+    if let Some(init) = rustix::process::Pid::from_raw(init) {
+        overdue::kill_all(init);
+    }
+    // It leaves its groups before it waits for what is left in its pid namespace to be reaped.
+    let began = Instant::now();
+    while cgroups.pids().contains(&init) {
+        if began.elapsed() > ENDING {
+            let why = format!("end process {init}: it is still there {ENDING:?} after SIGKILL");
+            return Err(Failure::new(Reason::Other, why));
+        }
+        sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// Whether there is any process of that id: no search for a container's if there is not.
@@ -177,18 +229,11 @@ pub(super) fn resume(root: &Path, id: &str) -> Result<(), Failure> {
 /// Removes what a record tells of.
 fn remove_recorded(directory: &Path) -> Result<(), Failure> {
     let Ok(config) = YoukiConfig::load(directory) else { return forget(directory) };
-    let cgroups = cgroups(&config.cgroup_path)?;
-    remove(directory, &config, &cgroups, State::load(directory).ok())
+    remove(directory, &config, State::load(directory).ok())
 }
 
-/// Kills, removes the cgroups, runs the hooks that come last, removes the record.
-fn remove(
-    directory: &Path,
-    config: &YoukiConfig,
-    cgroups: &Cgroups,
-    state: Option<State>,
-) -> Result<(), Failure> {
-    cgroups.remove().map_err(|error| failure(Reason::Other, &error))?;
+/// Runs the hooks that come last, removes the record.
+fn remove(directory: &Path, config: &YoukiConfig, state: Option<State>) -> Result<(), Failure> {
     if let Some(hooks) = config.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref())
         && let Some(mut state) = state
     {

@@ -222,6 +222,7 @@ impl Init<'_> {
         close_all_but(&[report, listener, words.as_fd()])?;
         let personality = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
         attributes::set_habits(personality, self.process.user().umask())?;
+        attributes::limit(self.process)?;
         let command = self.identity.assume(|notifications| {
             words
                 .hand(&Word::Listener, &[notifications.as_fd()])

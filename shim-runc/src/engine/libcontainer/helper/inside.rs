@@ -82,6 +82,28 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_is_not_below_the_root_is_refused_whatever_leads_to_it() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let verify = |root: &Path, directory: &Path| {
+            // In a thread with a root and a working directory of its own.
+            let verified = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| {
+                    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+                    let directory = File::open(directory).unwrap();
+                    rustix::process::chroot(root).unwrap();
+                    rustix::process::fchdir(directory).unwrap();
+                    verify_directory()
+                });
+                thread.join().unwrap()
+            });
+            verified.map_err(|failure| failure.message)
+        };
+        assert_eq!(verify(root.path(), root.path()), Ok(()));
+        let refused = verify(root.path(), outside.path()).unwrap_err();
+        assert!(refused.contains("(unreachable)"), "{refused}");
+    }
+
+    #[test]
     fn only_a_regular_file_is_read_and_only_to_the_limit() {
         let folder = tempfile::tempdir().unwrap();
         let (fifo, file) = (folder.path().join("fifo"), folder.path().join("file"));

@@ -181,6 +181,7 @@ impl Joining {
             None => null::take_the_containers(),
         }
         attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
+        attributes::limit(&self.process)?;
         // A container with a listener has no further processes.
         self.identity.assume(|_| Ok(()))
     }

@@ -14,7 +14,6 @@
 //! Promise: after a failure nothing runs. Not here: init's own part ([`Init`]).
 //! See clone(2), cgroups(7), the OCI runtime specification on the lifecycle and on hooks.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -79,8 +78,6 @@ pub(super) struct Options {
 pub(super) struct NewGroups<'a> {
     pub(super) corrections: &'a Corrections,
     pub(super) hierarchies: &'a Hierarchies,
-    /// Set when they are made and were not there before.
-    pub(super) is_fresh: &'a Cell<bool>,
 }
 
 /// Whether init is to be in its groups before anything else: hooks look for them, a namespace of
@@ -182,7 +179,6 @@ fn open_doors(keeper: Keeper, groups: &Cgroups) -> Result<(), Failure> {
 impl NewGroups<'_> {
     /// Makes them, with their limits.
     fn make(&self, path: &Path, resources: &LinuxResources) -> Result<Cgroups, LibcontainerError> {
-        self.is_fresh.set(self.hierarchies.find(path).is_empty());
         let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
         limits::set(&limited, resources)
             .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
@@ -197,7 +193,6 @@ impl NewGroups<'_> {
         id: &str,
         resources: &LinuxResources,
     ) -> Result<unified::Group, Failure> {
-        self.is_fresh.set(self.hierarchies.find(path).is_empty());
         let group = unified::Group::of_host(path);
         let made = group.make();
         made.map_err(|error| Failure::new(Reason::Other, report(&error)))?;

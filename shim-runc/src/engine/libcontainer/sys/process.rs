@@ -180,6 +180,21 @@ pub(in super::super) fn set_key_permissions(key: c_long, permissions: u32) -> io
     answer(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, permissions) }).map(drop)
 }
 
+/// prlimit(2) of the calling process, for a limit that is no lower than the present one.
+pub(in super::super) fn raise_limit(kind: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the structure that is written outlives the call.
+    answer(unsafe { libc::syscall(libc::SYS_prlimit64, 0, kind, none, &raw mut now) })?;
+    let wanted = libc::rlimit64 {
+        rlim_cur: soft.max(now.rlim_cur),
+        rlim_max: hard.max(now.rlim_max).max(soft),
+    };
+    // SAFETY: the structure that is read outlives the call.
+    answer(unsafe { libc::syscall(libc::SYS_prlimit64, 0, kind, &raw const wanted, none) })
+        .map(drop)
+}
+
 /// sched_setattr(2) of the calling thread.
 pub(in super::super) fn set_scheduler(wanted: &Scheduler) -> io::Result<()> {
     let policy = match wanted.policy() {

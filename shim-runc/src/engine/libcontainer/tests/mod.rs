@@ -2,6 +2,7 @@
 
 mod escape;
 mod fixture;
+mod groups;
 mod hang;
 mod outside;
 mod rootfs;

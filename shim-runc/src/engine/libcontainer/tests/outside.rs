@@ -16,10 +16,12 @@ use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, sh
 /// More descriptors than any process on its way has.
 const DESCRIPTORS: usize = 24;
 
-/// A program of the host, outside of every root: it says so.
+/// A program of the host, outside of every root: echo. By a path that goes on from any directory.
 fn host_program(container: &Fixture) -> String {
-    let program = container.directory.path().join("tool");
-    executable(&program, "#!/bin/sh\necho on the host\n");
+    let program = container.directory.path().join("echo");
+    // By another process, see the fixture.
+    let copied = std::process::Command::new("cp").arg("/bin/busybox").arg(&program).status();
+    assert!(copied.unwrap().success());
     format!("../../../../../../../..{}", program.display())
 }
 
@@ -29,11 +31,10 @@ fn a_command_below_a_descriptor_is_not_executed() {
         // What the user lost: an image whose entrypoint is such a path ran a program of the host.
         let mut container = Fixture::new(&["sleep", "60"]);
         let outside = host_program(&container);
-        executable(&container.rootfs().join("bin/via"), "");
         for number in 0..DESCRIPTORS {
             let command = format!("/proc/self/fd/{number}/{outside}");
-            for arguments in [vec![command.as_str()], vec!["/bin/via"]] {
-                executable(&container.rootfs().join("bin/via"), &format!("#!{command}\n"));
+            for arguments in [vec![command.as_str(), "on the host"], vec!["/bin/via"]] {
+                executable(&container.rootfs().join("bin/via"), &format!("#!{command} host\n"));
                 container.spec["process"]["args"] = json!(arguments);
                 let Ok((init, output)) = container.create().await else {
                     container.assert_nothing_left();
@@ -58,23 +59,25 @@ fn an_exec_runs_nothing_that_a_container_put_outside_of_itself() {
         container.create().await.unwrap();
         container.start().await.unwrap();
         let root = container.rootfs();
+        fs::create_dir(root.join("links")).unwrap();
         for number in 0..DESCRIPTORS {
             let magic = format!("/proc/self/fd/{number}");
-            let target = format!("{magic}/{outside}");
-            executable(&root.join("bin/via"), &format!("#!{target}\n"));
-            for (name, target) in [("bin/tool", &target), ("work", &magic)] {
+            let (target, work) = (format!("{magic}/{outside}"), format!("{magic}/rootfs/tmp"));
+            executable(&root.join("bin/via"), &format!("#!{target} host\n"));
+            for (name, target) in [("links/echo", &target), ("work", &work)] {
                 let _ = fs::remove_file(root.join(name));
                 symlink(target, root.join(name)).unwrap();
             }
-            let mut inside = shell(&format!("[ -e {outside} ] && echo out; pwd"));
+            let mut by_name = process(&["echo", "on the host"]);
+            by_name["env"] = json!(["PATH=/links"]);
+            let mut inside = shell(&format!("[ -e {outside} ] && echo on the host; pwd"));
             inside["cwd"] = json!("/work");
-            let commands =
-                [process(&["tool"]), process(&[&target]), process(&["/bin/via"]), inside];
-            for command in commands {
+            let by_path = process(&[&target, "on the host"]);
+            for command in [by_name, by_path, process(&["/bin/via"]), inside] {
                 if let Ok((pid, output)) = container.exec(command.clone()).await {
                     let output = read(output);
                     wait(pid);
-                    assert!(!output.contains("out") && !output.contains("host"), "{output}");
+                    assert!(!output.contains("host"), "{command}: {output}");
                 }
             }
         }
@@ -361,6 +364,25 @@ fn a_failed_create_in_a_pid_namespace_of_others_leaves_nothing() {
         other.assert_nothing_left();
         assert_eq!(container.pids(), [init]);
         container.delete(true).await;
+        wait(init);
+    });
+}
+
+#[test]
+fn a_limit_of_few_files_holds_and_does_not_keep_the_container_from_being_made() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sh", "-c", "ulimit -n; ulimit -H -n; sleep 60"]);
+        let few = json!([{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 8}]);
+        container.spec["process"]["rlimits"] = few.clone();
+        let (init, output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let mut exec = shell("ulimit -n; ulimit -H -n");
+        exec["rlimits"] = few;
+        let (pid, said) = container.exec(exec).await.unwrap();
+        assert_eq!(read(said), "8\n9\n");
+        wait(pid);
+        container.delete(true).await;
+        assert_eq!(read(output), "8\n9\n");
         wait(init);
     });
 }

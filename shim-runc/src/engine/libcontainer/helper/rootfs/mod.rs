@@ -156,6 +156,10 @@ impl RootFs {
         if let Some(dev) = &dev {
             nodes::set_up(&mounts, dev, &self.nodes, self.bind_nodes)?;
         }
+        let spare = match &dev {
+            Some(_) => None,
+            None => protect::hosts_null_device(),
+        };
         // What is run there has files of its own to make.
         rustix::process::umask(mask);
         before_pivot()?;
@@ -176,7 +180,7 @@ impl RootFs {
                 .map_err(|error| failed("make the root read-only", &error))?;
         }
         protect::make_read_only(&mounts, &self.read_only_paths)?;
-        protect::mask(&mounts, &self.masked_paths)?;
+        protect::mask(&mounts, &self.masked_paths, spare)?;
         pivot::finish(&mounts.tree, self.propagation)?;
         Ok(terminal)
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags, fstat, makedev};
+use rustix::fs::{CWD, FileType, OFlags, fstat, makedev};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -18,6 +18,8 @@ use super::failed;
 use super::mounts::{Mounts, NewFileSystem, attach, clone_tree, set};
 use super::options::Change;
 use super::tree::{self};
+
+const NULL: &str = "/dev/null";
 
 /// Makes paths read-only.
 pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
@@ -32,42 +34,58 @@ pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), F
     Ok(())
 }
 
-/// Hides paths: files behind the null device, directories behind an empty one.
-pub(super) fn mask(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), Failure> {
-    let mut masks = Masks { null: None, empty: None };
+/// Hides paths: files behind the null device, directories behind an empty one. `spare` is the
+/// host's null device, where the container's is not ours to make.
+pub(super) fn mask(
+    mounts: &Mounts,
+    paths: &[PathBuf],
+    spare: Option<OwnedFd>,
+) -> Result<(), Failure> {
+    let mut masks = Masks { null: None, spare, empty: None };
     for path in paths {
-        let of = |error: io::Error| failed(&format!("mask {}", path.display()), &error);
-        for place in mounts.find(path).map_err(|error| of(error.into()))? {
-            let kind = tree::file_type(&place).map_err(|error| of(error.into()))?;
+        let what = format!("mask {}", path.display());
+        for place in mounts.find(path).map_err(|error| failed(&what, &error))? {
+            let kind = tree::file_type(&place).map_err(|error| failed(&what, &error))?;
             if kind == FileType::Directory {
-                masks.empty(place).map_err(of)?;
+                masks.hide_directory(place).map_err(|error| failed(&what, &error))?;
             } else {
-                let null = masks.null(mounts)?;
-                clone_tree(null, Path::new(""), false)
-                    .and_then(|tree| attach(tree, place))
-                    .map_err(of)?;
+                masks.hide_file(mounts, place).map_err(|error| Failure {
+                    message: format!("{what}: {}", error.message),
+                    ..error
+                })?;
             }
         }
     }
     Ok(())
 }
 
-/// What hides.
+/// What hides. The first of each kind is copied for all others: some kernels copy nothing that is
+/// not in its place.
 struct Masks {
     null: Option<OwnedFd>,
-    /// The first of them; all others are copies, for the sake of memory.
+    spare: Option<OwnedFd>,
     empty: Option<OwnedFd>,
 }
 
 impl Masks {
-    fn null(&mut self, mounts: &Mounts) -> Result<&OwnedFd, Failure> {
-        match &mut self.null {
-            Some(null) => Ok(null),
-            empty => Ok(empty.insert(null_device(mounts)?)),
-        }
+    fn hide_file(&mut self, mounts: &Mounts, place: OwnedFd) -> Result<(), Failure> {
+        let of = |error: io::Error| failed("bind the null device", &error);
+        let null = match &self.null {
+            Some(null) => null,
+            None => match (null_device(mounts), self.spare.take()) {
+                (Ok(null), _) => self.null.insert(null),
+                (Err(_), Some(spare)) => {
+                    attach(&spare, place).map_err(of)?;
+                    self.null = Some(spare);
+                    return Ok(());
+                }
+                (Err(error), None) => return Err(error),
+            },
+        };
+        clone_tree(null, Path::new(""), false).and_then(|tree| attach(tree, place)).map_err(of)
     }
 
-    fn empty(&mut self, place: OwnedFd) -> io::Result<()> {
+    fn hide_directory(&mut self, place: OwnedFd) -> io::Result<()> {
         if let Some(first) = &self.empty {
             return attach(clone_tree(first, Path::new(""), false)?, place);
         }
@@ -84,15 +102,27 @@ fn empty_directory() -> io::Result<OwnedFd> {
         .mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-/// The container's null device. The host's would be the container's to change.
+/// The container's null device.
 fn null_device(mounts: &Mounts) -> Result<OwnedFd, Failure> {
-    let of = |error: Errno| failed("open /dev/null, to mask files", &error);
-    let fd = mounts.tree.open(Path::new("/dev/null"), OFlags::PATH).map_err(of)?;
-    let stat = fstat(&fd).map_err(of)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind != FileType::CharacterDevice || stat.st_rdev != makedev(1, 3) {
-        let message = "the container's /dev/null is not the null device, and cannot mask files";
-        return Err(Failure::new(Reason::Other, message));
+    let of = |error: Errno| failed("open the container's /dev/null", &error);
+    let fd = mounts.tree.open(Path::new(NULL), OFlags::PATH).map_err(of)?;
+    if is_null(&fd).map_err(of)? {
+        return Ok(fd);
     }
-    Ok(fd)
+    let message = "the container's /dev/null is not the null device";
+    Err(Failure::new(Reason::Other, message))
+}
+
+/// The host's null device, if it has one, as a mount that can be put in place: read-only, so that its
+/// owner and mode are not the container's to change.
+pub(super) fn hosts_null_device() -> Option<OwnedFd> {
+    let tree = clone_tree(CWD, Path::new(NULL), false).ok()?;
+    let is_usable = is_null(&tree).ok()? && set(&tree, false, Change::READ_ONLY).is_ok();
+    is_usable.then_some(tree)
+}
+
+fn is_null(fd: &OwnedFd) -> Result<bool, Errno> {
+    let stat = fstat(fd)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    Ok(kind == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3))
 }

@@ -318,16 +318,26 @@ fn what_is_bound_at_dev_stays_as_it_is_with_a_terminal_too() {
         .as_array_mut()
         .unwrap()
         .retain(|one| !one["destination"].as_str().unwrap().starts_with("/dev"));
-    bundle.spec["linux"]["maskedPaths"] = json!([]);
+    fs::write(host.join("null"), "no device").unwrap();
     fs::create_dir(host.join("pts")).unwrap();
     bundle.add(bind(&host, "/dev", &["rbind"]));
     bundle.add(mount("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666"]));
     let way = Way { console: true, ..Way::default() };
-    bundle.enter_with(way, |terminal| assert!(terminal.is_some())).unwrap();
+    let seen = bundle.enter_with(way, |terminal| {
+        assert!(terminal.is_some());
+        // Masked by the host's null device, which is not the container's to change.
+        for masked in ["/proc/keys", "/proc/interrupts"] {
+            let found = fs::metadata(masked).unwrap();
+            assert_eq!(found.rdev(), makedev(1, 3), "{masked}");
+            let refused = fs::set_permissions(masked, found.permissions()).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+        }
+    });
+    seen.unwrap();
     let mut names: Vec<_> =
         fs::read_dir(host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["file", "pts"]);
+    assert_eq!(names, ["file", "null", "pts"]);
 }
 
 #[test]
