@@ -56,6 +56,13 @@ impl Groups {
         Ok(Self { unified, namespace, hierarchies, group: group.to_owned() })
     }
 
+    /// As on a host of version 2.
+    #[cfg(test)]
+    pub(super) fn of_version_2(group: &Path) -> Self {
+        let hierarchies = Vec::new();
+        Self { unified: true, namespace: false, hierarchies, group: group.to_owned() }
+    }
+
     fn of_container(&self, hierarchy: &Path) -> PathBuf {
         hierarchy.join(self.group.strip_prefix("/").unwrap_or(&self.group))
     }
