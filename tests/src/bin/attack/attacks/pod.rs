@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(150);
 pub(crate) fn attacks() -> Vec<Attack> {
     [
         within(
-            90,
+            200,
             on_both("A.9", "fifo-as-passwd", "a fifo among the image's files delays nothing", fifo),
         ),
         within(

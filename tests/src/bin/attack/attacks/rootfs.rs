@@ -87,6 +87,9 @@ fn links(ground: &Ground) {
         // Missing is as good.
         let _ = fs::remove_dir_all(&path);
         symlink(&victim, &path).expect("plant a link");
+        // A link that leads nowhere inside is refused early; this one leads somewhere there, too.
+        let twin = lower.join(victim.strip_prefix("/").expect("an absolute path"));
+        fs::create_dir_all(twin).expect("make a directory");
         let script = ": >/dev/made; mkdir /mnt/made /run/made /a/b/made; true";
         // As it is; without a file system of its own at /dev; with volumes and devices.
         for shape in 0..3 {
