@@ -85,8 +85,8 @@ setup() {
   # Debian's own, which is about to be installed, must not come before it.
   PATH=$(dirname "$(command -v cargo)"):$PATH
   for package in apparmor binutils binutils-mingw-w64-x86-64 busybox-static ca-certificates \
-    cargo-web containerd cpio criu crun gcc git iproute2 iptables kmod libc6-dev libseccomp-dev \
-    pkg-config qemu-system-x86 runc rust-web-src rustc-web skopeo umoci util-linux; do
+    cargo-web containerd cpio criu crun e2fsprogs gcc git iproute2 iptables kmod libc6-dev \
+    libseccomp-dev mount pkg-config qemu-system-x86 runc rust-web-src rustc-web skopeo umoci util-linux; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done

@@ -152,6 +152,18 @@ fn clone_and_exec(prepared: &mut Prepared, stack: &mut Stack) -> io::Result<Star
     Ok(Started { pid: pid.cast_unsigned(), pidfd })
 }
 
+/// The kernel's highest signal.
+const LAST_SIGNAL: c_int = 64;
+
+/// Gives a signal its default action, or has it ignored: rt_sigaction(2), async-signal-safe.
+fn set_action(signal: c_int, ignored: bool) {
+    // As the kernel has it, which on no platform is larger: SIG_DFL or SIG_IGN, no flags, no mask.
+    let action = [usize::from(ignored), 0, 0, 0];
+    let nothing: *mut c_void = ptr::null_mut();
+    // SAFETY: the kernel reads `action`, whose handler is no function, and writes nothing.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), nothing, 8usize) };
+}
+
 /// The child's half. No allocation and no lock: it shares the parent's memory, whose thread waits.
 extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     // SAFETY: `argument` is the `Prepared` that clone_and_exec keeps alive and leaves alone.
@@ -159,11 +171,10 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     // SAFETY: every call below is async-signal-safe and gets pointers that live in `prepared`.
     // Signal dispositions and descriptors are the child's own (no CLONE_SIGHAND, no CLONE_FILES).
     unsafe {
-        let mut default: libc::sigaction = std::mem::zeroed();
-        default.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=libc::SIGRTMAX() {
-            // Fails for SIGKILL, SIGSTOP and those that libc keeps to itself; none can be changed.
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        for signal in 1..=LAST_SIGNAL {
+            // The call itself: libc's function refuses those that it keeps to itself (32, 33), which
+            // posix_spawn(3) leaves ignored. Fails for SIGKILL and SIGSTOP, which cannot be changed.
+            set_action(signal, false);
         }
         // Runs to its end only if some call fails.
         (|| {
@@ -304,6 +315,16 @@ mod tests {
     fn broken_pipes_kill_the_program_as_usual() {
         // The shim ignores SIGPIPE; a runtime that inherited that would write on for ever.
         assert_eq!(run(&["sh", "-c", "kill -PIPE $$; exit 3"], None).0, Some(141));
+    }
+
+    #[test]
+    fn no_signal_is_ignored_not_even_those_that_libc_keeps_to_itself() {
+        // As posix_spawn(3) leaves them for the shim.
+        for signal in [32, 33] {
+            set_action(signal, true);
+        }
+        let (status, text) = run(&["sh", "-c", "exec grep SigIgn /proc/self/status"], None);
+        assert_eq!((status, text.as_str()), (Some(0), "SigIgn:\t0000000000000000\n"));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) errno: Errno,
     /// Whether every call after it is answered the same.
     pub(crate) onwards: bool,
+    /// Whether calls that sync succeed, and sync nothing.
+    pub(crate) lies: bool,
     /// How many calls there were.
     pub(crate) seen: u64,
     /// The first that was broken.
@@ -70,7 +72,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(at: u64, errno: Errno, onwards: bool) -> Self {
-        Self { at, errno, onwards, seen: 0, broke: None }
+        Self { at, errno, onwards, lies: false, seen: 0, broke: None }
+    }
+
+    /// Nothing breaks, and nothing is synced.
+    pub(crate) fn without_syncs() -> Self {
+        Self { lies: true, ..Self::new(0, Errno::EIO, false) }
     }
 }
 
@@ -129,27 +136,38 @@ fn filter() -> Result<ScmpFd, libseccomp::error::SeccompError> {
 fn answer(listener: ScmpFd, request: &ScmpNotifReq) {
     let broken = broken(request);
     let response = match broken {
-        Some(errno) => {
+        Some(Answer::Error(errno)) => {
             ScmpNotifResp::new_error(request.id, -(errno as i32), ScmpNotifRespFlags::empty())
         }
+        Some(Answer::Nothing) => ScmpNotifResp::new_val(request.id, 0, ScmpNotifRespFlags::empty()),
         None => ScmpNotifResp::new_continue(request.id, ScmpNotifRespFlags::CONTINUE),
     };
     // Gone in the meantime is as good.
     let _ = response.respond(listener);
 }
 
-fn broken(request: &ScmpNotifReq) -> Option<Errno> {
+/// What a call is answered that is not done.
+enum Answer {
+    Error(Errno),
+    /// Success.
+    Nothing,
+}
+
+fn broken(request: &ScmpNotifReq) -> Option<Answer> {
     let name = request.data.syscall.get_name().ok()?;
     let (_, which) = CALLS.iter().find(|(call, _)| *call == name)?;
     let path = path(request, *which)?;
     let mut plans = shared().plans.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, plan) = plans.iter_mut().find(|(root, _)| path.starts_with(root))?;
     plan.seen += 1;
+    if plan.lies && ["fsync", "fdatasync", "syncfs"].contains(&name.as_str()) {
+        return Some(Answer::Nothing);
+    }
     let breaks = plan.at > 0 && (plan.seen == plan.at || (plan.onwards && plan.seen > plan.at));
     if breaks && plan.broke.is_none() {
         plan.broke = Some(format!("{name} of {}", path.display()));
     }
-    breaks.then_some(plan.errno)
+    breaks.then_some(Answer::Error(plan.errno))
 }
 
 fn path(request: &ScmpNotifReq, which: Which) -> Option<PathBuf> {

@@ -28,7 +28,7 @@ usage: attack [--only NAME]... [--jobs N]
        attack --list
 
   --only NAME  this attack alone, or those that begin so; may be given more than once
-  --jobs N     how many attacks run side by side (default 2)
+  --jobs N     how many attacks run side by side (default 3)
 
 The binaries are those of TEST_BIN_DIR, or else are built for release first.";
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Do> {
-    let (mut only, mut jobs) = (Vec::new(), 2);
+    let (mut only, mut jobs) = (Vec::new(), 3);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value\n{USAGE}"));
         match word.as_str() {

@@ -146,9 +146,12 @@ fn watched(ground: &Ground) {
     for number in 0..60 {
         let name = format!("e{number}");
         let process = bundle::process(&bundle::shell("exit 0"));
-        task.exec(&task.exec_request(&name, &process)).expect("Exec");
-        task.start(&name).expect("Start of an exec");
-        task.within(SOON).wait(&name).expect("Wait");
+        let ran = task.exec(&task.exec_request(&name, &process)).and_then(|()| task.start(&name));
+        if let Err(why) = ran.and_then(|_| task.within(SOON).wait(&name)) {
+            // It ends with what it is after.
+            nothing_got_out(ground);
+            panic!("an exec in a container that watches: {why}");
+        }
         task.delete(&name).expect("Delete of an exec");
     }
     fs::write(ground.shared().join("stop"), "").expect("stop it");
