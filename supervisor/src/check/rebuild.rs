@@ -80,8 +80,10 @@ impl Checker {
 
     /// The newest whole database of this root.
     fn base(&self, files: &RootFiles, doubt: &Doubt) -> Option<PathBuf> {
-        let own = matches!(doubt, Doubt::Older { .. }).then(|| files.database());
-        own.into_iter()
+        // A database beside a mark that cannot be read may be whole; one that is damaged is not taken.
+        let own = matches!(doubt, Doubt::Older { .. } | Doubt::Damaged { .. });
+        own.then(|| files.database())
+            .into_iter()
             .chain([files.copy()])
             .filter_map(|path| Some((metadata::usable(&path, &self.id)?, path)))
             .max()

@@ -193,11 +193,8 @@ pub(crate) fn claim(
 /// For the daemon's orderly exit. Blocks.
 pub(crate) fn leave(database: &Database, files: &RootFiles, id: &str) {
     let left = || -> Result<(), MetadataError> {
-        let changed = database.changes_since_copy() > 0;
         let generation = raise(database, id)?;
-        if changed || !files.copy().exists() {
-            database.keep_copy(&files.copy());
-        }
+        database.keep_copy(&files.copy());
         // The database's file is whole by itself then.
         database.checkpoint()?;
         Mark::new(id, generation, true)
