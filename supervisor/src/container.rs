@@ -159,7 +159,8 @@ impl Containers {
         }
         let (namespace, id) = (namespace.clone(), id.to_owned());
         self.database
-            .write(move |transaction| {
+            // A container that runs while the disk is full must not be taken for one that never did.
+            .remove(move |transaction| {
                 let mut container = find(transaction, &namespace, &id)?;
                 container.labels.remove(maker::LABEL);
                 replace(transaction, &namespace, &container)

@@ -107,6 +107,21 @@ fn a_damaged_database_is_set_aside_and_rebuilt() {
 }
 
 #[test]
+fn a_whole_database_beside_a_mark_that_cannot_be_read_is_kept() {
+    let root = Root::new();
+    let (supervisor, id) = with_a_container(&root);
+    fs::remove_file(supervisor.root().join("metadata.copy.db")).expect("a copy was kept");
+    fs::write(supervisor.root().join("metadata.mark"), "").expect("write it");
+    let looked = supervisor.run(&["check"]).ended_with(1).out();
+    assert!(looked.contains("metadata.mark"), "{looked}");
+    let mended = supervisor.run(&["check", "--repair"]).success().out();
+    assert!(mended.contains("rebuilt from"), "{mended}");
+    assert!(supervisor.run(&["images"]).success().out().contains(APP));
+    let _ = supervisor.run(&["rm", "--force", &id]).success();
+    let _ = supervisor.run(&["run", "--rm", APP, "/bin/true"]).success();
+}
+
+#[test]
 fn a_database_of_a_later_release_is_not_repaired() {
     let root = Root::new();
     let (mut supervisor, id) = with_a_container(&root);

@@ -61,16 +61,21 @@ impl Checker {
         adopt_snapshots(&stores, &request.namespace, tell)?;
         for (namespace, container) in task::containers_of_bundles(&self.state) {
             let (name, scope) = (container.id.clone(), namespace.to_string());
-            if stores.containers.restore((namespace, container))? {
-                tell(Finding {
-                    subject: "container",
-                    name,
-                    namespace: scope,
-                    reason: "its record was lost".into(),
-                    action: "recorded from its bundle, without its image and snapshot".into(),
-                    mended: true,
-                });
-            }
+            let (action, mended) = match stores.containers.restore((namespace, container)) {
+                Ok(false) => continue,
+                Ok(true) => {
+                    ("recorded from its bundle, without its image and snapshot".to_owned(), true)
+                }
+                Err(error) => (format!("not recorded from its bundle: {}", report(&error)), false),
+            };
+            tell(Finding {
+                subject: "container",
+                name,
+                namespace: scope,
+                reason: "its record was lost".into(),
+                action,
+                mended,
+            });
         }
         self.compare(&stores, request, tell)?;
         metadata::install(&database, &files, self.id.as_str())?;
@@ -80,8 +85,10 @@ impl Checker {
 
     /// The newest whole database of this root.
     fn base(&self, files: &RootFiles, doubt: &Doubt) -> Option<PathBuf> {
-        let own = matches!(doubt, Doubt::Older { .. }).then(|| files.database());
-        own.into_iter()
+        // A database beside a mark that cannot be read may be whole; one that is damaged is not taken.
+        let own = matches!(doubt, Doubt::Older { .. } | Doubt::Damaged { .. });
+        own.then(|| files.database())
+            .into_iter()
             .chain([files.copy()])
             .filter_map(|path| Some((metadata::usable(&path, &self.id)?, path)))
             .max()

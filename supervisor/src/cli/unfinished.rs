@@ -27,6 +27,18 @@ pub(crate) fn labels(goes_too: bool) -> Result<HashMap<String, String>, CliError
 /// Removes what is there under `id` if a `run` that is gone made it and never started it; whether
 /// the id is free now is the answer.
 pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError> {
+    let request = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+    match client.snapshots().stat(request).await {
+        Ok(answer) => {
+            // Its labels are ours alone; those of the record may come from an image.
+            if !is_left(&answer.into_inner().info.unwrap_or_default().labels) {
+                return Ok(false);
+            }
+        }
+        // It went in this moment.
+        Err(status) if status.code() == Code::NotFound => return Ok(true),
+        Err(status) => return Err(CliError::call(format!("look at snapshot {id}"), status)),
+    }
     match container::get(client, id).await {
         Err(CliError::NoContainer { .. }) => {}
         Err(other) => return Err(other),
@@ -58,17 +70,6 @@ pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError>
                 }
             }
         }
-    }
-    let request = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
-    match client.snapshots().stat(request).await {
-        Ok(answer) => {
-            // Its labels are ours alone; those of the record may come from an image.
-            if !is_left(&answer.into_inner().info.unwrap_or_default().labels) {
-                return Ok(false);
-            }
-        }
-        Err(status) if status.code() == Code::NotFound => {}
-        Err(status) => return Err(CliError::call(format!("look at snapshot {id}"), status)),
     }
     container::remove(client, id, SNAPSHOTTER).await?;
     Ok(true)

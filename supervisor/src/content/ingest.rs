@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Promise: one writer a reference at a time; a dropped ingest keeps its bytes and resumes where
-//! they end, one that filled the file system gives them back at once and starts over; a commit whose digest or size is not the expected one makes no blob.
+//! they end, one that filled the file system gives them back at once and starts over; a commit
+//! whose digest or size is not the expected one makes no blob.
 //!
 //! Where another namespace already has the expected blob, the ingest is *shared*: it counts as
 //! fully written and its commit only adds a record, as containerd's default policy has it.

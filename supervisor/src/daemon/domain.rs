@@ -17,7 +17,7 @@ use crate::gc::Collector;
 use crate::image::Images;
 use crate::install::Installer;
 use crate::lease::Leases;
-use crate::metadata::{self, Database, Doubt, MetadataError, RecordError, RootFiles, RootId};
+use crate::metadata::{self, Database, Doubt, MetadataError, RootFiles, RootId};
 use crate::namespace::Namespaces;
 use crate::snapshot::{SnapshotError, Snapshotter};
 use crate::task::{self, Place, Tasks};
@@ -100,10 +100,11 @@ impl Domain {
             collector.schedule();
         } else {
             for container in task::containers_of_bundles(&config.state) {
-                containers
-                    .restore(container)
-                    .map_err(|error: RecordError| report(&error))
-                    .map_err(damaged("containers"))?;
+                let id = container.1.id.clone();
+                if let Err(error) = containers.restore(container) {
+                    // Its task can be listed all the same.
+                    log::warn!("container {id} of a bundle: {}", report(&error));
+                }
             }
         }
         // Other clients (`ctr install`) write below it themselves and expect it to be there.

@@ -132,8 +132,15 @@ async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Co
                     let _ = tokio::time::timeout(ENDING, exit).await;
                 }
                 Status::Stopped if goes => {}
-                // It was started: it is in use, whoever made it.
-                _ => return,
+                // It was started, and is in use whoever made it: a daemon that was killed in that
+                // moment took no note.
+                _ => {
+                    let noted = domain.containers.started(namespace, id.as_str()).await;
+                    if let Err(error) = noted {
+                        log::debug!("note that {namespace}/{id} is started: {error}");
+                    }
+                    return;
+                }
             }
             if let Err(error) = domain.tasks.delete(namespace, &id).await {
                 log::warn!("delete task {namespace}/{id}: {}", report(&error));

@@ -25,7 +25,7 @@ use super::{Database, MetadataError, copy};
 /// How long the check of a database's pages may take after an orderly exit, and after any other.
 /// A database that takes longer is checked as far as that.
 const CHECK_CLEAN: Duration = Duration::from_millis(250);
-const CHECK: Duration = Duration::from_secs(5);
+pub(super) const CHECK: Duration = Duration::from_secs(5);
 
 /// What a database file begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -109,7 +109,7 @@ impl RootFiles {
     }
 
     /// The directory of ingests.
-    fn ingests(&self) -> PathBuf {
+    pub(super) fn ingests(&self) -> PathBuf {
         self.root.join("content/ingests")
     }
 }
@@ -193,11 +193,8 @@ pub(crate) fn claim(
 /// For the daemon's orderly exit. Blocks.
 pub(crate) fn leave(database: &Database, files: &RootFiles, id: &str) {
     let left = || -> Result<(), MetadataError> {
-        let changed = database.changes_since_copy() > 0;
         let generation = raise(database, id)?;
-        if changed || !files.copy().exists() {
-            database.keep_copy(&files.copy());
-        }
+        database.keep_copy(&files.copy());
         // The database's file is whole by itself then.
         database.checkpoint()?;
         Mark::new(id, generation, true)
@@ -248,99 +245,6 @@ fn raise(database: &Database, id: &str) -> Result<i64, MetadataError> {
     })
 }
 
-/// The generation of a database of the root whose id is `id`, if it is whole and can be the base of
-/// a new one.
-pub(crate) fn usable(path: &Path, id: &RootId) -> Option<i64> {
-    if fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 || header(path).is_some() {
-        return None;
-    }
-    let look = || -> Result<Option<i64>, MetadataError> {
-        let connection = connect(path, OpenFlags::default())?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if found != known
-            || missing_table(&connection, found)?.is_some()
-            || pages(&connection, CHECK)?.is_some()
-        {
-            return Ok(None);
-        }
-        let identity: Option<(String, i64)> = connection
-            .query_row("SELECT root, generation FROM identity WHERE one = 1", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        Ok(identity
-            .filter(|(root, _)| match id {
-                RootId::Known(id) => id == root,
-                RootId::New(_) => true,
-            })
-            .map(|(_, generation)| generation))
-    };
-    look().unwrap_or_else(|error| {
-        log::info!("{} is of no use: {}", path.display(), shim_sdk::error::report(&error));
-        None
-    })
-}
-
-/// Gives a database that is being rebuilt the root's id and a generation above every one before, and
-/// has it give no number that already names a directory. Blocks.
-pub(crate) fn adopt(database: &Database, files: &RootFiles, id: &str) -> Result<(), MetadataError> {
-    let last = match Mark::read(&files.root) {
-        Ok(Found::Mark(mark)) => mark.generation,
-        _ => 0,
-    };
-    let numbers =
-        [("snapshots", highest(&files.snapshots())), ("ingests", highest(&files.ingests()))];
-    let root = id.to_owned();
-    database.write_blocking(move |transaction| {
-        transaction.execute(
-            "INSERT INTO identity (one, root, generation) VALUES (1, ?1, ?2 + 1) \
-             ON CONFLICT (one) DO UPDATE SET root = ?1, generation = max(generation, ?2) + 1",
-            (&root, last),
-        )?;
-        for (table, highest) in numbers {
-            let changed = transaction.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?2) WHERE name = ?1",
-                (table, highest.unwrap_or(0)),
-            )?;
-            if changed == 0 {
-                transaction.execute(
-                    "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)",
-                    (table, highest.unwrap_or(0)),
-                )?;
-            }
-        }
-        Ok::<_, MetadataError>(())
-    })
-}
-
-/// Puts `rebuilt` in place of the root's database, which is set aside, and writes the mark. Blocks.
-pub(crate) fn install(
-    rebuilt: &Database,
-    files: &RootFiles,
-    id: &str,
-) -> Result<(), MetadataError> {
-    let generation = rebuilt.read_blocking::<i64, MetadataError>(|connection| {
-        let query = "SELECT generation FROM identity WHERE one = 1";
-        Ok(connection.query_row(query, [], |row| row.get(0))?)
-    })?;
-    let path = files.database();
-    for suffix in ["", "-wal"] {
-        let mut name = path.clone().into_os_string();
-        name.push(suffix);
-        if fs::symlink_metadata(&name).is_ok() {
-            crate::aside::set_aside(&files.root, Path::new(&name), "it was rebuilt");
-        }
-    }
-    forget_log(&path);
-    // A copy that is renamed into place: the rebuilt one has a log, which goes by its name.
-    copy::keep(rebuilt.path(), &path)?;
-    Mark::new(id, generation, false)
-        .write(&files.root)
-        .map_err(|cause| MetadataError::Mark { root: files.root.clone(), cause })
-}
-
 /// Looks at a database without changing it, but for the steps to the present schema; the root it
 /// belongs to and its generation are the answer.
 fn inspect(
@@ -384,8 +288,11 @@ fn inspect(
             return Ok(Err(Doubt::Lost { blobs, snapshots }));
         }
         let before = files.root.join(format!("metadata.schema-{found}.db"));
-        copy::keep(&path, &before)?;
-        log::info!("{} is what the database was before schema {known}", before.display());
+        match copy::keep(&path, &before) {
+            Ok(()) => log::info!("{} is the database as schema {found}", before.display()),
+            Err(error) if is_full(&error) => log::warn!("{}", shim_sdk::error::report(&error)),
+            Err(error) => return Err(error),
+        }
     }
     upgrade(&mut connection)?;
     let identity: Option<(String, i64)> = connection
@@ -410,7 +317,7 @@ fn inspect(
 }
 
 /// What a database file's first bytes say against it.
-fn header(path: &Path) -> Option<Doubt> {
+pub(super) fn header(path: &Path) -> Option<Doubt> {
     use std::io::Read as _;
     let mut bytes = [0; 100];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
@@ -458,7 +365,7 @@ pub(crate) fn pages(
 }
 
 /// The first table of schema `version` that is not there.
-fn missing_table(
+pub(super) fn missing_table(
     connection: &Connection,
     version: i64,
 ) -> Result<Option<&'static str>, MetadataError> {
@@ -495,7 +402,7 @@ fn numbers(connection: &Connection, files: &RootFiles) -> Result<Option<Doubt>, 
 }
 
 /// The highest number that names a snapshot's directory or an ingest's file in `folder`.
-fn highest(folder: &Path) -> Option<i64> {
+pub(super) fn highest(folder: &Path) -> Option<i64> {
     let number = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let number: i64 = name.to_str()?.parse().ok()?;
@@ -525,5 +432,93 @@ pub(crate) fn forget_log(database: &Path) {
         path.push(suffix);
         // Absent is as good; one that stays makes the opening fail, which is told.
         let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rebuilt::{adopt, install, usable};
+    use super::*;
+
+    /// A root with a blob and, if `recorded`, a database of schema 1 that knows it.
+    fn first_release(recorded: bool) -> (tempfile::TempDir, RootFiles) {
+        let root = tempfile::tempdir().unwrap();
+        let files = RootFiles { root: root.path().to_owned() };
+        fs::create_dir_all(files.blobs()).unwrap();
+        fs::write(files.blobs().join("a".repeat(64)), "bytes").unwrap();
+        let connection = connect(&files.database(), OpenFlags::default()).unwrap();
+        connection.execute_batch(STEPS[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        if recorded {
+            connection
+                .execute_batch(
+                    "INSERT INTO namespaces (name) VALUES ('a'); \
+                     INSERT INTO blobs VALUES ('a', 'sha256:x', 5, '{}', 0, 0)",
+                )
+                .unwrap();
+        }
+        (root, files)
+    }
+
+    fn id() -> RootId {
+        RootId::Known("this".to_owned())
+    }
+
+    #[test]
+    fn a_database_of_the_first_release_is_copied_and_brought_to_the_present_schema() {
+        let (root, files) = first_release(true);
+        let (database, owner) = claim(&files, &id()).unwrap().unwrap();
+        assert_eq!(owner, "this");
+        assert!(root.path().join("metadata.schema-1.db").exists());
+        leave(&database, &files, "this");
+        assert!(usable(&files.copy(), &id()).is_some());
+        drop(database);
+        assert!(claim(&files, &id()).unwrap().is_ok(), "and is the root's own from then on");
+    }
+
+    #[test]
+    fn a_database_of_the_first_release_that_is_not_this_roots_last_is_left_alone() {
+        let (_root, files) = first_release(false);
+        let doubt = claim(&files, &id()).unwrap().err().unwrap();
+        assert_eq!(doubt, Doubt::Lost { blobs: 1, snapshots: 0 });
+        let (_root, files) = first_release(true);
+        Mark::new("this", 7, true).write(&files.root).unwrap();
+        let doubt = claim(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+    }
+
+    #[test]
+    fn a_database_is_in_doubt_without_its_tables_or_when_a_snapshot_is_newer_than_it() {
+        let (_root, files) = first_release(true);
+        drop(claim(&files, &id()).unwrap().unwrap());
+        let connection = connect(&files.database(), OpenFlags::default()).unwrap();
+        fs::create_dir_all(files.snapshots().join("1/fs")).unwrap();
+        assert!(claim(&files, &id()).unwrap().is_ok(), "one number further is a crash");
+        fs::create_dir_all(files.snapshots().join("2/fs")).unwrap();
+        let doubt = claim(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+        fs::remove_dir_all(files.snapshots().join("2")).unwrap();
+        connection.execute_batch("DROP TABLE leases").unwrap();
+        let doubt = claim(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(doubt, Doubt::Damaged { .. }), "{doubt}");
+    }
+
+    #[test]
+    fn a_rebuilt_database_is_this_roots_and_gives_no_number_twice() {
+        let (_root, files) = first_release(true);
+        drop(claim(&files, &id()).unwrap().unwrap());
+        fs::create_dir_all(files.snapshots().join("40/fs")).unwrap();
+        let draft = files.root.join("draft.db");
+        let rebuilt = Database::open(&draft).unwrap();
+        adopt(&rebuilt, &files, "this").unwrap();
+        install(&rebuilt, &files, "this").unwrap();
+        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let last: i64 = database
+            .read_blocking::<_, MetadataError>(|connection| {
+                let query = "SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'";
+                Ok(connection.query_row(query, [], |row| row.get(0))?)
+            })
+            .unwrap();
+        assert_eq!(last, 40);
     }
 }

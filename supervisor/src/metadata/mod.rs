@@ -18,6 +18,7 @@ mod identifier;
 pub(crate) mod labels;
 mod mark;
 pub(crate) mod mask;
+mod rebuilt;
 pub(crate) mod reference;
 mod reserve;
 mod schema;
@@ -25,13 +26,12 @@ mod time;
 mod transaction;
 mod upgrade;
 
-pub(crate) use claim::{
-    Doubt, RootFiles, RootId, adopt, claim, forget_log, install, leave, marked_id, pages, usable,
-};
+pub(crate) use claim::{Doubt, RootFiles, RootId, claim, forget_log, leave, marked_id, pages};
 pub(crate) use copy::keep as copy;
 pub(crate) use error::{MetadataError, RecordError};
 pub(crate) use identifier::{InvalidIdentifier, Namespace, validate_identifier};
 pub(crate) use labels::Labels;
+pub(crate) use rebuilt::{adopt, install, usable};
 pub(crate) use reserve::is_full;
 pub(crate) use time::{from_nanos, now_nanos, to_nanos};
 pub(crate) use transaction::Database;

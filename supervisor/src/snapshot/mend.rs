@@ -87,10 +87,10 @@ impl Snapshotter {
     ) -> Result<(), E> {
         let (id, below) = (snapshot.id, snapshot.parent);
         let parents = self.database.read_blocking(|connection| record::chain(connection, below))?;
-        let (draft, mounts) = self.driver.draft(id, below, &parents)?;
+        let (draft, mounts) = self.driver.draft_anew(id, below, &parents)?;
         let filled = fill(&mounts).and_then(|()| Ok(self.driver.put_in_place(id, &draft)?));
         if let Err(error) = filled {
-            // A draft that stays is set aside at the next start.
+            // A draft that stays is removed at the next start.
             let _ = fs::remove_dir_all(&draft);
             return Err(error);
         }

@@ -84,7 +84,7 @@ impl Overlay {
     }
 
     /// Directories to be filled in place of those of snapshot `id`, and how to mount them.
-    pub(super) fn draft(
+    pub(super) fn draft_anew(
         &self,
         id: i64,
         parent: Option<i64>,
@@ -175,7 +175,7 @@ impl Overlay {
             let path = entry.map_err(directory("list", &self.folder))?.path();
             match number(&path) {
                 Some(id) if known(id) => {}
-                Some(_) if is_snapshot(&path) => {
+                found if is_draft(&path) || (found.is_some() && is_snapshot(&path)) => {
                     log::info!("removing {}, which no record names", path.display());
                     if let Err(error) = remove_tree(&path) {
                         log::warn!("remove {}: {error}", path.display());
@@ -200,6 +200,12 @@ impl Overlay {
     fn home(&self, id: i64) -> PathBuf {
         self.folder.join(id.to_string())
     }
+}
+
+/// Whether a directory was being filled to take the place of a snapshot's.
+fn is_draft(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once(".draft").is_some_and(|(id, _)| id.parse::<i64>().is_ok()) && is_snapshot(path)
 }
 
 /// The number that a snapshot's directory bears.

@@ -142,10 +142,14 @@ async fn directories_without_a_record_are_swept_and_numbers_never_come_back() {
     fixture.snapshots.remove(&fixture.namespace, "gone", None).await.unwrap();
     std::fs::create_dir_all(fixture.path(77, "fs")).unwrap();
     std::fs::create_dir_all(fixture.folder.path().join("snapshots/odd")).unwrap();
+    let draft = fixture.folder.path().join("snapshots/1.draft");
+    std::fs::create_dir_all(draft.join("fs/half")).unwrap();
     let snapshots =
         Snapshotter::open(fixture.folder.path(), fixture.database.clone(), Bus::new()).unwrap();
     tokio::task::spawn_blocking(move || snapshots.sweep()).await.unwrap().unwrap();
     assert!(!PathBuf::from(fixture.path(77, "")).exists());
+    assert!(!draft.exists(), "what was being unpacked goes");
+    assert!(fixture.folder.path().join("set-aside/snapshots-odd.1").exists(), "the rest stays");
     assert!(PathBuf::from(fixture.path(1, "fs")).exists());
     let mounts = fixture.prepare("next", "base").await.unwrap();
     assert_eq!(mount::option(&mounts[0], "upperdir"), Some(fixture.path(3, "fs").as_str()));
