@@ -3,6 +3,7 @@
 use std::io::{Cursor, Write};
 use std::sync::{Arc, Mutex};
 
+use installer::budget::Budget;
 use serde_json::{Value, json};
 use shim_sdk::Kind;
 
@@ -48,7 +49,13 @@ impl Fixture {
     ) -> Result<Vec<String>, TransferError> {
         let images = self
             .importer
-            .import(&self.namespace, Cursor::new(archive), to, Progress::ignored())
+            .import(
+                &self.namespace,
+                Cursor::new(archive),
+                to,
+                Progress::ignored(),
+                &Budget::default(),
+            )
             .await?;
         Ok(images.into_iter().map(|image| image.name).collect())
     }
@@ -417,7 +424,9 @@ async fn what_a_killed_daemon_was_importing_is_gone_after_the_next_start() {
     let half = Stalling(Cursor::new(archive[..archive.len() / 2].to_vec()), stalled);
     let (importer, namespace) = (fixture.importer.clone(), fixture.namespace.clone());
     let import = tokio::spawn(async move {
-        importer.import(&namespace, half, unpacking(), Progress::ignored()).await
+        importer
+            .import(&namespace, half, unpacking(), Progress::ignored(), &Budget::default())
+            .await
     });
     let store = fixture.importer.content.clone();
     let namespace = fixture.namespace.clone();
@@ -445,7 +454,13 @@ async fn news_is_told_as_it_happens() {
     });
     fixture
         .importer
-        .import(&fixture.namespace, Cursor::new(good().pack()), unpacking(), progress)
+        .import(
+            &fixture.namespace,
+            Cursor::new(good().pack()),
+            unpacking(),
+            progress,
+            &Budget::default(),
+        )
         .await
         .unwrap();
     let told = told.lock().unwrap();
