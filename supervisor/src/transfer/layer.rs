@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use installer::budget::Budget;
+use installer::budget::{Budget, Exhausted};
 use installer::extract::{self, ExtractError, Whiteouts};
 use shim_sdk::Kind;
 use shim_sdk::mount::{MountError, mount_all, unmount_recursive};
@@ -49,7 +49,10 @@ impl LayerError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Extract(cause) => kind(cause.kind()),
-            Self::Read(cause) => Kind::from_io(cause),
+            Self::Read(cause) => match Exhausted::within(cause) {
+                Some(refused) => kind(installer::Kind::of_refused(refused)),
+                None => Kind::from_io(cause),
+            },
             Self::NoMounts => Kind::InvalidArgument,
             Self::Mount(cause) => cause.kind(),
             Self::MountPoint(cause) | Self::Sync { cause, .. } => Kind::from_io(cause),

@@ -1,5 +1,7 @@
 //! Imports of good and bad archives, through the importer.
 
+mod hostile;
+
 use std::io::{Cursor, Write};
 use std::sync::{Arc, Mutex};
 
@@ -47,22 +49,40 @@ impl Fixture {
         archive: Vec<u8>,
         to: Destination,
     ) -> Result<Vec<String>, TransferError> {
-        let images = self
-            .importer
-            .import(
-                &self.namespace,
-                Cursor::new(archive),
-                to,
-                Progress::ignored(),
-                &Budget::default(),
-            )
-            .await?;
+        self.import_within(archive, to, &Budget::default()).await
+    }
+
+    async fn import_within(
+        &self,
+        archive: Vec<u8>,
+        to: Destination,
+        budget: &Budget,
+    ) -> Result<Vec<String>, TransferError> {
+        let archive = Cursor::new(archive);
+        let progress = Progress::ignored();
+        let images = self.importer.import(&self.namespace, archive, to, progress, budget).await?;
         Ok(images.into_iter().map(|image| image.name).collect())
     }
 
     /// Imports what must be refused, and checks that nothing of it is left.
     async fn refused(&self, archive: Vec<u8>) -> TransferError {
-        let error = self.import(archive, unpacking()).await.unwrap_err();
+        self.refused_reader(Cursor::new(archive), &Budget::default()).await
+    }
+
+    async fn refused_reader(
+        &self,
+        archive: impl std::io::Read + Send + 'static,
+        budget: &Budget,
+    ) -> TransferError {
+        let progress = Progress::ignored();
+        let outcome =
+            self.importer.import(&self.namespace, archive, unpacking(), progress, budget).await;
+        let error = outcome.unwrap_err();
+        self.assert_empty(&error.to_string()).await;
+        error
+    }
+
+    async fn assert_empty(&self, after: &str) {
         let importer = self.importer.clone();
         let namespace = self.namespace.clone();
         assert!(importer.images.list(&namespace, &[]).await.unwrap().is_empty());
@@ -77,9 +97,8 @@ impl Fixture {
         .unwrap();
         for folder in ["content/blobs/sha256", "content/ingests", "snapshots"] {
             let left = std::fs::read_dir(self.folder.path().join(folder)).unwrap().count();
-            assert_eq!(left, 0, "{folder} after {error}");
+            assert_eq!(left, 0, "{folder} after {after}");
         }
-        error
     }
 }
 
