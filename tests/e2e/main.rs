@@ -3,6 +3,7 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
+mod archives;
 mod daemon;
 mod dropin;
 mod engine;
@@ -10,6 +11,7 @@ mod images;
 mod install;
 mod licences;
 mod pains;
+mod power;
 mod quickstart;
 mod refusals;
 mod run;

@@ -7,7 +7,7 @@ use protos::any;
 use protos::grpc::containerd::services::transfer::v1 as wire;
 use protos::grpc::containerd::types;
 use protos::grpc::containerd::types::transfer::{self as kinds, ImageImportStream, ImageStore};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
@@ -50,7 +50,8 @@ impl Transfer {
         progress: &str,
     ) -> Result<(), Status> {
         let destination = from_wire(destination, self.importer.snapshots.name())?;
-        let archive = self.streams.take(&namespace, &source.stream)?.into_reader();
+        let (_wanting, wanted) = oneshot::channel();
+        let archive = self.streams.take(&namespace, &source.stream)?.into_reader(wanted);
         let Told { progress, forwarding } = self.progress(&namespace, progress)?;
         let importer = self.importer.clone();
         let budget = Budget::default();
