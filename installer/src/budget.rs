@@ -31,7 +31,7 @@ pub struct Limits {
     /// `max_entries`.
     pub max_header_bytes: u64,
     /// Bytes of names, links and labels that are kept in memory until the end of the transfer.
-    /// An index with 100,000 links needs less.
+    /// An archive of a thousand images with fifteen layers each needs half of it.
     pub max_kept_bytes: u64,
     /// Bytes of JSON documents that are read. 10,000 images need about 120 MiB.
     pub max_document_bytes: u64,

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use installer::budget::{Budget, Cost};
 use installer::{Image, Layer, Opt, Options, Receipt};
 use serde::Deserialize;
 use shim_sdk::Kind;
@@ -12,9 +13,14 @@ use shim_sdk::Kind;
 use crate::content::{ContentError, Digest, Store};
 use crate::image::Images;
 use crate::metadata::{Namespace, RecordError};
+use crate::text::{QUOTED_BYTES, escaped};
+use crate::transfer::List;
 
 /// The largest manifest that is read, as in containerd.
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
+/// Layers of one image, links of one index.
+const MAX_LAYERS: usize = 1024;
+const MAX_LINKS: usize = 10_000;
 /// An index may hold indexes, but nobody makes towers of them.
 const MAX_NESTED: usize = 4;
 
@@ -47,17 +53,7 @@ impl InstallError {
             Self::Record(error) => error.kind(),
             Self::Content(error) => error.kind(),
             Self::Manifest { .. } => Kind::FailedPrecondition,
-            Self::Install(error) => match error.kind() {
-                installer::Kind::InvalidArgument => Kind::InvalidArgument,
-                installer::Kind::NotFound => Kind::NotFound,
-                installer::Kind::AlreadyExists => Kind::AlreadyExists,
-                installer::Kind::PermissionDenied => Kind::PermissionDenied,
-                installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
-                installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
-                installer::Kind::DataLoss => Kind::DataLoss,
-                installer::Kind::Cancelled => Kind::Cancelled,
-                installer::Kind::Internal => Kind::Internal,
-            },
+            Self::Install(error) => crate::transfer::kind(error.kind()),
             Self::Interrupted(_) => Kind::Internal,
         }
     }
@@ -67,9 +63,9 @@ impl InstallError {
 #[derive(Deserialize)]
 struct Manifest {
     #[serde(default)]
-    layers: Option<Vec<Link>>,
+    layers: Option<List<Link, MAX_LAYERS>>,
     #[serde(default)]
-    manifests: Option<Vec<Link>>,
+    manifests: Option<List<Link, MAX_LINKS>>,
 }
 
 #[derive(Deserialize)]
@@ -87,12 +83,9 @@ struct Platform {
 
 impl Platform {
     fn is_ours(&self) -> bool {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        self.os == std::env::consts::OS && self.architecture == architecture
+        let (os, architecture) = (self.os.clone(), self.architecture.clone());
+        let named = crate::transfer::Platform { os, architecture, variant: String::new() };
+        named.normalized() == crate::transfer::Platform::host()
     }
 }
 
@@ -112,13 +105,14 @@ impl Installer {
         namespace: &Namespace,
         image: &str,
         options: Options,
+        budget: &Budget,
     ) -> Result<Receipt, InstallError> {
         let record = self.images.get(namespace, image).await?;
-        let (installer, namespace) = (self.clone(), namespace.clone());
+        let (installer, namespace, budget) = (self.clone(), namespace.clone(), budget.clone());
         blocking(move || {
             let target = record.target.digest.clone();
-            let image = installer.layers(&namespace, &record.name, target)?;
-            Ok(installer.opt.install(&image, options)?)
+            let image = installer.layers(&namespace, &record.name, target, &budget)?;
+            Ok(installer.opt.install_within(&image, options, &budget)?)
         })
         .await
     }
@@ -147,6 +141,7 @@ impl Installer {
         namespace: &Namespace,
         name: &str,
         target: Digest,
+        budget: &Budget,
     ) -> Result<Image, InstallError> {
         let mut digest = target.clone();
         for _ in 0..MAX_NESTED {
@@ -156,9 +151,10 @@ impl Installer {
                 why,
             };
             let parse = |text: &str| Digest::parse(text).map_err(|error| bad(error.to_string()));
+            budget.charge(Cost::Documents, MAX_MANIFEST_BYTES).map_err(|e| bad(e.to_string()))?;
             let manifest: Manifest =
                 serde_json::from_slice(&self.read_manifest(namespace, name, &digest)?)
-                    .map_err(|error| bad(error.to_string()))?;
+                    .map_err(|error| bad(escaped(&error.to_string(), QUOTED_BYTES).to_string()))?;
             if let Some(links) = manifest.layers {
                 let layer = |link: &Link| Ok(self.layer(namespace, parse(&link.digest)?));
                 let layers = links.iter().map(layer).collect::<Result<_, InstallError>>()?;

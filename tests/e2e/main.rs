@@ -4,6 +4,7 @@
 
 mod advisories;
 mod check;
+mod archives;
 mod daemon;
 mod documents;
 mod doubt;
@@ -15,6 +16,7 @@ mod images;
 mod install;
 mod licences;
 mod pains;
+mod power;
 mod quickstart;
 mod refusals;
 mod run;

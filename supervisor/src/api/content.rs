@@ -172,6 +172,7 @@ async fn converse(
         total_bytes: unsigned("total", first.total)?,
         expected: some_digest(&first.expected)?,
         lease,
+        replace: false,
     };
     let mut terms = Terms { total: request.total_bytes, expected: request.expected.clone() };
     let (opener, scope) = (store.clone(), namespace.clone());
@@ -218,13 +219,12 @@ async fn refuse_if_present(
 ) -> Result<(), Status> {
     let (store, namespace) = (store.clone(), namespace.clone());
     let reference = ingest.status().reference.clone();
-    blocking(move || match store.info(&namespace, &expected) {
-        Err(ContentError::NotFound(_)) => Ok(()),
-        Err(other) => Err(other),
-        Ok(_) => {
-            store.abort(&namespace, &reference)?;
-            Err(ContentError::AlreadyExists(expected))
+    blocking(move || {
+        if !store.has_whole(&namespace, &expected)? {
+            return Ok(());
         }
+        store.abort(&namespace, &reference)?;
+        Err(ContentError::AlreadyExists(expected))
     })
     .await
 }

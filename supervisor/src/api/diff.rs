@@ -1,10 +1,11 @@
 //! containerd.services.diff.v1.Diff: layers applied to mounts. Making layers is not offered yet.
 
+use installer::budget::Budget;
 use protos::grpc::containerd::services::diff::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
-use super::translate::{blocking, descriptor, mounts, wire_descriptor};
+use super::translate::{Unfinished, blocking, descriptor, mounts, wire_descriptor};
 use crate::content::{Descriptor, Store};
 use crate::metadata::Labels;
 use crate::transfer;
@@ -36,10 +37,14 @@ impl wire::diff_server::Diff for Diff {
         let store = self.store.clone();
         let digest = layer.digest;
         let (_, blob) = blocking(move || store.open_blob(&namespace, &digest)).await?;
-        let applied = tokio::task::spawn_blocking(move || transfer::apply(blob, &mounts, sync))
+        let budget = Budget::default();
+        let unfinished = Unfinished::new(&budget);
+        let apply = move || transfer::apply(blob, &mounts, sync, &budget);
+        let applied = tokio::task::spawn_blocking(apply)
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(refuse)?;
+        drop(unfinished);
         let applied = Descriptor {
             media_type: UNCOMPRESSED.to_owned(),
             digest: applied.diff_id,

@@ -1,12 +1,14 @@
 //! `supervisor.install.v1.Install`: ours alone, not containerd's.
 
 use installer::Options;
+use installer::budget::Budget;
 use prost_types::Timestamp;
 use protos::grpc::supervisor::install::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use super::namespace;
 use super::status::refuse;
+use super::translate::Unfinished;
 use crate::install::Installer;
 
 /// The service.
@@ -32,8 +34,11 @@ impl wire::install_server::Install for Install {
             return Err(Status::invalid_argument("image is required"));
         }
         let options = Options { replace: request.replace, libs: request.libs };
-        let receipt =
-            self.installer.install(&namespace, &request.image, options).await.map_err(refuse)?;
+        let budget = Budget::default();
+        let unfinished = Unfinished::new(&budget);
+        let installed = self.installer.install(&namespace, &request.image, options, &budget).await;
+        drop(unfinished);
+        let receipt = installed.map_err(refuse)?;
         Ok(Response::new(wire::InstallResponse { receipt: Some(to_wire(receipt)) }))
     }
 

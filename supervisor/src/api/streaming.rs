@@ -91,12 +91,18 @@ impl Streams {
 }
 
 impl Stream {
-    /// The bytes that the client sends, for a blocking thread to read.
-    pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
+    /// The bytes that the client sends, for a blocking thread to read. They end when the other end
+    /// of `wanted` is dropped: a client may have left its call and not its stream.
+    pub(crate) fn into_reader(self, wanted: oneshot::Receiver<()>) -> impl Read + Send + 'static {
         let (pieces, received) = mpsc::unbounded_channel();
         let (consumed, progress) = mpsc::unbounded_channel();
         // Unbounded, but the window bounds what a client may have sent.
-        tokio::spawn(receive(self, pieces, progress));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = receive(self, pieces, progress) => {}
+                _ = wanted => {}
+            }
+        });
         Bytes { received, consumed, current: Vec::new(), position: 0 }
     }
 

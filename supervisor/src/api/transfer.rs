@@ -1,17 +1,18 @@
 //! containerd.services.transfer.v1.Transfer: archives into the image store. Other pairs of source
 //! and destination are not offered yet.
 
+use installer::budget::Budget;
 use prost_types::Any;
 use protos::any;
 use protos::grpc::containerd::services::transfer::v1 as wire;
 use protos::grpc::containerd::types;
 use protos::grpc::containerd::types::transfer::{self as kinds, ImageImportStream, ImageStore};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
 use super::streaming::Streams;
-use super::translate::{labels, signed, wire_descriptor};
+use super::translate::{Unfinished, labels, signed, wire_descriptor};
 use crate::metadata::Namespace;
 use crate::transfer::{Destination, Event, Importer, Platform, Prefix, Progress, TransferError};
 
@@ -49,15 +50,19 @@ impl Transfer {
         progress: &str,
     ) -> Result<(), Status> {
         let destination = from_wire(destination, self.importer.snapshots.name())?;
-        let archive = self.streams.take(&namespace, &source.stream)?.into_reader();
+        let (_wanting, wanted) = oneshot::channel();
+        let archive = self.streams.take(&namespace, &source.stream)?.into_reader(wanted);
         let Told { progress, forwarding } = self.progress(&namespace, progress)?;
         let importer = self.importer.clone();
-        // A task of its own: a client that gives up midway must not stop it from cleaning up.
+        let budget = Budget::default();
+        let unfinished = Unfinished::new(&budget);
+        // A task of its own: a client that gives up midway stops the import, which cleans up then.
         let outcome = tokio::spawn(async move {
-            importer.import(&namespace, archive, destination, progress).await
+            importer.import(&namespace, archive, destination, progress, &budget).await
         })
         .await
         .map_err(|_| refuse(TransferError::Lost))?;
+        drop(unfinished);
         if let Some(forwarding) = forwarding {
             // All news is out, and the stream has ended, before the transfer is answered.
             let _ = forwarding.await;

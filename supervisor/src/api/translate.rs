@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use installer::budget::Budget;
 use prost_types::{FieldMask, Timestamp};
 use protos::grpc::containerd::types;
 use tonic::{Request, Status};
@@ -22,6 +23,23 @@ pub(crate) fn lease<T>(request: &Request<T>) -> Result<Option<LeaseId>, Status> 
     let Some(value) = request.metadata().get(LEASE) else { return Ok(None) };
     let id = value.to_str().map_err(|_| Status::invalid_argument("lease header is not text"))?;
     Ok((!id.is_empty()).then(|| LeaseId::new(id)))
+}
+
+/// A call that is being answered: dropped with it when its client goes, it stops the transfer that
+/// runs for it. Dropping it behind the end of the transfer does nothing.
+pub(crate) struct Unfinished(Budget);
+
+impl Unfinished {
+    /// Stops `budget` when dropped.
+    pub(crate) fn new(budget: &Budget) -> Self {
+        Self(budget.clone())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Runs `call`, which blocks, on a blocking thread.

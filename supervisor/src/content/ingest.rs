@@ -45,6 +45,8 @@ pub(crate) struct Request {
     pub(crate) expected: Option<Digest>,
     /// The lease that is to keep the ingest, and later the blob.
     pub(crate) lease: Option<LeaseId>,
+    /// The blob that is there is damaged: it is not believed, and the commit takes its place.
+    pub(crate) replace: bool,
 }
 
 /// How far an ingest has come.
@@ -95,6 +97,7 @@ pub(crate) struct Ingest {
     id: i64,
     status: Status,
     body: Body,
+    replace: bool,
     _busy: Busy,
 }
 
@@ -111,16 +114,26 @@ impl Drop for Busy {
 }
 
 impl Store {
-    /// Begins an ingest, or resumes the one of that reference.
+    /// Begins an ingest, or resumes the one of that reference. A blob that was lost or truncated
+    /// does not count as there: it is written anew.
     pub(crate) fn ingest(
         &self,
         namespace: &Namespace,
-        request: Request,
+        mut request: Request,
     ) -> Result<Ingest, ContentError> {
         if request.reference.is_empty() {
             return Err(ContentError::NoReference);
         }
         let busy = self.occupy(namespace, &request.reference)?;
+        if let Some(digest) = &request.expected
+            && let Some(size) =
+                self.shared.database.read_blocking(|found| store::size_anywhere(found, digest))?
+            && !self.is_whole(digest, size)
+        {
+            log::warn!("blob {digest} is lost or truncated: it is written anew");
+            request.replace = true;
+        }
+        let replace = request.replace;
         let lease = request.lease.clone();
         let inside = namespace.clone();
         let expected = request.expected.clone();
@@ -151,6 +164,7 @@ impl Store {
             id: record.id,
             status,
             body,
+            replace,
             _busy: busy,
         })
     }
@@ -317,7 +331,7 @@ impl Ingest {
         let _files = self.store.lock_files();
         let blob = self.store.path(&info.digest);
         let own = matches!(self.body, Body::Own { .. });
-        let present = blob.exists();
+        let present = !self.replace && self.store.is_whole(&info.digest, info.size_bytes);
         if own && !present {
             fs::rename(self.path(), &blob).map_err(file("name blob", &blob))?;
             self.store.sync_names()?;
@@ -411,6 +425,7 @@ fn begin(
     namespace::ensure(transaction, namespace)?;
     let node = Node::ingest(&request.reference);
     if let Some(digest) = &request.expected
+        && !request.replace
         && store::has(transaction, namespace, digest)?
     {
         let held = Node::content(digest);
@@ -425,6 +440,7 @@ fn begin(
     let mut total_bytes = request.total_bytes;
     let mut shared = None;
     if let Some(digest) = &request.expected
+        && !request.replace
         && let Some(size) = store::size_anywhere(transaction, digest)?
         && (total_bytes == 0 || total_bytes == size)
     {

@@ -6,6 +6,7 @@
 //! Everything here blocks (files, the database): callers in the async tree go through a blocking
 //! thread.
 
+mod compare;
 mod digest;
 mod error;
 mod ingest;
@@ -15,6 +16,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub(crate) use compare::Comparison;
 pub(crate) use digest::{Digest, Hasher, InvalidDigest};
 pub(crate) use error::ContentError;
 pub(crate) use ingest::{Ingest, Request, Status};

@@ -88,7 +88,7 @@ impl Store {
         let content = root.join("content");
         let (blobs, ingests) = (content.join("blobs/sha256"), content.join("ingests"));
         for folder in [&blobs, &ingests] {
-            fs::create_dir_all(folder).map_err(file("create folder", folder))?;
+            make_folders(root, folder).map_err(file("create folder", folder))?;
         }
         let (busy, files) = (Mutex::default(), Mutex::default());
         Ok(Self {
@@ -210,6 +210,19 @@ impl Store {
                 Ok(unused)
             })?;
         unused.iter().try_for_each(|digest| self.remove_file(self.path(digest)))
+    }
+
+    /// Whether the namespace has `digest`, with its file in the size that the record says.
+    pub(crate) fn has_whole(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<bool, ContentError> {
+        match self.info(namespace, digest) {
+            Ok(info) => Ok(self.is_whole(digest, info.size_bytes)),
+            Err(ContentError::NotFound(_)) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     /// Opens `digest` for reading.
@@ -399,6 +412,21 @@ impl Store {
             .and_then(|folder| folder.sync_all())
             .map_err(file("sync folder", &self.shared.blobs))
     }
+}
+
+/// Makes `folder` with those between it and `root`, and syncs their names.
+fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    for made in folder.ancestors().skip(1) {
+        File::open(made)?.sync_all()?;
+        if made == root {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the labels of `info`, which were just changed.

@@ -8,7 +8,7 @@ use rusqlite::OptionalExtension;
 
 use super::error::directory;
 use super::record::{self, Kind};
-use super::{Mount, SnapshotError, Snapshotter, Usage, usage};
+use super::{Mount, SnapshotError, Snapshotter, Usage, restore, usage};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{Labels, Namespace, labels, now_nanos};
 use crate::{aside, namespace};
@@ -87,11 +87,11 @@ impl Snapshotter {
     ) -> Result<(), E> {
         let (id, below) = (snapshot.id, snapshot.parent);
         let parents = self.database.read_blocking(|connection| record::chain(connection, below))?;
-        let (draft, mounts) = self.driver.draft_anew(id, below, &parents)?;
+        let (draft, mounts) = self.driver.draft(id, restore::next_number(), &parents)?;
         let filled = fill(&mounts).and_then(|()| Ok(self.driver.put_in_place(id, &draft)?));
         if let Err(error) = filled {
             // A draft that stays is removed at the next start.
-            let _ = fs::remove_dir_all(&draft);
+            let _ = installer::remove::remove_tree(&draft);
             return Err(error);
         }
         let root = self.files(snapshot);

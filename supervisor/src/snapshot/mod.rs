@@ -10,13 +10,15 @@
 //! ```
 //!
 //! Promise: records and directories agree after a crash: a directory is made before its record is
-//! durable, outlives it, and is swept at the next start when it has none.
+//! durable, outlives it, and is swept at the next start when it has none. The record of a committed
+//! snapshot is written when every file of it is on the disk.
 
 mod error;
 mod mend;
 pub(crate) mod mount;
 mod overlay;
 mod record;
+mod restore;
 mod snapshotter;
 #[cfg(test)]
 mod tests;

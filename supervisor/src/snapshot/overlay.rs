@@ -5,12 +5,14 @@
 //! else an overlay with the newest lower directory first.
 //! See overlayfs in the kernel's documentation.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use installer::remove::remove_tree;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::error::directory;
 use super::{Kind, Mount, SnapshotError, mount};
@@ -83,23 +85,6 @@ impl Overlay {
         Ok(())
     }
 
-    /// Directories to be filled in place of those of snapshot `id`, and how to mount them.
-    pub(super) fn draft_anew(
-        &self,
-        id: i64,
-        parent: Option<i64>,
-        parents: &[i64],
-    ) -> Result<(PathBuf, Vec<Mount>), SnapshotError> {
-        let home = self.folder.join(format!("{id}.draft"));
-        let made = remove_tree(&home).and_then(|()| self.make(&home, Kind::Active, parent));
-        made.map_err(directory("create snapshot", &home))?;
-        let mount = match parents {
-            [] => mount::bind(home.join("fs"), "rw"),
-            _ => self.overlay(&home, true, parents),
-        };
-        Ok((home, vec![mount]))
-    }
-
     /// Puts a filled draft in place of the directories of snapshot `id`.
     pub(super) fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
         let put = || -> io::Result<()> {
@@ -151,6 +136,52 @@ impl Overlay {
             target: String::new(),
             options,
         }
+    }
+
+    /// Puts everything that was written to the folder's file system on the disk.
+    pub(super) fn sync(&self) -> Result<(), SnapshotError> {
+        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(&self.folder)?)?) };
+        sync().map_err(directory("sync the file system of", &self.folder))
+    }
+
+    /// Directories to be filled in place of those of snapshot `id`, and how to mount them over
+    /// `parents`. `number` tells those of one daemon apart.
+    pub(super) fn draft(
+        &self,
+        id: i64,
+        number: u64,
+        parents: &[i64],
+    ) -> Result<(PathBuf, Vec<Mount>), SnapshotError> {
+        let home = self.folder.join(format!("{id}.draft-{number}"));
+        let parent = parents.first().copied();
+        let made = remove_tree(&home).and_then(|()| self.make(&home, Kind::Active, parent));
+        made.map_err(directory("create snapshot", &home))?;
+        let mount = match parents {
+            [] => mount::bind(home.join("fs"), "rw"),
+            _ => self.overlay(&home, true, parents),
+        };
+        Ok((home, vec![mount]))
+    }
+
+    /// Moves the files of a draft to where those of snapshot `id` are missing, once they are on the
+    /// disk. What another request has restored meanwhile stays.
+    pub(super) fn restore(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
+        self.sync()?;
+        let home = self.home(id);
+        let put = || -> io::Result<()> {
+            match DirBuilder::new().mode(0o700).create(&home) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            let (from, to) = (draft.join("fs"), home.join("fs"));
+            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => {}
+                other => other?,
+            }
+            File::open(&home)?.sync_all()?;
+            File::open(&self.folder)?.sync_all()
+        };
+        put().map_err(directory("restore snapshot", &home))
     }
 
     /// Removes the directories of snapshot `id`. Its number is never used again, so this can

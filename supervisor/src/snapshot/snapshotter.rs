@@ -141,7 +141,8 @@ impl Snapshotter {
             .await
     }
 
-    /// Makes the active snapshot `key` the committed one `name`, with `labels`.
+    /// Makes the active snapshot `key` the committed one `name`, with `labels`. Its files are on the
+    /// disk before its record is: a record is believed for ever.
     pub(crate) async fn commit(
         &self,
         namespace: &Namespace,
@@ -153,7 +154,7 @@ impl Snapshotter {
         require("name", name)?;
         require("key", key)?;
         labels::validate(&labels)?;
-        let usage = self.usage_of_active(namespace, key).await?;
+        let usage = self.settle(namespace, key).await?;
         let (scope, old, new) = (self.scope(namespace), key.to_owned(), name.to_owned());
         self.database
             .write(move |transaction| {
@@ -333,14 +334,19 @@ impl Snapshotter {
         }
     }
 
-    async fn usage_of_active(
-        &self,
-        namespace: &Namespace,
-        key: &str,
-    ) -> Result<Usage, SnapshotError> {
+    /// Syncs the files of an active snapshot, and measures them.
+    async fn settle(&self, namespace: &Namespace, key: &str) -> Result<Usage, SnapshotError> {
         let snapshot = self.find(namespace, key).await?;
         if snapshot.info.kind != Kind::Active {
             return Err(SnapshotError::NotActive { key: key.to_owned() });
+        }
+        let driver = self.driver.clone();
+        match tokio::task::spawn_blocking(move || driver.sync()).await {
+            Ok(synced) => synced?,
+            Err(cause) => {
+                let root = self.driver.root(snapshot.id);
+                return Err(directory("sync", root)(std::io::Error::other(cause)));
+            }
         }
         self.measure(snapshot.id).await
     }
@@ -355,12 +361,16 @@ impl Snapshotter {
         }
     }
 
-    async fn find(&self, namespace: &Namespace, key: &str) -> Result<Snapshot, SnapshotError> {
+    pub(super) async fn find(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+    ) -> Result<Snapshot, SnapshotError> {
         let (scope, key) = (self.scope(namespace), key.to_owned());
         self.database.read(move |connection| record::find(connection, &scope, &key)).await
     }
 
-    fn scope(&self, namespace: &Namespace) -> Scope {
+    pub(super) fn scope(&self, namespace: &Namespace) -> Scope {
         Scope { namespace: namespace.clone(), snapshotter: self.name() }
     }
 }

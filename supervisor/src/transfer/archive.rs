@@ -1,29 +1,40 @@
 //! Reads an image archive into the content store, in the one pass that a stream allows.
 //!
 //! Promise: every blob is verified against its name before it counts; documents are bounded in
-//! size, entries in number; nothing is written anywhere but into the store.
+//! size; what is read, kept and stored is charged to the transfer's budget; nothing is written
+//! anywhere but into the store. A blob that the store has already is compared with the archive's,
+//! and replaced where it is damaged.
 //! Not here: what the archive means (`layout`).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 
-use tar::EntryType;
+use installer::budget::{Budget, Cost};
+use installer::extract::{self, Archive, EntryKind, ExtractError};
 
 use super::document::MAX_BYTES;
+use super::error::shown;
 use super::{Event, Progress, TransferError};
-use crate::content::{ContentError, Digest, Hasher, Request, Store};
+use crate::content::{Comparison, ContentError, Digest, Hasher, Ingest, Request, Store};
 use crate::lease::LeaseId;
 use crate::metadata::{Labels, Namespace};
 
-/// Entries in one archive: many times what any image needs.
-const MAX_ENTRIES: u64 = 1 << 20;
 /// Links followed from one name to its file.
 const MAX_LINKS: usize = 16;
-const CHUNK_BYTES: usize = 512 * 1024;
+/// What a file in the store costs besides its bytes: records and syncs. It bounds their number.
+const FILE_BYTES: u64 = 256;
+/// A name in an archive is a path.
+const MAX_NAME_BYTES: usize = 4096;
 const BLOBS: &str = "blobs/";
 
 /// The documents at an archive's root that say what it is.
-const DOCUMENTS: [&str; 4] = ["oci-layout", "index.json", "manifest.json", "repositories"];
+const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
+/// How the files are called that docker's form consists of; the rest of an archive is not read.
+const DOCKER_FILES: [&str; 5] = [".json", ".tar", ".tar.gz", ".tgz", ".tar.zst"];
+/// What crane calls a config.
+const CRANE_CONFIG: &str = "sha256:";
+/// What macOS puts beside each file.
+const APPLE_DOUBLE: &str = "._";
 
 /// Where what an archive holds goes.
 pub(super) struct Sink {
@@ -31,6 +42,7 @@ pub(super) struct Sink {
     pub(super) namespace: Namespace,
     pub(super) lease: LeaseId,
     pub(super) progress: Progress,
+    pub(super) budget: Budget,
 }
 
 /// A blob that an archive held.
@@ -69,64 +81,53 @@ impl Contents {
     }
 }
 
+type Tar = Archive<Box<dyn Read + Send>>;
+
 /// Reads `archive`, compressed or not, to its end.
 pub(super) fn read(
     archive: impl Read + Send + 'static,
     sink: &Sink,
 ) -> Result<Contents, TransferError> {
-    let beginning = |cause| TransferError::Read { place: "at its beginning".to_owned(), cause };
-    let reader = installer::extract::decompressed(archive).map_err(beginning)?;
-    let mut tar = tar::Archive::new(reader);
+    let beginning = |cause| ExtractError::Read { entries: 0, cause };
+    let reader = extract::decompressed_within(archive, &sink.budget).map_err(beginning)?;
+    let mut tar = Archive::new(reader, &sink.budget);
     let mut contents = Contents::default();
-    let mut last = "at its beginning".to_owned();
-    let mut number = 0u64;
-    for entry in tar.entries().map_err(beginning)? {
-        let failed = |cause| TransferError::Read { place: last.clone(), cause };
-        let mut entry = entry.map_err(failed)?;
-        number += 1;
-        if number > MAX_ENTRIES {
-            return Err(TransferError::Limit {
-                what: "archive's entries".into(),
-                limit: MAX_ENTRIES,
-            });
-        }
-        let raw = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let Some(name) = join("", &raw) else {
-            let reason = "its name leads outside the archive".to_owned();
-            return Err(TransferError::Malformed { document: format!("entry {raw:?}"), reason });
+    while let Some(entry) = tar.next_entry()? {
+        let raw = String::from_utf8_lossy(&entry.path).into_owned();
+        let bad = |reason: &str| TransferError::Malformed {
+            document: format!("archive entry \"{}\"", shown(&raw)),
+            reason: reason.to_owned(),
         };
-        last = format!("at entry {name:?}");
-        let target =
-            entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        match (entry.header().entry_type(), target) {
-            (EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse, _) => {
-                file(&mut entry, name, number, sink, &mut contents)?;
+        let name = join("", &raw).ok_or_else(|| bad("its name leads outside the archive"))?;
+        if name.len() > MAX_NAME_BYTES {
+            return Err(bad("its name is too long"));
+        }
+        let (folder, last) = name.rsplit_once('/').unwrap_or(("", &name));
+        if last.starts_with(APPLE_DOUBLE) {
+            continue;
+        }
+        let target = match &entry.kind {
+            EntryKind::File { .. } => {
+                let number = tar.totals().0;
+                file(&mut tar, name, number, sink, &mut contents)?;
+                continue;
             }
-            (EntryType::Symlink, Some(target)) => {
-                let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-                if let Some(target) = join(folder, &target) {
-                    contents.links.insert(name, target);
-                }
-            }
-            (EntryType::Link, Some(target)) => {
-                if let Some(target) = join("", &target) {
-                    contents.links.insert(name, target);
-                }
-            }
-            _ => {}
+            EntryKind::Symlink { target } => join(folder, &String::from_utf8_lossy(target)),
+            EntryKind::HardLink { target } => join("", &String::from_utf8_lossy(target)),
+            _ => continue,
+        };
+        if let Some(target) = target.filter(|target| target.len() <= MAX_NAME_BYTES) {
+            sink.budget.charge(Cost::Kept, (name.len() + target.len()) as u64 + FILE_BYTES)?;
+            contents.links.insert(name, target);
         }
     }
-    // What follows the end of the archive is padding, but its sender waits for it to be read, and
-    // a compressed stream proves itself only at its end.
-    let mut rest = tar.into_inner();
-    io::copy(&mut rest, &mut io::sink())
-        .map_err(|cause| TransferError::Read { place: "at its end".to_owned(), cause })?;
+    tar.drain()?;
     Ok(contents)
 }
 
 /// Takes in one file: a document to memory, a blob or a layer to the store.
 fn file(
-    entry: &mut impl Read,
+    tar: &mut Tar,
     name: String,
     number: u64,
     sink: &Sink,
@@ -134,27 +135,32 @@ fn file(
 ) -> Result<(), TransferError> {
     if DOCUMENTS.contains(&name.as_str()) {
         let mut bytes = Vec::new();
-        entry
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|cause| TransferError::Read { place: format!("at entry {name:?}"), cause })?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(TransferError::Limit { what: format!("size of {name}"), limit: MAX_BYTES });
-        }
+        pass(tar, |piece| {
+            if (bytes.len() + piece.len()) as u64 > MAX_BYTES {
+                let what = format!("size of {name}");
+                return Err(TransferError::Limit { what, limit: MAX_BYTES });
+            }
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        sink.budget.charge(Cost::Documents, bytes.len() as u64)?;
         contents.documents.insert(name, bytes);
         return Ok(());
     }
     let expected = match name.strip_prefix(BLOBS) {
+        // Files that somebody put beside the blobs: `blobs/README`, `blobs/sha256/.DS_Store`.
+        Some(rest) if !rest.contains('/') || rest.contains("/.") => return Ok(()),
         Some(rest) => {
             let text = rest.replacen('/', ":", 1);
-            let bad = |cause| TransferError::BadName { entry: name.clone(), cause };
+            let bad = |cause| TransferError::BadName { entry: shown(&name), cause };
             Some(Digest::parse(text).map_err(bad)?)
         }
-        // The files that docker's form consists of; the rest of an archive is nobody's.
-        None if name.ends_with(".tar") || name.ends_with(".json") => None,
+        None if DOCKER_FILES.iter().any(|end| name.ends_with(end)) => None,
+        None if name.starts_with(CRANE_CONFIG) => None,
         None => return Ok(()),
     };
-    let stored = store(entry, &name, number, expected, sink)?;
+    sink.budget.charge(Cost::Kept, name.len() as u64 + FILE_BYTES)?;
+    let stored = store(tar, &name, number, expected, sink)?;
     sink.progress.tell(Event {
         event: "complete",
         name: stored.digest.to_string(),
@@ -168,7 +174,7 @@ fn file(
 
 /// Puts one blob into the store.
 fn store(
-    entry: &mut impl Read,
+    tar: &mut Tar,
     name: &str,
     number: u64,
     expected: Option<Digest>,
@@ -180,81 +186,126 @@ fn store(
         total_bytes: 0,
         expected: expected.clone(),
         lease: Some(sink.lease.clone()),
+        replace: false,
     };
-    let mut ingest = match sink.store.ingest(&sink.namespace, request) {
-        Ok(ingest) => Some(ingest),
-        Err(ContentError::AlreadyExists(_)) => None,
-        Err(other) => {
-            // Its record may be there, and would be for a day, while its file could not be opened.
-            abandon(sink, &reference);
-            return Err(other.into());
+    let present = |digest: Digest, ingest: Option<Ingest>| {
+        let comparison = sink.store.compare(&digest)?;
+        Ok::<_, TransferError>(Bytes::Present { digest, comparison, ingest })
+    };
+    let into = match (sink.store.ingest(&sink.namespace, request.clone()), &expected) {
+        // Another namespace has it: its bytes are shared, once they are compared.
+        (Ok(ingest), Some(digest)) if ingest.status().offset > 0 => {
+            present(digest.clone(), Some(ingest))
         }
+        (Ok(ingest), _) => Ok(Bytes::New(ingest)),
+        (Err(ContentError::AlreadyExists(digest)), _) => present(digest, None),
+        (Err(other), _) => Err(other.into()),
     };
-    // Another namespace has it: what the archive holds is compared, and its bytes are shared.
-    let shared = ingest.as_ref().is_some_and(|ingest| ingest.status().offset > 0);
-    let pass = |ingest: Option<&mut crate::content::Ingest>, entry: &mut dyn Read| {
-        copy(entry, name, ingest)
-    };
-    let outcome = if shared { pass(None, entry) } else { pass(ingest.as_mut(), entry) };
-    let verified = outcome.and_then(|stored| match &expected {
-        Some(want) if *want != stored.digest => Err(TransferError::WrongDigest {
-            entry: name.to_owned(),
-            want: want.clone(),
-            got: stored.digest,
-        }),
-        _ => Ok(stored),
-    });
-    let Some(ingest) = ingest else { return verified };
-    let committed = verified.and_then(|stored| {
+    let copied = into.and_then(|into| copy(tar, into, &request, sink));
+    let outcome = copied.and_then(|(stored, ingest)| {
+        match expected {
+            Some(want) if want != stored.digest => {
+                let entry = shown(name);
+                return Err(TransferError::WrongDigest { entry, want, got: stored.digest });
+            }
+            _ => {}
+        }
+        let Some(ingest) = ingest else { return Ok(stored) };
         match ingest.commit(stored.size_bytes, Some(&stored.digest), Labels::new()) {
             Ok(_) | Err(ContentError::AlreadyExists(_)) => Ok(stored),
             Err(other) => Err(other.into()),
         }
     });
-    if committed.is_err() {
-        abandon(sink, &reference);
-    }
-    committed
-}
-
-/// Ends an ingest that failed.
-fn abandon(sink: &Sink, reference: &str) {
-    if let Err(error) = sink.store.abort(&sink.namespace, reference) {
-        // The first error is the one to tell; this one leaves an ingest that expires.
+    if outcome.is_err()
+        && let Err(error) = sink.store.abort(&sink.namespace, &reference)
+    {
+        // Also an ingest that could not be opened may have its record. The first error is the one to
+        // tell; this one leaves an ingest that expires, or none.
         log::debug!("abort ingest {reference}: {error}");
     }
+    outcome
 }
 
-/// Digests what `entry` holds, and writes it to `ingest` if there is one.
+/// Where the bytes of a blob go.
+enum Bytes {
+    /// To an ingest.
+    New(Ingest),
+    /// The store has it: they are compared. The ingest is one that shares another namespace's blob.
+    Present { digest: Digest, comparison: Comparison, ingest: Option<Ingest> },
+}
+
+/// Passes a blob's bytes on; the ingest that is to be committed is the answer too.
 fn copy(
-    entry: &mut dyn Read,
-    name: &str,
-    mut ingest: Option<&mut crate::content::Ingest>,
-) -> Result<Stored, TransferError> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    tar: &mut Tar,
+    mut into: Bytes,
+    request: &Request,
+    sink: &Sink,
+) -> Result<(Stored, Option<Ingest>), TransferError> {
     let mut hasher = Hasher::default();
     let (mut size_bytes, mut head) = (0u64, Vec::new());
-    loop {
-        let count = match entry.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(cause) => {
-                return Err(TransferError::Read { place: format!("at entry {name:?}"), cause });
-            }
-        };
-        let bytes = &chunk[..count];
+    pass(tar, |bytes| {
         if head.len() < 4 {
             head.extend(bytes.iter().take(4 - head.len()));
         }
-        match ingest.as_deref_mut() {
-            Some(ingest) => ingest.write(bytes)?,
-            None => hasher.update(bytes),
+        match &mut into {
+            Bytes::New(ingest) => ingest.write(bytes)?,
+            Bytes::Present { digest, comparison, ingest } => {
+                hasher.update(bytes);
+                if !comparison.next(bytes) {
+                    let mut anew = replace(digest, size_bytes, ingest.take(), request, sink)?;
+                    anew.write(bytes)?;
+                    into = Bytes::New(anew);
+                }
+            }
         }
-        size_bytes += count as u64;
+        size_bytes += bytes.len() as u64;
+        Ok(())
+    })?;
+    if let Bytes::Present { digest, comparison, ingest } = &mut into
+        && !comparison.ends()
+    {
+        into = Bytes::New(replace(digest, size_bytes, ingest.take(), request, sink)?);
     }
-    let digest = ingest.map_or_else(|| hasher.finish(), |ingest| ingest.digest());
-    Ok(Stored { digest, size_bytes, head })
+    let (digest, ingest) = match into {
+        Bytes::New(ingest) => (ingest.digest(), Some(ingest)),
+        Bytes::Present { ingest, .. } => (hasher.finish(), ingest),
+    };
+    Ok((Stored { digest, size_bytes, head }, ingest))
+}
+
+/// An ingest in place of the blob `digest`, which differs from the archive's behind `equal` bytes.
+/// Which of the two is right, the digest says at its commit.
+fn replace(
+    digest: &Digest,
+    equal: u64,
+    shared: Option<Ingest>,
+    request: &Request,
+    sink: &Sink,
+) -> Result<Ingest, TransferError> {
+    if shared.is_some() {
+        drop(shared);
+        sink.store.abort(&sink.namespace, &request.reference)?;
+    }
+    let mut anew =
+        sink.store.ingest(&sink.namespace, Request { replace: true, ..request.clone() })?;
+    sink.store.read_prefix(digest, equal, |bytes| anew.write(bytes))?;
+    Ok(anew)
+}
+
+/// Hands all of an entry's content to `each`, piece by piece.
+fn pass(
+    tar: &mut Tar,
+    mut each: impl FnMut(&[u8]) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    loop {
+        let piece = tar.content()?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        each(piece)?;
+        let count = piece.len();
+        tar.consume(count);
+    }
 }
 
 /// `path` from `folder`, without `.` and `..`; `None` when it leads above the root.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use installer::budget::Exhausted;
+use installer::extract::ExtractError;
 use shim_sdk::Kind;
 
 use super::layer::LayerError;
@@ -9,17 +11,24 @@ use super::reference::InvalidReference;
 use crate::content::{ContentError, Digest, InvalidDigest};
 use crate::metadata::RecordError;
 use crate::snapshot::SnapshotError;
+use crate::text::{QUOTED_BYTES, escaped};
 
 /// A transfer failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransferError {
     /// The archive could not be read; a truncated one ends here.
-    #[error("read archive {place}")]
+    #[error(transparent)]
+    Archive(#[from] ExtractError),
+    /// A document in the store could not be read.
+    #[error("read {document}")]
     Read {
-        place: String,
+        document: String,
         #[source]
         cause: io::Error,
     },
+    /// The transfer's budget is used up, or the transfer was stopped.
+    #[error(transparent)]
+    Budget(#[from] Exhausted),
     /// The bytes of a blob are not what its name says.
     #[error("archive entry {entry} has digest {got}, its name says {want}")]
     WrongDigest { entry: String, want: Digest, got: Digest },
@@ -80,10 +89,32 @@ pub(crate) enum TransferError {
     Lost,
 }
 
+/// A name from an archive or a document, for an error.
+pub(super) fn shown(name: &str) -> String {
+    escaped(name, QUOTED_BYTES).to_string()
+}
+
+/// The kind of an error of the installer's crate.
+pub(crate) fn kind(kind: installer::Kind) -> Kind {
+    match kind {
+        installer::Kind::InvalidArgument => Kind::InvalidArgument,
+        installer::Kind::NotFound => Kind::NotFound,
+        installer::Kind::AlreadyExists => Kind::AlreadyExists,
+        installer::Kind::PermissionDenied => Kind::PermissionDenied,
+        installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
+        installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
+        installer::Kind::DataLoss => Kind::DataLoss,
+        installer::Kind::Cancelled => Kind::Cancelled,
+        installer::Kind::Internal => Kind::Internal,
+    }
+}
+
 impl TransferError {
     /// The kind of this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
+            Self::Archive(cause) => kind(cause.kind()),
+            Self::Budget(cause) => kind(installer::Kind::of_refused(cause)),
             Self::Read { cause, .. } => match Kind::from_io(cause) {
                 Kind::Unknown => Kind::DataLoss,
                 kind => kind,

@@ -1,11 +1,14 @@
 //! Imports an archive: read, verify, unpack, and only then name.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
+
+use installer::budget::Budget;
 
 use super::archive::{self, Sink};
 use super::layout::{self, Found, Given};
@@ -65,7 +68,8 @@ pub(crate) fn end_orphans(leases: &Leases) -> Result<(), RecordError> {
 }
 
 impl Importer {
-    /// Imports `archive`; the images' records are the answer.
+    /// Imports `archive`; the images' records are the answer. All that it costs is charged to
+    /// `budget`; when that is stopped, the import ends and leaves nothing.
     ///
     /// # Cancel safety
     ///
@@ -77,9 +81,11 @@ impl Importer {
         archive: impl Read + Send + 'static,
         destination: Destination,
         progress: Progress,
+        budget: &Budget,
     ) -> Result<Vec<Image>, TransferError> {
         let lease = self.lease(namespace).await?;
-        let outcome = self.import_under(&lease, namespace, archive, destination, progress).await;
+        let outcome =
+            self.import_under(&lease, namespace, archive, destination, progress, budget).await;
         self.leases.delete(namespace, &lease).await?;
         if outcome.is_ok() {
             // Only what the archive held besides its images.
@@ -98,27 +104,38 @@ impl Importer {
         archive: impl Read + Send + 'static,
         destination: Destination,
         progress: Progress,
+        budget: &Budget,
     ) -> Result<Vec<Image>, TransferError> {
         let sink = Sink {
             store: self.content.clone(),
             namespace: namespace.clone(),
             lease: lease.clone(),
             progress: progress.clone(),
+            budget: budget.clone(),
         };
         let wanted = destination.unpacks.clone();
         let found = blocking(move || {
             let contents = archive::read(archive, &sink)?;
-            let walk = Walk { store: &sink.store, namespace: &sink.namespace, wanted: &wanted };
+            let walk = Walk {
+                store: &sink.store,
+                namespace: &sink.namespace,
+                wanted: &wanted,
+                budget: &sink.budget,
+                known: RefCell::default(),
+            };
             let mut trees = Vec::new();
             for found in layout::images(&contents, &sink)? {
+                sink.budget.check()?;
                 let tree = walk.tree(&found.target)?;
                 trees.push((found, tree));
             }
             Ok(trees)
         })
         .await?;
+        let found = choose(found, &destination.unpacks)?;
         let named = names(&found, &destination)?;
-        let labels = self.unpack(lease, namespace, &found, &destination, &progress).await?;
+        let labels = self.unpack(lease, namespace, &found, &destination, &progress, budget).await?;
+        budget.check()?;
         let (store, scope) = (self.content.clone(), namespace.clone());
         blocking(move || Ok(store.annotate(&scope, labels)?)).await?;
         let images = self.images.put(namespace, named).await?;
@@ -141,6 +158,7 @@ impl Importer {
         found: &[(Found, Tree)],
         destination: &Destination,
         progress: &Progress,
+        budget: &Budget,
     ) -> Result<BTreeMap<Digest, Labels>, TransferError> {
         let unpacker = Unpacker {
             store: &self.content,
@@ -149,11 +167,15 @@ impl Importer {
             namespace,
             lease,
             progress,
+            budget,
         };
         let mut labels: BTreeMap<Digest, Labels> = BTreeMap::new();
         for (found, tree) in found {
             for (digest, more) in &tree.labels {
                 labels.entry(digest.clone()).or_default().extend(more.clone());
+            }
+            if !tree.is_chosen {
+                continue;
             }
             for platform in &destination.unpacks {
                 let image = tree.select(&found.target, platform)?;
@@ -176,6 +198,39 @@ impl Importer {
     }
 }
 
+/// Which of an archive's images are unpacked: those that have what the platforms need. Besides an
+/// image there may be one of its name for another platform, a chart or a signature; they are kept,
+/// and come first, so that the image gets the name. Where there is none to unpack, that is an error.
+fn choose(
+    mut found: Vec<(Found, Tree)>,
+    platforms: &[Platform],
+) -> Result<Vec<(Found, Tree)>, TransferError> {
+    let mut left_out = None;
+    for (found, tree) in &mut found {
+        let mut fault = None;
+        for platform in platforms {
+            match tree.select(&found.target, platform) {
+                Ok(_) => {}
+                Err(error @ TransferError::NoPlatform { .. }) => fault = Some(error),
+                Err(error) if tree.is_artifact() => fault = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        tree.is_chosen = fault.is_none();
+        if let Some(fault) = fault {
+            log::info!("{} is kept and not unpacked: {fault}", found.target.digest);
+            left_out = Some(fault);
+        }
+    }
+    match left_out {
+        Some(fault) if found.iter().all(|(_, tree)| !tree.is_chosen) => Err(fault),
+        _ => {
+            found.sort_by_key(|(_, tree)| tree.is_chosen);
+            Ok(found)
+        }
+    }
+}
+
 /// The records to be made. An image that nobody names is called after the day and its digest, as
 /// `ctr` does.
 fn names(found: &[(Found, Tree)], destination: &Destination) -> Result<Vec<Image>, TransferError> {
@@ -185,9 +240,10 @@ fn names(found: &[(Found, Tree)], destination: &Destination) -> Result<Vec<Image
         images.insert(name, image);
     };
     if !destination.name.is_empty() {
-        let targets: Vec<_> = found.iter().map(|(found, _)| &found.target.digest).collect();
+        let chosen: Vec<_> = found.iter().filter(|(_, tree)| tree.is_chosen).collect();
+        let targets: Vec<_> = chosen.iter().map(|(found, _)| &found.target.digest).collect();
         let name = reference::normalize(&destination.name)?;
-        match found {
+        match &chosen[..] {
             [(first, _), ..] if targets.iter().all(|digest| **digest == first.target.digest) => {
                 add(name, first);
             }

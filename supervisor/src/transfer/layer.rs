@@ -8,10 +8,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use installer::extract::{self, ExtractError, Limits, Whiteouts};
+use installer::budget::{Budget, Exhausted};
+use installer::extract::{self, ExtractError, Whiteouts};
 use shim_sdk::Kind;
 use shim_sdk::mount::{MountError, mount_all, unmount_recursive};
 
+use super::kind;
 use crate::content::{Digest, Hasher};
 use crate::snapshot::{Mount, mount};
 
@@ -46,18 +48,11 @@ impl LayerError {
     /// The kind of this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Extract(cause) => match cause.kind() {
-                installer::Kind::InvalidArgument => Kind::InvalidArgument,
-                installer::Kind::NotFound => Kind::NotFound,
-                installer::Kind::AlreadyExists => Kind::AlreadyExists,
-                installer::Kind::PermissionDenied => Kind::PermissionDenied,
-                installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
-                installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
-                installer::Kind::DataLoss => Kind::DataLoss,
-                installer::Kind::Cancelled => Kind::Cancelled,
-                installer::Kind::Internal => Kind::Internal,
+            Self::Extract(cause) => kind(cause.kind()),
+            Self::Read(cause) => match Exhausted::within(cause) {
+                Some(refused) => kind(installer::Kind::of_refused(refused)),
+                None => Kind::from_io(cause),
             },
-            Self::Read(cause) => Kind::from_io(cause),
             Self::NoMounts => Kind::InvalidArgument,
             Self::Mount(cause) => cause.kind(),
             Self::MountPoint(cause) | Self::Sync { cause, .. } => Kind::from_io(cause),
@@ -74,16 +69,21 @@ pub(crate) struct Applied {
     pub(crate) size_bytes: u64,
 }
 
-/// Applies `layer`, compressed or not, to `mounts`, and syncs the file system when `sync`.
-/// Blocks.
-pub(crate) fn apply(layer: File, mounts: &[Mount], sync: bool) -> Result<Applied, LayerError> {
+/// Applies `layer`, compressed or not, to `mounts`, and syncs the file system when `sync`. What it
+/// costs is charged to `budget`. Blocks.
+pub(crate) fn apply(
+    layer: File,
+    mounts: &[Mount],
+    sync: bool,
+    budget: &Budget,
+) -> Result<Applied, LayerError> {
     match mounts {
         [] => Err(LayerError::NoMounts),
         [only] => match direct(only) {
-            Some(place) => extract(layer, &place, sync),
-            None => mounted(layer, mounts, sync),
+            Some(place) => extract(layer, &place, sync, budget),
+            None => mounted(layer, mounts, sync, budget),
         },
-        _ => mounted(layer, mounts, sync),
+        _ => mounted(layer, mounts, sync, budget),
     }
 }
 
@@ -118,11 +118,16 @@ fn direct(only: &Mount) -> Option<Place> {
     }
 }
 
-fn mounted(layer: File, mounts: &[Mount], sync: bool) -> Result<Applied, LayerError> {
+fn mounted(
+    layer: File,
+    mounts: &[Mount],
+    sync: bool,
+    budget: &Budget,
+) -> Result<Applied, LayerError> {
     let point = MountPoint::new()?;
     mount_all(mounts, &point.0)?;
     let place = Place { into: point.0.clone(), parents: Vec::new(), whiteouts: Whiteouts::Remove };
-    extract(layer, &place, sync)
+    extract(layer, &place, sync, budget)
 }
 
 /// A directory for a while, unmounted and removed when dropped.
@@ -147,15 +152,15 @@ impl Drop for MountPoint {
     }
 }
 
-fn extract(layer: File, place: &Place, sync: bool) -> Result<Applied, LayerError> {
-    let tar = extract::decompressed(layer).map_err(LayerError::Read)?;
+fn extract(layer: File, place: &Place, sync: bool, budget: &Budget) -> Result<Applied, LayerError> {
+    let tar = extract::decompressed_within(layer, budget).map_err(LayerError::Read)?;
     let mut counted = Counted { inner: tar, hasher: Hasher::default(), size_bytes: 0 };
-    extract::apply_layer(
+    extract::apply_layer_within(
         &mut counted,
         &place.into,
         &place.parents,
         place.whiteouts,
-        &Limits::default(),
+        budget,
     )?;
     if sync {
         sync_file_system(&place.into)?;

@@ -1,7 +1,9 @@
 //! What an archive means: the images in it, by either form's rules.
 
 use super::archive::{Contents, Sink, Stored};
-use super::document::{self, Index, Link, Manifest, Saved, media};
+use super::bounded::List;
+use super::document::{self, Index, Link, MAX_LINKS, Manifest, Saved, media};
+use super::error::shown;
 use super::{TransferError, reference};
 use crate::content::{ContentError, Descriptor, Digest, Request};
 use crate::metadata::Labels;
@@ -62,7 +64,7 @@ fn check_version(contents: &Contents) -> Result<(), TransferError> {
     if layout.image_layout_version.starts_with("1.") {
         return Ok(());
     }
-    let reason = format!("version {:?} is not known", layout.image_layout_version);
+    let reason = format!("version \"{}\" is not known", shown(&layout.image_layout_version));
     Err(document::malformed("oci-layout", reason))
 }
 
@@ -74,10 +76,11 @@ fn layout(index: &[u8]) -> Result<Vec<Found>, TransferError> {
         .map(|link| {
             let mut target = link.descriptor("index.json")?;
             let name = match target.annotations.get(IMAGE_NAME) {
-                Some(name) => Some(Given::Name(name.clone())),
+                // As it is, when it can be a name: containerd does not complete it.
+                Some(name) => named(name).map(|_| Given::Name(name.clone())),
                 None => match target.annotations.get(REF_NAME) {
                     Some(tag) if reference::is_tag(tag) => Some(Given::Tag(tag.clone())),
-                    Some(name) => Some(Given::Name(reference::normalize(name)?)),
+                    Some(name) => named(name).map(Given::Name),
                     None => None,
                 },
             };
@@ -89,16 +92,28 @@ fn layout(index: &[u8]) -> Result<Vec<Found>, TransferError> {
         .collect()
 }
 
+/// The full form of a name. An image whose name can be none is kept by its digest: it may be whole,
+/// and its name a version number (`1.0.0+build.5`) or that of another program (`Team/App:1`).
+fn named(name: &str) -> Option<String> {
+    match reference::normalize(name) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            log::warn!("an image in an archive is called by its digest: {error}");
+            None
+        }
+    }
+}
+
 /// Docker's form has no manifests: they are made here, and stored.
 fn docker(saved: &[u8], contents: &Contents, sink: &Sink) -> Result<Vec<Found>, TransferError> {
-    let saved: Vec<Saved> = document::parse("manifest.json", saved)?;
+    let saved: List<Saved, MAX_LINKS> = document::parse("manifest.json", saved)?;
     let mut found = Vec::new();
-    for image in saved {
+    for image in saved.0 {
         let file = |what, name: &str| {
             contents.file(name).ok_or_else(|| TransferError::Missing {
                 by: "manifest.json".to_owned(),
                 what,
-                name: name.to_owned(),
+                name: shown(name),
             })
         };
         let config = link(media::DOCKER_CONFIG, file("config", &image.config)?);
@@ -106,17 +121,20 @@ fn docker(saved: &[u8], contents: &Contents, sink: &Sink) -> Result<Vec<Found>, 
             .layers
             .iter()
             .map(|name| file("layer", name).map(|stored| link(layer_type(stored), stored)))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, _>>()
+            .map(List)?;
         let media_type = media::DOCKER_MANIFEST.to_owned();
         let manifest = Manifest { schema_version: 2, media_type, config, layers };
         let target = put(&manifest, sink)?;
-        let tags = image.repo_tags.unwrap_or_default();
-        if tags.is_empty() {
+        if image.repo_tags.is_empty() {
             found.push(Found { name: None, target: target.clone() });
         }
-        for tag in tags {
-            let name = Some(Given::Name(reference::normalize(&tag)?));
+        for tag in image.repo_tags.iter() {
+            let name = named(tag).map(Given::Name);
             found.push(Found { name, target: target.clone() });
+        }
+        if found.len() as u64 > MAX_IMAGES {
+            break; // refused by the caller
         }
     }
     Ok(found)
@@ -156,6 +174,7 @@ fn put(manifest: &Manifest, sink: &Sink) -> Result<Descriptor, TransferError> {
         total_bytes: target.size_bytes,
         expected: Some(digest.clone()),
         lease: Some(sink.lease.clone()),
+        replace: false,
     };
     let written = sink.store.ingest(&sink.namespace, request).and_then(|mut ingest| {
         if ingest.status().offset == 0 {

@@ -10,6 +10,7 @@
 //! See the OCI image specification (layout, manifest, index, config).
 
 mod archive;
+mod bounded;
 mod document;
 mod error;
 mod import;
@@ -24,7 +25,8 @@ mod tests;
 mod tree;
 mod unpack;
 
-pub(crate) use error::TransferError;
+pub(crate) use bounded::List;
+pub(crate) use error::{TransferError, kind};
 pub(crate) use import::{Destination, Importer, Prefix, end_orphans};
 pub(crate) use layer::{LayerError, apply};
 pub(crate) use platform::Platform;

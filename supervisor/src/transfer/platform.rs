@@ -31,6 +31,23 @@ impl Platform {
         }
     }
 
+    /// With the names that Go uses, as containerd normalizes them.
+    pub(crate) fn normalized(mut self) -> Self {
+        let lower = self.architecture.to_ascii_lowercase();
+        self.architecture = match lower.as_str() {
+            "x86_64" | "x86-64" => "amd64".to_owned(),
+            "i386" => "386".to_owned(),
+            "aarch64" => "arm64".to_owned(),
+            "armhf" => "arm".to_owned(),
+            _ => lower,
+        };
+        self.os = match self.os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            lower => lower.to_owned(),
+        };
+        self
+    }
+
     /// Whether an image for `image` runs here. What an image does not say does not stand in its
     /// way.
     pub(crate) fn runs(&self, image: &Self) -> bool {

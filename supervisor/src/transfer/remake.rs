@@ -1,12 +1,16 @@
 //! What the check of a root asks of images: which layer a snapshot was unpacked from, whether it is
 //! still as that layer says, and the images that a store without names holds.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use installer::extract;
+use installer::budget::Budget;
+use installer::extract::{self, Archive, EntryKind, ExtractError};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::document::{self, MAX_BYTES, Target, media};
@@ -22,7 +26,7 @@ use crate::snapshot::Mount;
 /// Differences that are remembered at a time; more than that is lost anyway.
 const DIFFERENCES: usize = 10_000;
 /// What marks a file of a layer as the absence of another.
-const WHITEOUT: &str = ".wh.";
+const WHITEOUT: &[u8] = b".wh.";
 const NAME: &str = "io.containerd.image.name";
 
 /// A layer as an image names it.
@@ -54,16 +58,23 @@ impl Importer {
         namespace: &Namespace,
         images: &[Image],
     ) -> HashMap<String, KnownLayer> {
-        let walk = Walk { store: &self.content, namespace, wanted: &[] };
+        let budget = Budget::default();
+        let walk = Walk {
+            store: &self.content,
+            namespace,
+            wanted: &[],
+            budget: &budget,
+            known: RefCell::default(),
+        };
         let mut known = HashMap::new();
         for image in images {
             // An image that is not whole is told of with its blobs.
             let Ok(tree) = walk.tree(&image.target) else { continue };
             for image in tree.images {
                 let chain = chain_ids(&image.diff_ids);
-                for ((chain, diff_id), layer) in chain.iter().zip(&image.diff_ids).zip(image.layers)
+                for ((chain, diff_id), layer) in chain.iter().zip(image.diff_ids.iter()).zip(image.layers.iter())
                 {
-                    let layer = KnownLayer { blob: layer.digest, diff_id: diff_id.clone() };
+                    let layer = KnownLayer { blob: layer.digest.clone(), diff_id: diff_id.clone() };
                     known.insert(chain.to_string(), layer);
                 }
             }
@@ -82,32 +93,34 @@ impl Importer {
         contents: bool,
     ) -> Result<Option<String>, TransferError> {
         let (_, blob) = self.content.open_blob(namespace, &layer.blob)?;
-        let failed = |cause| TransferError::Read { place: format!("layer {}", layer.blob), cause };
-        let tar = extract::decompressed(blob).map_err(failed)?;
+        let budget = Budget::default();
+        let beginning = |cause| ExtractError::Read { entries: 0, cause };
+        let reader = extract::decompressed_within(blob, &budget).map_err(beginning)?;
+        let mut archive = Archive::new(reader, &budget);
+        let failed = |cause| {
+            let document = format!("what layer {} was unpacked to", layer.blob);
+            TransferError::Read { document, cause }
+        };
         let root = File::open(root).map_err(failed)?;
-        let mut archive = tar::Archive::new(tar);
         let mut differences: BTreeMap<PathBuf, String> = BTreeMap::new();
-        for entry in archive.entries().map_err(failed)? {
-            let mut entry = entry.map_err(failed)?;
-            let path: PathBuf = entry
-                .path()
-                .map_err(failed)?
+        while let Some(entry) = archive.next_entry()? {
+            let path: PathBuf = Path::new(OsStr::from_bytes(&entry.path))
                 .components()
                 .filter(|part| matches!(part, Component::Normal(_)))
                 .collect();
             let Some(name) = path.file_name() else { continue };
-            if name.to_string_lossy().starts_with(WHITEOUT) {
+            if name.as_bytes().starts_with(WHITEOUT) {
                 continue;
             }
-            let found = match entry.header().entry_type() {
-                tar::EntryType::Regular | tar::EntryType::Continuous => {
-                    compare(&root, &path, entry.size(), contents.then_some(&mut entry))
-                }
-                tar::EntryType::XGlobalHeader => continue,
-                _ => there(&root, &path),
+            let found = match entry.kind {
+                EntryKind::File { size_bytes } => match sized(&root, &path, size_bytes) {
+                    Ok(None) if contents => compare(&root, &path, &mut archive)?,
+                    found => found.map_err(failed)?,
+                },
+                _ => there(&root, &path).map_err(failed)?,
             };
             // The last entry of a path counts.
-            match found.map_err(failed)? {
+            match found {
                 None => drop(differences.remove(&path)),
                 Some(difference) if differences.len() < DIFFERENCES => {
                     let told = format!("{path:?}: {difference}");
@@ -127,7 +140,7 @@ impl Importer {
         mounts: &[Mount],
     ) -> Result<(), TransferError> {
         let (_, blob) = self.content.open_blob(namespace, &known.blob)?;
-        let got = layer::apply(blob, mounts, true)
+        let got = layer::apply(blob, mounts, true, &Budget::default())
             .map_err(|cause| TransferError::Layer {
                 layer: known.blob.clone(),
                 cause: Box::new(cause),
@@ -149,7 +162,15 @@ impl Importer {
     ) -> Result<(), TransferError> {
         let platform = Platform::host();
         let wanted = [platform.clone()];
-        let tree = Walk { store: &self.content, namespace, wanted: &wanted }.tree(target)?;
+        let budget = Budget::default();
+        let walk = Walk {
+            store: &self.content,
+            namespace,
+            wanted: &wanted,
+            budget: &budget,
+            known: RefCell::default(),
+        };
+        let tree = walk.tree(target)?;
         let lease = self.lease(namespace).await?;
         let unpacker = Unpacker {
             store: &self.content,
@@ -158,6 +179,7 @@ impl Importer {
             namespace,
             lease: &lease,
             progress: &Progress::ignored(),
+            budget: &budget,
         };
         let unpacked = match tree.select(target, &platform) {
             Ok(image) => unpacker.unpack(image).await,
@@ -194,7 +216,14 @@ impl Importer {
             })
             .flatten()
             .collect();
-        let walk = Walk { store: &self.content, namespace, wanted: &[] };
+        let budget = Budget::default();
+        let walk = Walk {
+            store: &self.content,
+            namespace,
+            wanted: &[],
+            budget: &budget,
+            known: RefCell::default(),
+        };
         let mut found = Vec::new();
         for (digest, (size_bytes, bytes, target)) in documents {
             if inner.contains(digest.as_str()) {
@@ -263,13 +292,8 @@ fn open(root: &File, path: &Path, flags: OFlags) -> io::Result<Option<File>> {
     }
 }
 
-/// What is wrong with a file that has the given size, and content, in its layer.
-fn compare(
-    root: &File,
-    path: &Path,
-    size: u64,
-    content: Option<&mut impl io::Read>,
-) -> io::Result<Option<String>> {
+/// What is wrong with a file that has the given size in its layer.
+fn sized(root: &File, path: &Path, size: u64) -> io::Result<Option<String>> {
     // A link on the way was not there when the layer was applied, or the layer went through it:
     // what is behind it is not looked at.
     let found = match open(root, path, OFlags::PATH) {
@@ -284,20 +308,36 @@ fn compare(
     if metadata.len() != size {
         return Ok(Some(format!("it has {} bytes, {size} were unpacked", metadata.len())));
     }
-    let Some(content) = content else { return Ok(None) };
-    let Some(mut file) = open(root, path, OFlags::RDONLY | OFlags::NONBLOCK)? else {
-        return Ok(Some("it is missing".to_owned()));
+    Ok(None)
+}
+
+/// Whether a file of the right size has other content than the archive's current entry.
+fn compare(
+    root: &File,
+    path: &Path,
+    archive: &mut Archive<impl io::Read>,
+) -> Result<Option<String>, TransferError> {
+    let failed =
+        |cause| TransferError::Read { document: format!("the file {path:?}"), cause };
+    let mut file = match open(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        // As in `sized`.
+        Err(error) if is_link(&error) => return Ok(None),
+        other => other.map_err(failed)?,
     };
-    let (mut want, mut got) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let Some(file) = &mut file else { return Ok(Some("it is missing".to_owned())) };
+    let mut got = Vec::new();
     loop {
-        let count = content.read(&mut want)?;
+        let want = archive.content()?;
+        let count = want.len();
         if count == 0 {
             return Ok(None);
         }
-        file.read_exact(&mut got[..count])?;
-        if want[..count] != got[..count] {
+        got.resize(count, 0);
+        file.read_exact(&mut got).map_err(failed)?;
+        if *want != *got {
             return Ok(Some("its content has changed".to_owned()));
         }
+        archive.consume(count);
     }
 }
 
@@ -305,7 +345,7 @@ fn there(root: &File, path: &Path) -> io::Result<Option<String>> {
     match open(root, path, OFlags::PATH) {
         Ok(Some(_)) => Ok(None),
         Ok(None) => Ok(Some("it is missing".to_owned())),
-        // A link on the way, as in `compare`.
+        // A link on the way, as in `sized`.
         Err(error) if is_link(&error) => Ok(None),
         Err(error) => Err(error),
     }

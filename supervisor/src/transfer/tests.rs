@@ -1,8 +1,11 @@
 //! Imports of good and bad archives, through the importer.
 
+mod hostile;
+
 use std::io::{Cursor, Write};
 use std::sync::{Arc, Mutex};
 
+use installer::budget::Budget;
 use serde_json::{Value, json};
 use shim_sdk::Kind;
 
@@ -46,16 +49,40 @@ impl Fixture {
         archive: Vec<u8>,
         to: Destination,
     ) -> Result<Vec<String>, TransferError> {
-        let images = self
-            .importer
-            .import(&self.namespace, Cursor::new(archive), to, Progress::ignored())
-            .await?;
+        self.import_within(archive, to, &Budget::default()).await
+    }
+
+    async fn import_within(
+        &self,
+        archive: Vec<u8>,
+        to: Destination,
+        budget: &Budget,
+    ) -> Result<Vec<String>, TransferError> {
+        let archive = Cursor::new(archive);
+        let progress = Progress::ignored();
+        let images = self.importer.import(&self.namespace, archive, to, progress, budget).await?;
         Ok(images.into_iter().map(|image| image.name).collect())
     }
 
     /// Imports what must be refused, and checks that nothing of it is left.
     async fn refused(&self, archive: Vec<u8>) -> TransferError {
-        let error = self.import(archive, unpacking()).await.unwrap_err();
+        self.refused_reader(Cursor::new(archive), &Budget::default()).await
+    }
+
+    async fn refused_reader(
+        &self,
+        archive: impl std::io::Read + Send + 'static,
+        budget: &Budget,
+    ) -> TransferError {
+        let progress = Progress::ignored();
+        let outcome =
+            self.importer.import(&self.namespace, archive, unpacking(), progress, budget).await;
+        let error = outcome.unwrap_err();
+        self.assert_empty(&error.to_string()).await;
+        error
+    }
+
+    async fn assert_empty(&self, after: &str) {
         let importer = self.importer.clone();
         let namespace = self.namespace.clone();
         assert!(importer.images.list(&namespace, &[]).await.unwrap().is_empty());
@@ -70,9 +97,8 @@ impl Fixture {
         .unwrap();
         for folder in ["content/blobs/sha256", "content/ingests", "snapshots"] {
             let left = std::fs::read_dir(self.folder.path().join(folder)).unwrap().count();
-            assert_eq!(left, 0, "{folder} after {error}");
+            assert_eq!(left, 0, "{folder} after {after}");
         }
-        error
     }
 }
 
@@ -417,7 +443,9 @@ async fn what_a_killed_daemon_was_importing_is_gone_after_the_next_start() {
     let half = Stalling(Cursor::new(archive[..archive.len() / 2].to_vec()), stalled);
     let (importer, namespace) = (fixture.importer.clone(), fixture.namespace.clone());
     let import = tokio::spawn(async move {
-        importer.import(&namespace, half, unpacking(), Progress::ignored()).await
+        importer
+            .import(&namespace, half, unpacking(), Progress::ignored(), &Budget::default())
+            .await
     });
     let store = fixture.importer.content.clone();
     let namespace = fixture.namespace.clone();
@@ -445,7 +473,13 @@ async fn news_is_told_as_it_happens() {
     });
     fixture
         .importer
-        .import(&fixture.namespace, Cursor::new(good().pack()), unpacking(), progress)
+        .import(
+            &fixture.namespace,
+            Cursor::new(good().pack()),
+            unpacking(),
+            progress,
+            &Budget::default(),
+        )
         .await
         .unwrap();
     let told = told.lock().unwrap();

@@ -1,10 +1,15 @@
 //! Follows an image's target down to its layers, and checks that all of it is there.
 //!
 //! Promise: what is answered is complete in the store; what keeps it from garbage collection is
-//! written down as labels, for the caller to store.
+//! written down as labels, for the caller to store. Each document is read once, however many lead
+//! to it, and what is kept of it is charged to the transfer's budget.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::sync::Arc;
+
+use installer::budget::{Budget, Cost};
 
 use super::document::{self, Config, Link, MAX_BYTES, Manifest, Target};
 use super::{Platform, TransferError};
@@ -14,6 +19,14 @@ use crate::metadata::{Labels, Namespace};
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
 const REF: &str = "containerd.io/gc.ref.content";
+/// What a label, a layer or a known document costs in memory besides its text.
+const KEPT_BYTES: u64 = 128;
+/// What a document costs besides its bytes: a file is opened, records are looked up.
+const DOCUMENT_BYTES: u64 = 4096;
+/// What a link costs that leads to a known document.
+const LINK_BYTES: u64 = 64;
+/// Platforms that an error lists.
+const MAX_LISTED: usize = 10;
 
 /// One manifest of an image, with its config.
 #[derive(Debug, Clone)]
@@ -21,9 +34,9 @@ pub(super) struct Image {
     pub(super) manifest: Digest,
     pub(super) platform: Platform,
     pub(super) config: Digest,
-    pub(super) layers: Vec<Descriptor>,
+    pub(super) layers: Arc<[Descriptor]>,
     /// Empty when the config is not that of an image (attestations, artifacts).
-    pub(super) diff_ids: Vec<Digest>,
+    pub(super) diff_ids: Arc<[Digest]>,
 }
 
 /// All that a target leads to.
@@ -31,6 +44,8 @@ pub(super) struct Image {
 pub(super) struct Tree {
     pub(super) images: Vec<Image>,
     pub(super) labels: BTreeMap<Digest, Labels>,
+    /// It is one that is to be unpacked.
+    pub(super) is_chosen: bool,
 }
 
 /// Where to look.
@@ -39,6 +54,24 @@ pub(super) struct Walk<'a> {
     pub(super) namespace: &'a Namespace,
     /// The platforms whose parts must be complete. Others' may be absent from an archive.
     pub(super) wanted: &'a [Platform],
+    pub(super) budget: &'a Budget,
+    pub(super) known: RefCell<Known>,
+}
+
+/// What was looked at already.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Sizes of what the store has.
+    sizes: HashMap<Digest, u64>,
+    /// What the documents followed are.
+    documents: HashMap<Digest, Visited>,
+}
+
+#[derive(Clone)]
+enum Visited {
+    /// With the images below it.
+    Index(Arc<[Image]>),
+    Manifest(Image),
 }
 
 impl Walk<'_> {
@@ -64,18 +97,52 @@ impl Walk<'_> {
                 limit,
             });
         };
+        self.budget.charge(Cost::Documents, LINK_BYTES)?;
         self.check("manifest", by, target)?;
-        let document = format!("manifest {}", target.digest);
-        let bytes = self.read(&document, &target.digest)?;
-        match document::parse_target(&document, &target.media_type, &bytes)? {
-            Target::Manifest(manifest) => {
-                self.manifest(target, &manifest, platform, &document, tree)
+        let visited = self.known.borrow().documents.get(&target.digest).cloned();
+        let visited = match visited {
+            Some(visited) => visited,
+            None => {
+                let document = format!("manifest {}", target.digest);
+                let bytes = self.read(&document, &target.digest)?;
+                let visited = match document::parse_target(&document, &target.media_type, &bytes)? {
+                    Target::Manifest(manifest) => {
+                        drop(bytes);
+                        Visited::Manifest(self.manifest(target, &manifest, &document, tree)?)
+                    }
+                    Target::Index(index) => {
+                        drop(bytes);
+                        let document = format!("index {}", target.digest);
+                        let labels = std::mem::take(&mut tree.labels);
+                        let mut below = Tree { labels, ..Tree::default() };
+                        let followed =
+                            self.index(target, &index.manifests, &document, depth, &mut below);
+                        tree.labels = std::mem::take(&mut below.labels);
+                        followed?;
+                        Visited::Index(below.images.into())
+                    }
+                };
+                let digest = target.digest.clone();
+                self.known.borrow_mut().documents.insert(digest, visited.clone());
+                visited
             }
-            Target::Index(index) => {
-                let document = format!("index {}", target.digest);
-                self.index(target, &index.manifests, &document, depth, tree)
+        };
+        match visited {
+            Visited::Manifest(image) => {
+                self.keep(KEPT_BYTES)?;
+                let platform = platform.unwrap_or_else(|| image.platform.clone());
+                tree.images.push(Image { platform, ..image });
+            }
+            Visited::Index(images) => {
+                self.keep(KEPT_BYTES * images.len() as u64)?;
+                tree.images.extend(images.iter().cloned());
             }
         }
+        Ok(())
+    }
+
+    fn keep(&self, bytes: u64) -> Result<(), TransferError> {
+        Ok(self.budget.charge(Cost::Kept, bytes)?)
     }
 
     fn index(
@@ -90,13 +157,14 @@ impl Walk<'_> {
         let mut absent = None;
         for (number, link) in links.iter().enumerate() {
             let child = link.descriptor(document)?;
-            let platform = link.platform();
+            let platform = link.platform(document)?;
             let needed = match &platform {
                 Some(platform) => self.wanted.iter().any(|wanted| wanted.runs(platform)),
                 None => links.len() == 1,
             };
             match self.follow(&child, platform, document, depth, tree) {
                 Ok(()) => {
+                    self.keep(2 * KEPT_BYTES)?;
                     labels.insert(format!("{REF}.m.{number}"), child.digest.to_string());
                 }
                 Err(missing @ TransferError::Missing { .. }) if !needed => absent = Some(missing),
@@ -117,39 +185,42 @@ impl Walk<'_> {
         &self,
         target: &Descriptor,
         manifest: &Manifest,
-        platform: Option<Platform>,
         document: &str,
         tree: &mut Tree,
-    ) -> Result<(), TransferError> {
+    ) -> Result<Image, TransferError> {
         let config = manifest.config.descriptor(document)?;
         self.check("config", document, &config)?;
         let mut labels = Labels::from([(format!("{REF}.config"), config.digest.to_string())]);
         let mut layers = Vec::with_capacity(manifest.layers.len());
         for (number, link) in manifest.layers.iter().enumerate() {
             let layer = link.descriptor(document)?;
+            self.budget.charge(Cost::Documents, LINK_BYTES)?;
             self.check("layer", document, &layer)?;
+            self.keep(4 * KEPT_BYTES)?;
             labels.insert(format!("{REF}.l.{number}"), layer.digest.to_string());
             layers.push(layer);
         }
         let name = format!("config {}", config.digest);
         // Artifacts have configs of other shapes; whether one is needed as an image shows later.
-        let parsed: Option<Config> =
-            serde_json::from_slice(&self.read(&name, &config.digest)?).ok();
-        let diff_ids = match &parsed {
-            Some(config) => config.diff_ids(&name)?,
-            None => Vec::new(),
+        let parsed: Option<Config> = if manifest.layers.is_empty() || config.size_bytes <= MAX_BYTES
+        {
+            serde_json::from_slice(&self.read(&name, &config.digest)?).ok()
+        } else {
+            None
         };
-        let platform =
-            platform.or_else(|| parsed.as_ref().map(Config::platform)).unwrap_or_default();
+        let (diff_ids, platform) = match &parsed {
+            Some(config) => (config.diff_ids(&name)?, config.platform(&name)?),
+            None => (Vec::new(), Platform::default()),
+        };
+        self.keep(2 * KEPT_BYTES * (diff_ids.len() as u64 + 1))?;
         tree.labels.insert(target.digest.clone(), labels);
-        tree.images.push(Image {
+        Ok(Image {
             manifest: target.digest.clone(),
             platform,
             config: config.digest,
-            layers,
-            diff_ids,
-        });
-        Ok(())
+            layers: layers.into(),
+            diff_ids: diff_ids.into(),
+        })
     }
 
     /// Checks that what `by` names is there, in the size it gives.
@@ -159,16 +230,27 @@ impl Walk<'_> {
         by: &str,
         descriptor: &Descriptor,
     ) -> Result<(), TransferError> {
-        let name = descriptor.digest.to_string();
-        let info = match self.store.info(self.namespace, &descriptor.digest) {
-            Ok(info) => info,
-            Err(ContentError::NotFound(_)) => {
-                return Err(TransferError::Missing { by: by.to_owned(), what, name });
+        let known = self.known.borrow().sizes.get(&descriptor.digest).copied();
+        let got = match known {
+            Some(size) => size,
+            None => {
+                let info = match self.store.info(self.namespace, &descriptor.digest) {
+                    Ok(info) => info,
+                    Err(ContentError::NotFound(_)) => {
+                        let name = descriptor.digest.to_string();
+                        return Err(TransferError::Missing { by: by.to_owned(), what, name });
+                    }
+                    Err(other) => return Err(other.into()),
+                };
+                self.keep(2 * KEPT_BYTES)?;
+                let digest = descriptor.digest.clone();
+                self.known.borrow_mut().sizes.insert(digest, info.size_bytes);
+                info.size_bytes
             }
-            Err(other) => return Err(other.into()),
         };
-        let (want, got) = (descriptor.size_bytes, info.size_bytes);
+        let want = descriptor.size_bytes;
         if want != got {
+            let name = descriptor.digest.to_string();
             return Err(TransferError::WrongSize { by: by.to_owned(), what, name, want, got });
         }
         Ok(())
@@ -180,16 +262,21 @@ impl Walk<'_> {
             let what = format!("size of {document}");
             return Err(TransferError::Limit { what, limit: MAX_BYTES });
         }
+        self.budget.charge(Cost::Documents, info.size_bytes + DOCUMENT_BYTES)?;
         let mut bytes = Vec::new();
-        blob.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|cause| TransferError::Read {
-            place: format!("document {document}"),
-            cause,
-        })?;
+        blob.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| TransferError::Read { document: document.to_owned(), cause })?;
         Ok(bytes)
     }
 }
 
 impl Tree {
+    /// Whether what is in it are no images: charts, signatures.
+    pub(super) fn is_artifact(&self) -> bool {
+        self.images.iter().all(|image| image.diff_ids.is_empty() && !image.layers.is_empty())
+    }
+
     /// The image to unpack for `platform`.
     pub(super) fn select(
         &self,
@@ -208,6 +295,7 @@ impl Tree {
             have: self
                 .images
                 .iter()
+                .take(MAX_LISTED)
                 .map(|image| image.platform.to_string())
                 .collect::<Vec<_>>()
                 .join(", "),

@@ -1,11 +1,13 @@
 //! Unpacks an image's layers into snapshots.
 //!
 //! Each layer becomes the committed snapshot of its chain id, which says what is in it: one that
-//! is there already is used as it is. The config's label then keeps the topmost from garbage
+//! is there already is used as it is, one whose directory was lost is put back. The config's label then keeps the topmost from garbage
 //! collection, as the image's target keeps the config.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use installer::budget::Budget;
 
 use super::layer::{self, Applied};
 use super::tree::Image;
@@ -27,6 +29,15 @@ pub(super) struct Unpacker<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) lease: &'a LeaseId,
     pub(super) progress: &'a Progress,
+    pub(super) budget: &'a Budget,
+}
+
+/// Whether a layer's snapshot is there.
+enum Held {
+    Whole,
+    Not,
+    /// Its record is, its directory is not.
+    Lost,
 }
 
 /// The chain id of each layer, from the uncompressed digests of all.
@@ -51,9 +62,13 @@ impl Unpacker<'_> {
         let mut labels = BTreeMap::new();
         let chain = chain_ids(&image.diff_ids);
         let mut parent = String::new();
-        for ((layer, diff_id), chain_id) in image.layers.iter().zip(&image.diff_ids).zip(&chain) {
-            if !self.held(chain_id).await? {
-                self.layer(layer, diff_id, chain_id, &parent).await?;
+        for ((layer, diff_id), chain_id) in
+            image.layers.iter().zip(image.diff_ids.iter()).zip(&chain)
+        {
+            match self.held(chain_id).await? {
+                Held::Whole => {}
+                Held::Not => self.layer(layer, diff_id, chain_id, &parent).await?,
+                Held::Lost => self.restore(layer, diff_id, chain_id).await?,
             }
             let uncompressed = (UNCOMPRESSED.to_owned(), diff_id.to_string());
             labels.insert(layer.digest.clone(), Labels::from([uncompressed]));
@@ -66,15 +81,32 @@ impl Unpacker<'_> {
         Ok(labels)
     }
 
+    /// Unpacks a layer whose snapshot has a record and no directory.
+    async fn restore(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<(), TransferError> {
+        log::warn!("the directory of snapshot {chain_id} is lost: its layer is unpacked again");
+        self.tell("unpacking", layer);
+        let draft = self.snapshots.draft(self.namespace, chain_id.as_str()).await?;
+        self.apply(layer, diff_id, draft.mounts.clone()).await?;
+        self.snapshots.restore(draft).await?;
+        self.tell("unpacked", layer);
+        Ok(())
+    }
+
     /// Whether the snapshot is there; it is then held by our lease too. Held first, looked up
     /// then: between the two it cannot be collected.
-    async fn held(&self, chain_id: &Digest) -> Result<bool, TransferError> {
+    async fn held(&self, chain_id: &Digest) -> Result<Held, TransferError> {
         let kind = format!("snapshots/{}", self.snapshots.name());
         let resource = Resource { kind, id: chain_id.to_string() };
         self.leases.add(self.namespace, self.lease, resource).await?;
-        match self.snapshots.stat(self.namespace, chain_id.as_str()).await {
-            Ok(_) => Ok(true),
-            Err(SnapshotError::NotFound { .. }) => Ok(false),
+        match self.snapshots.is_lost(self.namespace, chain_id.as_str()).await {
+            Ok(false) => Ok(Held::Whole),
+            Ok(true) => Ok(Held::Lost),
+            Err(SnapshotError::NotFound { .. }) => Ok(Held::Not),
             Err(other) => Err(other.into()),
         }
     }
@@ -129,9 +161,10 @@ impl Unpacker<'_> {
     ) -> Result<(), TransferError> {
         let (store, namespace) = (self.store.clone(), self.namespace.clone());
         let digest = layer.digest.clone();
+        let budget = self.budget.clone();
         let Applied { diff_id: got, .. } = blocking(move || {
             let (_, blob) = store.open_blob(&namespace, &digest)?;
-            layer::apply(blob, &mounts, false)
+            layer::apply(blob, &mounts, false, &budget)
                 .map_err(|cause| TransferError::Layer { layer: digest, cause: Box::new(cause) })
         })
         .await?;

@@ -75,8 +75,8 @@ fn documents_are_read_or_refused() {
         ] {
             match document::parse_target("it", media_type, bytes) {
                 Ok(document::Target::Index(index)) => {
-                    for link in &index.manifests {
-                        let _ = (link.descriptor("it"), link.platform());
+                    for link in index.manifests.iter() {
+                        let _ = (link.descriptor("it"), link.platform("it"));
                     }
                 }
                 Ok(document::Target::Manifest(manifest)) => {
@@ -89,7 +89,7 @@ fn documents_are_read_or_refused() {
             }
         }
         if let Ok(config) = document::parse::<document::Config>("it", bytes) {
-            let _ = (config.platform().to_string(), config.diff_ids("it"));
+            let _ = (config.platform("it").map(|one| one.to_string()), config.diff_ids("it"));
         }
         let _ = document::parse::<Vec<document::Saved>>("manifest.json", bytes);
     });
