@@ -1,6 +1,5 @@
 //! Hostile daemons and clients: what comes on stdin and on the socket.
 
-use std::cell::RefCell;
 use std::time::Duration;
 
 use ::fuzz::Target;
@@ -29,7 +28,7 @@ fn a_connection_of_any_bytes_leaves_the_server_answering() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
-    let daemon = RefCell::new(local.block_on(&runtime, Daemon::new()));
+    let daemon = local.block_on(&runtime, Daemon::new());
     let words = &[
         "containerd.task.v3.Task",
         "containerd.task.v2.Task",
@@ -41,7 +40,6 @@ fn a_connection_of_any_bytes_leaves_the_server_answering() {
     ];
     Target::new("ttrpc").words(words).memory_bytes(32 << 20).run(|bytes| {
         local.block_on(&runtime, async {
-            let daemon = daemon.borrow();
             let path = daemon.folder.path().join("s");
             let mut stream = UnixStream::connect(&path).await.expect("connect");
             // The server may have hung up already.
