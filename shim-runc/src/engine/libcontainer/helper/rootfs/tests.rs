@@ -223,6 +223,13 @@ fn proc_and_sys_are_mounted_on_directories_alone() {
 }
 
 #[test]
+fn a_root_without_a_path_is_refused() {
+    let mut bundle = Bundle::new();
+    bundle.spec["root"]["path"] = json!("");
+    assert_eq!(bundle.refused(), "root.path is empty");
+}
+
+#[test]
 fn masks_need_a_null_device_that_is_one() {
     let mut bundle = Bundle::new();
     bundle.spec["linux"]["devices"] =
