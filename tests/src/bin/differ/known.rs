@@ -59,8 +59,6 @@ const OURS_CAN: &str = "done as the specification says, where runc 1.1 does not"
 const SCORE: &str = "without a score in the spec it is inherited, here from a shim, whose own is \
     one above the daemon's";
 
-const CORE: &str = "the link to /proc/kcore, where the kernel has it, is called /dev/kcore";
-
 /// All of them.
 pub(crate) const KNOWN: &[Known] = &[
     sometimes(
@@ -190,8 +188,6 @@ pub(crate) const KNOWN: &[Known] = &[
     ),
     known("cgroup v1: cpu: a burst", "outside values cpu.cfs_burst_us", OURS_CAN),
     known("cgroup v1: cpu: idle", "outside values cpu.", OURS_CAN),
-    on(Hierarchy::V2, "", "dev /dev/core", CORE),
-    on(Hierarchy::V2, "", "dev /dev/kcore", CORE),
     on(Hierarchy::V2, "cgroup v2: cpu: a burst", "outside values cpu.max.burst", OURS_CAN),
     on(Hierarchy::V2, "cgroup v2: cpu: idle", "outside values cpu.", OURS_CAN),
     on(Hierarchy::V2, "cgroup v2: cpu: realtime", "outcome", "refused; runc ignores it"),

@@ -9,6 +9,8 @@
 //! See cgroups(7), cgroup_namespaces(7); runc's `mountCgroupV1`.
 
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -54,6 +56,13 @@ impl Groups {
         Ok(Self { unified, namespace, hierarchies, group: group.to_owned() })
     }
 
+    /// As on a host of version 2.
+    #[cfg(test)]
+    pub(super) fn of_version_2(group: &Path) -> Self {
+        let hierarchies = Vec::new();
+        Self { unified: true, namespace: false, hierarchies, group: group.to_owned() }
+    }
+
     fn of_container(&self, hierarchy: &Path) -> PathBuf {
         hierarchy.join(self.group.strip_prefix("/").unwrap_or(&self.group))
     }
@@ -88,7 +97,7 @@ impl Groups {
         Ok(())
     }
 
-    fn version_2(&self, change: Change) -> std::io::Result<std::os::fd::OwnedFd> {
+    fn version_2(&self, change: Change) -> io::Result<OwnedFd> {
         let new = NewFileSystem { kind: "cgroup2", source: "cgroup", flags: &[], data: &[] };
         new.mount(change.set).or_else(|_| {
             // In a user namespace without one of control groups.
@@ -98,22 +107,17 @@ impl Groups {
         })
     }
 
-    fn version_1(
-        &self,
-        hierarchy: &Hierarchy,
-        above: &std::os::fd::OwnedFd,
-        change: Change,
-    ) -> std::io::Result<()> {
+    fn version_1(&self, hierarchy: &Hierarchy, above: &OwnedFd, change: Change) -> io::Result<()> {
         let name = hierarchy.name.as_str();
         let tree = if self.namespace {
-            let data = [name.to_owned()];
+            let data: Vec<_> = name.split(',').map(str::to_owned).collect();
             NewFileSystem { kind: "cgroup", source: "cgroup", flags: &[], data: &data }
                 .mount(restricted() | change.set)?
         } else {
             let group = self.of_container(&hierarchy.at);
             let tree = match clone_tree(CWD, &group, true) {
                 // The container has no group there.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 other => other?,
             };
             set(&tree, false, change)?;

@@ -81,6 +81,10 @@ impl RootFs {
     ) -> Result<Self, Failure> {
         let invalid = |message: &str| Failure::new(Reason::InvalidRequest, message);
         let root = spec.root().as_ref().ok_or_else(|| invalid("the spec has no root"))?;
+        if root.path().as_os_str().is_empty() {
+            // It would be the bundle.
+            return Err(invalid("root.path is empty"));
+        }
         let linux =
             spec.linux().as_ref().ok_or_else(|| invalid("the spec has no linux section"))?;
         let has =

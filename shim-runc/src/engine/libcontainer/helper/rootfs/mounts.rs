@@ -190,7 +190,7 @@ impl Mounts {
         }
         let later = self.is_for_later(mount, &name);
         let mut attributes = mount.options.change.set;
-        if later || mount.options.copy_up {
+        if later {
             attributes.remove(MountAttrFlags::MOUNT_ATTR_RDONLY);
         }
         let new = NewFileSystem { kind, source, flags: &mount.options.superblock, data: &data };

@@ -34,6 +34,7 @@ struct Way {
     console: bool,
     no_pivot_root: bool,
     group: PathBuf,
+    unified: bool,
 }
 
 impl Bundle {
@@ -93,7 +94,10 @@ impl Bundle {
             let thread = scope.spawn(|| {
                 let spec: Spec = serde_json::from_value(self.spec.clone()).unwrap();
                 let root = RootFs::of(&spec, self.directory.path(), way.no_pivot_root, &way.group);
-                let root = root.map_err(|failure| failure.message)?;
+                let mut root = root.map_err(|failure| failure.message)?;
+                if way.unified {
+                    root.groups = Some(Groups::of_version_2(&way.group));
+                }
                 let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES;
                 unshare(own | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC).unwrap();
                 let before = free();
@@ -216,6 +220,13 @@ fn proc_and_sys_are_mounted_on_directories_alone() {
         let text = bundle.refused();
         assert!(text.contains("must be mounted on an ordinary directory"), "{text}");
     }
+}
+
+#[test]
+fn a_root_without_a_path_is_refused() {
+    let mut bundle = Bundle::new();
+    bundle.spec["root"]["path"] = json!("");
+    assert_eq!(bundle.refused(), "root.path is empty");
 }
 
 #[test]
@@ -413,6 +424,19 @@ fn control_groups_are_shown_with_the_options_of_their_mount() {
             assert!(line.contains(" ro,nosuid,nodev,noexec"), "{line}");
             assert!(!line.contains("name="), "{line}");
         }
+    });
+    seen.unwrap();
+}
+
+#[test]
+fn control_groups_of_version_2_are_one_mount() {
+    let mut bundle = Bundle::new();
+    bundle.add(mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]));
+    let way = Way { group: "/".into(), unified: true, ..Way::default() };
+    let seen = bundle.enter_with(way, |_| {
+        let line = mounted("/sys/fs/cgroup").remove(0);
+        assert!(line.contains(" ro,nosuid,nodev,noexec") && line.contains("cgroup2"), "{line}");
+        assert!(Path::new("/sys/fs/cgroup/cgroup.procs").exists());
     });
     seen.unwrap();
 }

@@ -4,7 +4,7 @@
 //! meanwhile: openat2(2) resolves with the root as root, and what is missing is made one component
 //! at a time, each below the descriptor of the one before. Links of /proc that jump (magic links)
 //! are never followed. What was found is held by its descriptor, so nothing is resolved twice.
-//! Not here: what a place is for (`mounts`, `nodes`, `protect`).
+//! Not here: what a place is for (`mounts`, `nodes`, `protect`). Expects a umask of 0.
 //! See openat2(2), path_resolution(7), proc(5) on links.
 
 use std::ffi::{OsStr, OsString};
@@ -91,7 +91,7 @@ impl Tree {
         let keep = if last == LastLink::Keep { OFlags::NOFOLLOW } else { OFlags::empty() };
         match self.open(path, OFlags::PATH | keep) {
             Ok(fd) => Ok(Place { fd, existed: true }),
-            Err(Errno::NOENT) => self.walk(path, Some(missing), last, |_| Ok(())),
+            Err(Errno::NOENT) => self.walk(path, missing, last, |_| Ok(())),
             Err(error) => Err(error),
         }
     }
@@ -106,7 +106,7 @@ impl Tree {
             Err(Errno::NOENT) => {}
             other => return other,
         }
-        let place = self.walk(path, Some(Missing::Directory), LastLink::Follow, may_make)?;
+        let place = self.walk(path, Missing::Directory, LastLink::Follow, may_make)?;
         if file_type(&place.fd)? == FileType::Directory { Ok(place.fd) } else { Err(Errno::NOTDIR) }
     }
 
@@ -114,7 +114,7 @@ impl Tree {
     fn walk(
         &self,
         path: &Path,
-        missing: Option<Missing>,
+        missing: Missing,
         last: LastLink,
         mut may_make: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<Place, Errno> {
@@ -131,7 +131,6 @@ impl Tree {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = match openat(current, name.as_os_str(), flags, Mode::empty()) {
                 Err(Errno::NOENT) => {
-                    let Some(missing) = missing else { return Err(Errno::NOENT) };
                     tries += 1;
                     if tries > TRIES {
                         return Err(Errno::AGAIN);
