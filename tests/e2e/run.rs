@@ -4,7 +4,7 @@ use std::fs;
 
 use harness::fixtures::{self, APP, CONFIGURED};
 use harness::terminal::Terminal;
-use harness::{Root, Supervisor, eventually, image, wait};
+use harness::{Root, Supervisor, eventually, image, programs, wait};
 
 use crate::engine::{Engine, with_each_engine};
 use crate::stock::ON_A_TERMINAL;
@@ -14,6 +14,7 @@ with_each_engine! {
     standard_input_reaches_the_container_and_ends
     a_terminal_has_its_size_and_answers
     a_detached_container_takes_execs_is_killed_and_removed
+    a_user_of_the_host_runs_nothing_of_a_container
     eight_mebibytes_written_just_before_exit_arrive_whole
     a_command_that_is_not_found_ends_with_127_and_one_not_executable_with_126
     the_image_config_decides_command_environment_directory_and_user
@@ -90,6 +91,39 @@ fn a_terminal_has_its_size_and_answers(engine: Engine) {
     terminal.type_in("word\n");
     terminal.shows("got:word");
     assert_eq!(terminal.end(), 7, "{}", terminal.screen());
+}
+
+fn a_user_of_the_host_runs_nothing_of_a_container(engine: Engine) {
+    // A setuid-root file that a container had made was run by a user of the host, through the bundle.
+    let root = Root::new();
+    let supervisor = supervisor(&root);
+    let id = root.id("s");
+    let script = "cp /bin/busybox /id && chmod 4755 /id && echo >/ready && exec sleep 600";
+    let words = [flags(engine, &["-d", "--id", &id]), vec!["/bin/sh", "-c", script]].concat();
+    let _ = supervisor.run(&words).success();
+    let bundle = supervisor.state().join("tasks").join(root.namespace()).join(&id);
+    let rootfs = bundle.join("rootfs");
+    eventually(wait::SOON, "the file is there", || rootfs.join("ready").exists().then_some(()));
+    // What is above belongs to the tests and to the daemon, and is asked elsewhere.
+    for above in bundle.ancestors().skip(1).take_while(|one| one.starts_with(root.path())) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(above, mode).expect("our own");
+    }
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let as_user = |program: &std::path::Path| {
+        let mut command = root.command(programs::system("setpriv"));
+        // setpriv itself keeps its capabilities until it executes.
+        command.args(user).args(["/bin/sh", "-c", "exec \"$0\" -u"]).arg(program);
+        harness::run(&mut command)
+    };
+    let done = as_user(&rootfs.join("id"));
+    assert_ne!(done.code(), 0, "{done:?}");
+    done.complains_of(&["Permission denied"]);
+    // It is the bundle that keeps them out. (busybox itself gives up what it does not need.)
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    fs::set_permissions(&bundle, mode).expect("our own");
+    let _ = as_user(&rootfs.join("id")).success();
+    let _ = supervisor.run(&["rm", "-f", &id]).success();
 }
 
 fn a_detached_container_takes_execs_is_killed_and_removed(engine: Engine) {
