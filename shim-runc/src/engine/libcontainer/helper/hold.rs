@@ -1,4 +1,5 @@
-//! Where a further process waits, ready to execute its command, until the shim has been told of it.
+//! Where a process waits until it has been told of: a further one, ready to execute its command, until
+//! the shim knows of it; a clone of a clone until the helper does.
 //!
 //! Promise: a process whose helper dies before it has answered for it ends by itself, and so does
 //! nothing of the user's that no caller knows of. See pipe(7).
@@ -11,7 +12,7 @@ use rustix::pipe::PipeFlags;
 /// The process's side.
 pub(super) struct Hold(OwnedFd);
 
-/// The helper's side: the only writing end.
+/// The side of who tells of it: the only writing end.
 #[derive(Debug)]
 pub(super) struct Release(OwnedFd);
 

@@ -43,7 +43,7 @@ use super::keyring::Keyring;
 use super::rootfs::{RootFs, Terminal};
 use super::spaces::Spaces;
 use super::words::{self, Word, Words};
-use super::{attributes, procfs, terminal};
+use super::{attributes, hold, procfs, terminal};
 
 /// What init is made of.
 pub(super) struct Init<'a> {
@@ -101,15 +101,20 @@ impl Init<'_> {
         self.finish(words, terminal)
     }
 
-    /// Goes on in a clone, and ends here.
+    /// Goes on in a clone, and ends here. What the clone says comes after what is said of it.
     fn clone_init(&self, words: &Words) -> Result<(), Failure> {
+        let (hold, release) = hold::make().map_err(|error| failed("pipe", &error))?;
         let cloned = call::clone_sibling(self.spaces.make_pid_namespace(), None);
         match cloned.map_err(|error| failed("clone init", &error))? {
             Some((pid, _)) => {
                 words.say(&Word::Cloned { pid }).map_err(|error| words::left(&error))?;
+                release.go();
                 call::exit(0)
             }
-            None => Ok(()),
+            None => {
+                drop(release);
+                if hold.wait() { Ok(()) } else { call::exit(1) }
+            }
         }
     }
 

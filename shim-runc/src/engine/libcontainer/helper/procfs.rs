@@ -27,6 +27,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::sys::process as call;
 use super::super::wire::{Failure, Reason};
+use super::hold;
 use super::words::{self, Word, Words};
 
 /// More than one packet carries is more than anybody mounts.
@@ -80,9 +81,15 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     empty_root()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))?;
     call::close_all_but(&[there.as_fd()])?;
+    let (hold, release) = hold::make()?;
     if let Some((pid, _)) = call::clone_sibling(false, None)? {
         there.say(&Word::Cloned { pid })?;
+        release.go();
         call::exit(0)
+    }
+    drop(release);
+    if !hold.wait() {
+        return Ok(());
     }
     let open = |_| fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC);
     let opened: Vec<_> = (0..times).map(open).collect::<Result<_, _>>()?;
