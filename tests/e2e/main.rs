@@ -3,11 +3,13 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
+mod client;
 mod daemon;
 mod dropin;
 mod engine;
 mod images;
 mod install;
+mod interrupted;
 mod licences;
 mod pains;
 mod quickstart;
