@@ -205,6 +205,25 @@ fn a_client_whose_daemon_goes_away_before_it_answers_asks_the_next_one() {
     nothing_is_kept(&supervisor);
 }
 
+#[test]
+fn a_client_whose_daemon_is_stopped_waits_with_the_next_one() {
+    let root = Root::new();
+    let mut supervisor = supervisor(&root);
+    let id = root.id("w");
+    let script = "sleep 4; exit 9";
+    let _ = supervisor.run(&["run", "-d", "--id", &id, APP, "/bin/sh", "-c", script]).success();
+    let mut waiting = supervisor.cli(&["wait", &id]);
+    let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    std::thread::sleep(Duration::from_millis(500));
+    let first = Pid::from_raw(supervisor.daemon());
+    kill(first, Signal::SIGTERM).expect("it runs");
+    let waiting = waiting.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&waiting.stdout).trim(), "9", "{waiting:?}");
+    let _ = supervisor.run(&["rm", &id]).success();
+    nothing_is_kept(&supervisor);
+    supervisor.stop(Signal::SIGTERM);
+}
+
 /// What grpcio 1.85.3 sends for a call of `Version` to `unix:/tmp/dmn-try/raw.sock`, as recorded. The
 /// authority is the percent-encoded path, for which the HTTP library reset every stream.
 const GRPCIO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\

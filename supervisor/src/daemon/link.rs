@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Error};
 use tower::{Service, ServiceExt as _};
 
 /// How often a call is made.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 8;
 /// How long a killed daemon's root may take to be free again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,14 +57,25 @@ impl Service<Request<Body>> for Link {
                 match once(channel.clone(), request).await {
                     Err(error) if attempt < ATTEMPTS => {
                         log::debug!("{}: {error}; asking again", head.uri.path());
-                        tokio::time::sleep(PAUSE * attempt).await;
-                        attempt += 1;
+                    }
+                    Ok(answer) if attempt < ATTEMPTS && is_unavailable(&answer) => {
+                        log::debug!("{}: unavailable; asking again", head.uri.path());
                     }
                     answer => return answer,
                 }
+                tokio::time::sleep(PAUSE * attempt).await;
+                attempt += 1;
             }
         })
     }
+}
+
+/// Whether a daemon says that it is stopping, or has not reached a shim again yet.
+fn is_unavailable(answer: &Response<Body>) -> bool {
+    let status = answer.headers().get(tonic::Status::GRPC_STATUS);
+    status.is_some_and(|status| {
+        tonic::Code::from_bytes(status.as_bytes()) == tonic::Code::Unavailable
+    })
 }
 
 async fn once(channel: Channel, request: Request<Body>) -> Result<Response<Body>, Error> {
