@@ -86,19 +86,24 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
 
 /// Makes both directories, and mends the modes of what is in them.
 pub(super) fn mend_modes(config: &DaemonConfig) -> Result<(), DaemonError> {
-    own(&config.root, ROOT_MODE, &IN_ROOT)?;
+    own(&config.root, ROOT_MODE, &IN_ROOT, config)?;
     own_state(config)
 }
 
 /// Makes the state directory, as far as a client needs it too.
 pub(super) fn own_state(config: &DaemonConfig) -> Result<(), DaemonError> {
-    own(&config.state, STATE_MODE, &IN_STATE)
+    own(&config.state, STATE_MODE, &IN_STATE, config)
 }
 
 /// Makes a directory that is the supervisor's own, and mends its mode and those of what is in it.
 ///
 /// A directory with other things in it is refused: its mode is somebody else's.
-fn own(path: &Path, mode: u32, within: &[(&str, u32)]) -> Result<(), DaemonError> {
+fn own(
+    path: &Path,
+    mode: u32,
+    within: &[(&str, u32)],
+    config: &DaemonConfig,
+) -> Result<(), DaemonError> {
     let failed = |what| {
         let path = path.to_owned();
         move |cause| DaemonError::File { what, path, cause }
@@ -108,8 +113,11 @@ fn own(path: &Path, mode: u32, within: &[(&str, u32)]) -> Result<(), DaemonError
     if !is_known {
         for entry in fs::read_dir(path).map_err(failed("read directory"))? {
             let name = entry.map_err(failed("read directory"))?.file_name();
+            // The other directory may be in this one, and a service manager makes the socket first.
+            let ours = [&config.root, &config.state, &config.address, &config.opt];
+            let is_ours = ours.iter().any(|other| other.starts_with(path.join(&name)));
             // A file system of its own has this one.
-            if name != "lost+found" {
+            if name != "lost+found" && !is_ours {
                 return Err(DaemonError::Foreign { path: path.to_owned(), other: name });
             }
         }
@@ -179,6 +187,28 @@ pub(super) fn check_mount_namespace(config: &DaemonConfig) -> Result<(), DaemonE
 mod tests {
     use super::*;
 
+    /// A configuration whose state directory is in its root directory.
+    fn config(place: &Path) -> DaemonConfig {
+        let flags = crate::config::Flags {
+            root: Some(place.join("a/root")),
+            state: Some(place.join("a/root/state")),
+            config: Some("/dev/null".into()),
+            ..Default::default()
+        };
+        DaemonConfig::resolve(&flags).unwrap()
+    }
+
+    #[test]
+    fn a_root_directory_may_have_the_state_directory_and_the_socket_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        let config = config(place.path());
+        fs::create_dir_all(&config.state).unwrap();
+        // As a service manager makes it, before the daemon is there.
+        fs::write(&config.address, "").unwrap();
+        mend_modes(&config).unwrap();
+        assert_eq!((mode(&config.root), mode(&config.state)), (0o700, 0o711));
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
@@ -187,7 +217,7 @@ mod tests {
     fn modes_are_mended_at_each_start() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().join("a/root");
-        own(&root, ROOT_MODE, &IN_ROOT).unwrap();
+        own(&root, ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
         assert_eq!(mode(&root), 0o700);
         fs::create_dir(root.join("content")).unwrap();
         fs::write(root.join("metadata.db"), "").unwrap();
@@ -200,7 +230,7 @@ mod tests {
         fs::write(&elsewhere, "").unwrap();
         fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::symlink(&elsewhere, root.join("uuid")).unwrap();
-        own(&root, ROOT_MODE, &IN_ROOT).unwrap();
+        own(&root, ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
         assert_eq!(mode(&root), 0o700);
         assert_eq!(mode(&root.join("content")), 0o700);
         assert_eq!(mode(&root.join("metadata.db")), 0o600);
@@ -213,11 +243,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         fs::create_dir(place.path().join("lost+found")).unwrap();
-        own(place.path(), ROOT_MODE, &IN_ROOT).unwrap();
+        own(place.path(), ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
         assert_eq!(mode(place.path()), 0o700, "a file system of its own is taken");
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         fs::write(place.path().join("x"), "").unwrap();
-        let refused = own(place.path(), ROOT_MODE, &IN_ROOT).unwrap_err();
+        let refused = own(place.path(), ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap_err();
         assert!(matches!(refused, DaemonError::Foreign { .. }), "{refused}");
         assert_eq!(mode(place.path()), 0o1777);
     }
