@@ -232,7 +232,9 @@ impl Plan {
                     return Err(refused("files with set-id bits are not installed"));
                 }
                 let digest = content_digest(image, source.layer, archive)?;
-                Planned::File { source, mode: entry.mode & 0o777, digest, size_bytes: *size_bytes }
+                // Whatever else the image says: others may run and read it, nobody may write it.
+                let mode = if entry.mode & 0o111 == 0 { 0o644 } else { 0o755 };
+                Planned::File { source, mode, digest, size_bytes: *size_bytes }
             }
             EntryKind::HardLink { target } => self
                 .linked(target)

@@ -23,15 +23,21 @@ pub(crate) const SHOWN: [&str; 2] = ["bin", "lib"];
 
 /// Copies the current generation, if there is one, into an empty directory.
 pub(crate) fn begin(from: Option<&Path>, into: &Path) -> Result<(), InstallError> {
-    fs::create_dir(into).call("mkdir", into)?;
+    directory(into)?;
     for name in SHOWN {
-        let directory = into.join(name);
-        fs::create_dir(&directory).call("mkdir", &directory)?;
+        let target = into.join(name);
+        directory(&target)?;
         if let Some(from) = from.map(|from| from.join(name)).filter(|from| from.is_dir()) {
-            link_tree(&from, &directory)?;
+            link_tree(&from, &target)?;
         }
     }
     Ok(())
+}
+
+/// Makes a directory with the same mode whatever the caller's umask.
+fn directory(path: &Path) -> Result<(), InstallError> {
+    fs::create_dir(path).call("mkdir", path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755)).call("chmod", path)
 }
 
 /// Hard links of everything below a directory; symbolic links are links too.
@@ -42,7 +48,7 @@ pub(crate) fn link_tree(from: &Path, into: &Path) -> Result<(), InstallError> {
             let entry = entry.call("readdir", &from)?;
             let (source, target) = (entry.path(), into.join(entry.file_name()));
             if entry.file_type().call("stat", &source)?.is_dir() {
-                fs::create_dir(&target).call("mkdir", &target)?;
+                directory(&target)?;
                 waiting.push((source, target));
             } else {
                 fs::hard_link(&source, &target).call("link", &target)?;

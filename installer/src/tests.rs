@@ -113,6 +113,23 @@ fn what_is_in_bin_is_installed_as_roots_and_receipted() {
     assert_eq!(place.opt.receipts().unwrap(), [receipt]);
 }
 
+/// A file that anybody may write, run by root from then on.
+#[test]
+fn installed_files_have_one_of_two_modes_whatever_the_image_says() {
+    let place = Place::new();
+    let modes = [(0o777, 0o755), (0o700, 0o755), (0o001, 0o755), (0o666, 0o644), (0o000, 0o644)];
+    let names: Vec<String> = modes.iter().map(|(mode, _)| format!("bin/m{mode:o}")).collect();
+    let entries: Vec<Entry<'_>> = std::iter::zip(&names, &modes)
+        .map(|(name, (mode, _))| (name.as_str(), b'0', "", *mode, "x"))
+        .collect();
+    place.opt.install(&image("tool", &[&entries]), PLAIN).unwrap();
+    let mode = |path: &str| fs::metadata(place.at(path)).unwrap().permissions().mode() & 0o7777;
+    for (name, (_, installed)) in std::iter::zip(&names, &modes) {
+        assert_eq!(mode(name), *installed, "{name}");
+    }
+    assert_eq!((mode("bin"), mode("lib")), (0o755, 0o755));
+}
+
 #[test]
 fn libraries_come_only_when_asked_for() {
     let place = Place::new();

@@ -6,9 +6,12 @@
 //! Containers do not depend on it: they live in their shims, and [`crate::task`] adopts them.
 //! Not here: what is served ([`crate::api`]).
 
+mod authority;
+mod detach;
 mod domain;
 mod door;
 mod launch;
+mod link;
 mod lock;
 mod log;
 mod place;
@@ -17,7 +20,8 @@ mod sys;
 mod upkeep;
 
 pub(crate) use domain::Domain;
-pub(crate) use launch::connect;
+pub(crate) use launch::{connect, is_listening, went_away};
+pub(crate) use link::{Link, Repeatable};
 pub(crate) use log::log_to_stderr;
 pub(crate) use serve::serve;
 

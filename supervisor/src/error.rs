@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::text::{QUOTED_BYTES, escaped};
 
 /// The daemon's own failures; those of its domains have enums of their own.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,21 @@ pub(crate) enum DaemonError {
     NotRoot { what: &'static str },
     #[error("{what} {path}: {cause}")]
     File { what: &'static str, path: PathBuf, cause: io::Error },
+    #[error(
+        "directory {path} has things of others in it ({}): choose a directory of its own for the \
+         supervisor", escaped(&.other.to_string_lossy(), QUOTED_BYTES)
+    )]
+    Foreign { path: PathBuf, other: std::ffi::OsString },
+    #[error(
+        "the supervisor at {address} serves {}, not the root directory {root}: give the --root \
+         or the --address of the one that is meant", named(.served)
+    )]
+    OtherRoot { address: PathBuf, root: PathBuf, served: Option<PathBuf> },
+    #[error(
+        "the supervisor at {address} takes no connection or does not answer: waited {seconds} s; \
+         it may be stopped or hang (its pid is in {lock})"
+    )]
+    Silent { address: PathBuf, lock: PathBuf, seconds: u64 },
     #[error("root directory {root} is held by another supervisor{}", holder(.pid))]
     Held { root: PathBuf, pid: Option<u32> },
     #[error(
@@ -29,6 +45,13 @@ pub(crate) enum DaemonError {
     Serve { address: PathBuf, cause: tonic::transport::Error },
     #[error("open {what}: {cause}")]
     Open { what: &'static str, cause: String },
+}
+
+fn named(root: &Option<PathBuf>) -> String {
+    match root {
+        Some(root) => format!("the root directory {}", root.display()),
+        None => "a root directory that it does not name".to_owned(),
+    }
 }
 
 fn holder(pid: &Option<u32>) -> String {

@@ -15,9 +15,13 @@ use tokio_stream::StreamExt as _;
 
 use crate::metadata::Namespace;
 use crate::metadata::filter::{Fields, Filters};
+use crate::text::{QUOTED_BYTES, escaped};
 
 /// Events that a subscriber may be behind before it is cut off.
 const BACKLOG: usize = 4096;
+/// As large as an event may be. Containerd's own have hundreds of bytes; a subscriber may be behind
+/// by all of its backlog.
+const EVENT_BYTES: usize = 64 << 10;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,8 +95,16 @@ fn inner_field(event: &Any, path: &[&str]) -> Option<String> {
 
 /// An event that cannot be published.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("event topic {0:?} must be a path of identifiers that begins with /")]
-pub(crate) struct BadTopic(String);
+pub(crate) enum BadEvent {
+    #[error("event topic {} must be a path of identifiers that begins with /", quoted(.0))]
+    Topic(String),
+    #[error("event of {bytes} bytes is too large, {EVENT_BYTES} are allowed")]
+    Size { bytes: usize },
+}
+
+fn quoted(topic: &str) -> String {
+    format!("{:?}", escaped(topic, QUOTED_BYTES).to_string())
+}
 
 struct Subscriber {
     wanted: Filters,
@@ -124,9 +136,13 @@ impl Bus {
     }
 
     /// Passes on an event that a shim or a client made, with its own time.
-    pub(crate) fn forward(&self, event: Event) -> Result<(), BadTopic> {
+    pub(crate) fn forward(&self, event: Event) -> Result<(), BadEvent> {
         if !is_topic(&event.topic) {
-            return Err(BadTopic(event.topic));
+            return Err(BadEvent::Topic(event.topic));
+        }
+        let bytes = event.topic.len() + event.event.value.len() + event.event.type_url.len();
+        if bytes > EVENT_BYTES {
+            return Err(BadEvent::Size { bytes });
         }
         self.deliver(event);
         Ok(())

@@ -3,8 +3,9 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
-mod check;
 mod archives;
+mod check;
+mod client;
 mod daemon;
 mod documents;
 mod doubt;
@@ -14,6 +15,7 @@ mod faults;
 mod full;
 mod images;
 mod install;
+mod interrupted;
 mod licences;
 mod pains;
 mod power;

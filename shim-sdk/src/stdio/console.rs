@@ -80,8 +80,7 @@ impl Console {
             let what = format!("make a console socket in {}", path.display());
             move |cause: io::Error| Error::io(what, cause)
         };
-        let directory =
-            mkdtemp(&template).map_err(|errno| failed(&template)(errno.into()))?;
+        let directory = mkdtemp(&template).map_err(|errno| failed(&template)(errno.into()))?;
         let attempt = failed(&directory);
         let socket = SocketFile(directory.join("s"));
         let listener = UnixListener::bind(&socket.0).map_err(attempt)?;

@@ -12,9 +12,7 @@ use protos::ttrpc::shim_async::TaskClient;
 use protos::ttrpc::ttrpc::asynchronous::Client;
 use protos::ttrpc::ttrpc::asynchronous::transport::Socket;
 use protos::ttrpc::ttrpc::proto::GenMessage;
-use protos::ttrpc::ttrpc::{
-    Code, Error as TtrpcError, MessageHeader, Request, Response, context,
-};
+use protos::ttrpc::ttrpc::{Code, Error as TtrpcError, MessageHeader, Request, Response, context};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};

@@ -11,6 +11,7 @@ use prost::Message as _;
 use prost_types::Any;
 use protos::grpc::containerd::services::introspection::v1 as wire;
 use protos::grpc::containerd::types::{Platform, RuntimeRequest};
+use tonic::metadata::BinaryMetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::config::DaemonConfig;
@@ -53,8 +54,13 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     ("io.containerd.grpc.v1", "version", &[]),
 ];
 
+/// The header of the answer to Server that tells the root directory which is served, so that a
+/// client of ours can tell whether this daemon is the one that it means.
+pub(crate) const SERVED_ROOT: &str = "supervisor-root-bin";
+
 /// containerd.services.introspection.v1.Introspection.
 pub(crate) struct Introspection {
+    root: BinaryMetadataValue,
     plugins: Vec<wire::Plugin>,
     uuid: String,
     tasks: Tasks,
@@ -63,7 +69,8 @@ pub(crate) struct Introspection {
 impl Introspection {
     /// `uuid` tells this root from every other.
     pub(crate) fn new(config: &DaemonConfig, uuid: String, tasks: Tasks) -> Self {
-        Self { plugins: plugins(config), uuid, tasks }
+        let root = BinaryMetadataValue::from_bytes(config.root.as_os_str().as_encoded_bytes());
+        Self { root, plugins: plugins(config), uuid, tasks }
     }
 }
 
@@ -163,12 +170,14 @@ impl wire::introspection_server::Introspection for Introspection {
 
     async fn server(&self, _: Request<()>) -> Result<Response<wire::ServerResponse>, Status> {
         let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino());
-        Ok(Response::new(wire::ServerResponse {
+        let mut answer = Response::new(wire::ServerResponse {
             uuid: self.uuid.clone(),
             pid: std::process::id().into(),
             pidns: namespace,
             deprecations: Vec::new(),
-        }))
+        });
+        answer.metadata_mut().insert_bin(SERVED_ROOT, self.root.clone());
+        Ok(answer)
     }
 
     async fn plugin_info(

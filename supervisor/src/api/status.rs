@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_message_of_megabytes_is_shortened_at_a_character() {
-        for (letter, most) in [("x", MESSAGE_BYTES), ("\u{1b}", MESSAGE_BYTES / 3), ("é", 682), ("日", 455)]
+        for (letter, most) in
+            [("x", MESSAGE_BYTES), ("\u{1b}", MESSAGE_BYTES / 3), ("é", 682), ("日", 455)]
         {
             let long = Status::not_found(letter.repeat(3_000_000));
             let answer = shorten(long.into_http::<()>());

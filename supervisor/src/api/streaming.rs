@@ -20,6 +20,12 @@ use crate::metadata::Namespace;
 
 /// How far a sender may be ahead of us, in bytes.
 const WINDOW_BYTES: i32 = 4 << 20;
+/// Pieces that wait to be read: the window bounds their bytes, this bounds how many there are.
+const PIECES: usize = 64;
+/// Streams of one namespace that wait to be taken.
+const WAITING: usize = 256;
+/// As long as the name of a stream may be.
+const ID_BYTES: usize = 256;
 /// Messages on their way to a client.
 const QUEUE: usize = 16;
 /// The acknowledgement, `google.protobuf.Empty`.
@@ -63,6 +69,10 @@ impl Streams {
             if waiting.contains_key(&key) {
                 return Err(Status::already_exists(format!("stream {:?}: already exists", key.1)));
             }
+            if waiting.keys().filter(|(namespace, _)| *namespace == key.0).count() >= WAITING {
+                let text = format!("{WAITING} streams wait to be used already");
+                return Err(Status::resource_exhausted(text));
+            }
             let acknowledgement = Any { type_url: EMPTY.to_owned(), value: Vec::new() };
             // Before anybody can take it, so that nothing overtakes the acknowledgement.
             if outgoing.try_send(Ok(acknowledgement)).is_err() {
@@ -94,9 +104,9 @@ impl Stream {
     /// The bytes that the client sends, for a blocking thread to read. They end when the other end
     /// of `wanted` is dropped: a client may have left its call and not its stream.
     pub(crate) fn into_reader(self, wanted: oneshot::Receiver<()>) -> impl Read + Send + 'static {
-        let (pieces, received) = mpsc::unbounded_channel();
+        let (pieces, received) = mpsc::channel(PIECES);
         let (consumed, progress) = mpsc::unbounded_channel();
-        // Unbounded, but the window bounds what a client may have sent.
+        // Unbounded, but there is one number for each piece that was read.
         tokio::spawn(async move {
             tokio::select! {
                 () = receive(self, pieces, progress) => {}
@@ -107,7 +117,7 @@ impl Stream {
     }
 
     /// Sends messages to the client until the other end of `messages` is dropped.
-    pub(crate) async fn forward(self, mut messages: mpsc::UnboundedReceiver<Any>) {
+    pub(crate) async fn forward(self, mut messages: mpsc::Receiver<Any>) {
         while let Some(message) = messages.recv().await {
             if self.outgoing.send(Ok(message)).await.is_err() {
                 return;
@@ -119,7 +129,7 @@ impl Stream {
 /// Receives data and widens the window as it is consumed, until either side ends.
 async fn receive(
     mut stream: Stream,
-    pieces: mpsc::UnboundedSender<io::Result<Vec<u8>>>,
+    pieces: mpsc::Sender<io::Result<Vec<u8>>>,
     mut consumed: mpsc::UnboundedReceiver<usize>,
 ) {
     let mut window = i64::from(WINDOW_BYTES);
@@ -150,22 +160,24 @@ async fn receive(
                     Ok(data) => {
                         window -= i64::try_from(data.len()).unwrap_or(i64::MAX);
                         if window < 0 {
-                            let _ = pieces.send(Err(io::Error::other("sender ignores the window")));
+                            let error = io::Error::other("sender ignores the window");
+                            let _ = pieces.send(Err(error)).await;
                             return;
                         }
-                        if pieces.send(Ok(data)).is_err() {
+                        // An empty one says nothing, and no window bounds how many there are.
+                        if !data.is_empty() && pieces.send(Ok(data)).await.is_err() {
                             return;
                         }
                     }
                     Err(error) => {
-                        let _ = pieces.send(Err(error));
+                        let _ = pieces.send(Err(error)).await;
                         return;
                     }
                 },
                 Ok(None) => return,
                 Err(status) => {
                     let error = io::Error::new(io::ErrorKind::ConnectionAborted, status.message());
-                    let _ = pieces.send(Err(error));
+                    let _ = pieces.send(Err(error)).await;
                     return;
                 }
             },
@@ -186,7 +198,7 @@ fn unpack(message: &Any) -> io::Result<Vec<u8>> {
 
 /// Reads what [`receive`] passes on. Dropping it ends the stream.
 struct Bytes {
-    received: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
+    received: mpsc::Receiver<io::Result<Vec<u8>>>,
     consumed: mpsc::UnboundedSender<usize>,
     current: Vec<u8>,
     position: usize,
@@ -259,9 +271,85 @@ async fn id(incoming: &mut Messages<Any>) -> Result<String, Status> {
         .await?
         .ok_or_else(|| Status::invalid_argument("stream ended before it was named"))?;
     match protos::any::unpack::<wire::StreamInit>(&first) {
+        Some(Ok(init)) if init.id.len() > ID_BYTES => {
+            Err(Status::invalid_argument(format!("stream id is longer than {ID_BYTES} bytes")))
+        }
         Some(Ok(init)) if !init.id.is_empty() => Ok(init.id),
         Some(Ok(_)) => Err(Status::invalid_argument("stream id must not be empty")),
         Some(Err(error)) => Err(Status::invalid_argument(format!("stream init: {error}"))),
         None => Err(Status::invalid_argument("the first message must be a StreamInit")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+    use prost::Message as _;
+    use tonic::codec::Codec as _;
+    use tonic::codegen::Bytes as Buffer;
+
+    use super::*;
+
+    /// A client that sends this many messages of so many bytes, one in each frame.
+    struct Client {
+        left: usize,
+        bytes: usize,
+        sent: Arc<AtomicUsize>,
+    }
+
+    impl http_body::Body for Client {
+        type Data = Buffer;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Buffer>, Infallible>>> {
+            if self.left == 0 {
+                return Poll::Pending;
+            }
+            self.left -= 1;
+            self.sent.fetch_add(1, Ordering::Relaxed);
+            let message = protos::any::pack(&Data { data: vec![7; self.bytes] }).encode_to_vec();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let frame = [&[0][..], &length, &message].concat();
+            Poll::Ready(Some(Ok(Frame::data(frame.into()))))
+        }
+    }
+
+    /// How many pieces wait for a reader that does not read, and how many messages were taken.
+    async fn queued(bytes: usize) -> (usize, usize) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let client = Client { left: 10_000, bytes, sent: sent.clone() };
+        let decoder = tonic_prost::ProstCodec::<Any, Any>::default().decoder();
+        let incoming = Messages::new_request(decoder, client, None, None);
+        let (outgoing, _answers) = mpsc::channel(QUEUE);
+        let (pieces, received) = mpsc::channel(PIECES);
+        let (_consumed, progress) = mpsc::unbounded_channel();
+        let receiving = tokio::spawn(receive(Stream { incoming, outgoing }, pieces, progress));
+        while tokio::time::timeout(std::time::Duration::from_millis(200), async {
+            let before = sent.load(Ordering::Relaxed);
+            while sent.load(Ordering::Relaxed) == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .is_ok()
+        {}
+        receiving.abort();
+        (received.len(), sent.load(Ordering::Relaxed))
+    }
+
+    /// The window bounds bytes: of small messages, and of empty ones, any number was queued.
+    #[tokio::test]
+    async fn a_client_is_no_further_ahead_than_a_few_messages_however_small_they_are() {
+        let (waiting, taken) = queued(1).await;
+        assert!(waiting <= PIECES && taken <= 2 * PIECES, "{waiting} of {taken}");
+        assert_eq!(queued(0).await, (0, 10_000), "empty ones are passed over");
     }
 }

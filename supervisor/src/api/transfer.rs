@@ -16,6 +16,9 @@ use super::translate::{Unfinished, labels, signed, wire_descriptor};
 use crate::metadata::Namespace;
 use crate::transfer::{Destination, Event, Importer, Platform, Prefix, Progress, TransferError};
 
+/// News on its way to a client. An archive names fewer images than this.
+const NEWS: usize = 4096;
+
 /// The service.
 pub(crate) struct Transfer {
     importer: Importer,
@@ -33,11 +36,12 @@ impl Transfer {
             return Ok(Told { progress: Progress::ignored(), forwarding: None });
         }
         let stream = self.streams.take(namespace, id)?;
-        let (sender, messages) = mpsc::unbounded_channel();
+        let (sender, messages) = mpsc::channel(NEWS);
         let forwarding = tokio::spawn(stream.forward(messages));
         let progress = Progress::to(move |event| {
-            // A client that stopped listening still gets its transfer.
-            let _ = sender.send(any::pack(&to_wire(event)));
+            // A client that stopped listening still gets its transfer; one that is slow, or does
+            // not read at all, loses news.
+            let _ = sender.try_send(any::pack(&to_wire(event)));
         });
         Ok(Told { progress, forwarding: Some(forwarding) })
     }

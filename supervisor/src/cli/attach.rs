@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use protos::grpc::containerd::services::tasks::v1::WaitRequest;
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::client::Client;
 use super::error::CliError;
 use super::signals::Signals;
 use super::stdio::Copies;
+use crate::daemon::went_away;
 use protos::grpc::containerd::services::tasks::v1::CloseIoRequest;
 
 /// How long output may take that comes from a process whose shim has let go of the streams.
@@ -47,7 +48,7 @@ impl Process {
                 WaitRequest { container_id: self.container.clone(), exec_id: self.exec.clone() };
             match client.tasks().wait(request).await {
                 Ok(answer) => return Ok(answer.into_inner().exit_status),
-                Err(status) if is_gone(&status) && left > 0 => {
+                Err(status) if went_away(&status) && left > 0 => {
                     log::debug!("the daemon is gone ({status}); starting it again");
                     left -= 1;
                     sleep(Duration::from_millis(50)).await;
@@ -72,13 +73,6 @@ impl Process {
             _ => {}
         }
     }
-}
-
-fn is_gone(status: &Status) -> bool {
-    // A connection that broke in the middle of a call reads as UNKNOWN or CANCELLED, with the
-    // transport's error as its source.
-    let broken = std::error::Error::source(status).is_some();
-    status.code() == Code::Unavailable || broken
 }
 
 impl Exit {

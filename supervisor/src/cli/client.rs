@@ -15,16 +15,15 @@ use services::version::v1::version_client::VersionClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::error::CliError;
 use crate::api;
 use crate::config::DaemonConfig;
-use crate::daemon;
+use crate::daemon::{self, Link};
 
 /// A connection whose requests carry a namespace.
-pub(crate) type Connection = InterceptedService<Channel, InNamespace>;
+pub(crate) type Connection = InterceptedService<Link, InNamespace>;
 
 /// Adds the namespace to each request.
 #[derive(Clone)]

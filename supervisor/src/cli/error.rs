@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::signal::Signal;
 use tonic::Status;
 
 use super::spec::SpecError;
@@ -46,6 +47,10 @@ pub(crate) enum CliError {
     Io { what: String, cause: io::Error },
     #[error("{0}")]
     Usage(String),
+    #[error("container {id}: interrupted by {signal} while it was being made; {left}")]
+    Interrupted { id: String, signal: Signal, left: String },
+    #[error("container {id} is not removed: {left}")]
+    Stays { id: String, left: String },
     /// Each failure was printed when it happened.
     #[error("{failed} of {all} failed")]
     Several { failed: usize, all: usize },
@@ -62,20 +67,41 @@ impl CliError {
         Self::Io { what: what.into(), cause: cause.into() }
     }
 
+    /// Whether what was asked for may have been done in spite of the error.
+    pub(crate) fn is_undecided(&self) -> bool {
+        match self {
+            Self::Call { status, .. } => is_broken(status),
+            Self::Interrupted { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The status to exit with.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::CommandNotFound { .. } => NOT_FOUND,
             Self::CommandNotExecutable { .. } => NOT_EXECUTABLE,
             Self::Several { .. } => 1,
+            // As a shell tells it.
+            Self::Interrupted { signal, .. } => 128 + *signal as u8,
             _ => OWN_FAILURE,
         }
     }
 }
 
+/// Whether a status was made here, of a connection that broke under the call: it has a source then.
+fn is_broken(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 /// What a status says; a code without words is named.
 fn message(status: &Status) -> String {
     match status.code() {
+        _ if is_broken(status) => {
+            "the supervisor went away before it answered, and whether this was done is not known \
+             (see supervisor ps --all)"
+                .to_owned()
+        }
         _ if !status.message().is_empty() => status.message().to_owned(),
         code => code.to_string(),
     }

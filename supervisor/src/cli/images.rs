@@ -66,12 +66,14 @@ async fn remove(client: &Client, names: &[String]) -> Result<u8, CliError> {
         let found = image::find(client, &name).await?;
         let request = DeleteImageRequest { name: found.name.clone(), sync: true, target: None };
         match client.images().delete(request).await {
-            Ok(_) => {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(CliError::call(format!("remove image {name}"), status))
+            }
+            // It was here a moment ago; somebody else, or an earlier daemon, has removed it.
+            _ => {
                 say(found.name);
                 Ok(())
             }
-            Err(status) if status.code() == Code::NotFound => Err(CliError::NoImage { name }),
-            Err(status) => Err(CliError::call(format!("remove image {name}"), status)),
         }
     })
     .await

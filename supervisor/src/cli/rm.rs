@@ -1,12 +1,26 @@
 //! `rm`: containers, with their tasks and snapshots.
+//!
+//! Promise: what is said to be removed is gone, with its processes and mounts. A removal ends within
+//! [`PATIENCE`] or says what stays.
+
+use std::future::Future;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use protos::grpc::containerd::services::tasks::v1::{DeleteTaskRequest, KillRequest, WaitRequest};
-use tonic::Code;
+use protos::grpc::containerd::services::tasks::v1::{
+    DeleteTaskRequest, GetRequest, KillRequest, WaitRequest,
+};
+use tokio::time::timeout;
+use tonic::{Code, Request};
 
 use super::client::Client;
 use super::error::CliError;
 use super::{Context, container, for_each, say};
+use crate::daemon::Repeatable;
+
+/// How long each step of a removal may take. The daemon gives a shim that does not answer 10 s before
+/// it cleans up behind it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -24,43 +38,98 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     for_each(&arguments.ids, |id| async move {
         let record = container::get(client, &id).await?;
         if force {
-            stop(client, &id).await?;
+            end(client, &id).await?;
+        } else {
+            delete(client, &id).await?;
         }
-        let request = DeleteTaskRequest { container_id: id.clone() };
-        match client.tasks().delete(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                return Err(CliError::call(format!("remove {id}"), status));
+        let snapshots = async {
+            if record.snapshot_key != id {
+                let (snapshotter, key) = (&record.snapshotter, &record.snapshot_key);
+                container::remove_snapshot(client, snapshotter, key).await?;
             }
-            _ => {}
-        }
-        if record.snapshot_key != id {
-            container::remove_snapshot(client, &record.snapshotter, &record.snapshot_key).await?;
-        }
-        container::remove(client, &id, &record.snapshotter).await?;
+            container::remove(client, &id, &record.snapshotter).await
+        };
+        within(&id, "its snapshot and record", snapshots).await?;
         say(id);
         Ok(())
     })
     .await
 }
 
+/// Ends a task, in whatever state it is, and removes it. A task need not be there.
+pub(crate) async fn end(client: &Client, id: &str) -> Result<(), CliError> {
+    stop(client, id).await?;
+    delete(client, id).await
+}
+
+/// Does a step of a removal; what it was to remove stays when its time is over.
+async fn within<T>(
+    id: &str,
+    what: &str,
+    step: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    timeout(PATIENCE, step).await.unwrap_or_else(|_| {
+        let seconds = PATIENCE.as_secs();
+        let left = format!("{what} stayed after {seconds} s of waiting for the supervisor");
+        Err(CliError::Stays { id: id.to_owned(), left })
+    })
+}
+
 /// Kills a task, if there is one, and waits until it has exited.
-pub(crate) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
-    let request = KillRequest {
-        container_id: id.to_owned(),
-        exec_id: String::new(),
-        signal: Signal::SIGKILL as u32,
-        all: true,
-    };
-    match client.tasks().kill(request).await {
-        Ok(_) => {}
-        Err(status) if status.code() == Code::NotFound => return Ok(()),
-        Err(status) => return Err(CliError::call(format!("kill {id}"), status)),
-    }
-    let request = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-    match client.tasks().wait(request).await {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(CliError::call(format!("wait for {id}"), status))
+pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
+    let kill = async {
+        let mut request = Request::new(KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal: Signal::SIGKILL as u32,
+            all: true,
+        });
+        // What is killed twice is dead as well.
+        request.extensions_mut().insert(Repeatable);
+        match client.tasks().kill(request).await {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(CliError::call(format!("kill {id}"), status)),
         }
-        _ => Ok(()),
+    };
+    let process = process(client, id).await;
+    if !within(id, &process, kill).await? {
+        return Ok(());
+    }
+    let wait = async {
+        let request = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        match client.tasks().wait(request).await {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(CliError::call(format!("wait for {id}"), status))
+            }
+            _ => Ok(()),
+        }
+    };
+    within(id, &process, wait).await
+}
+
+/// Deletes a task; one that is still being made is ended by it.
+async fn delete(client: &Client, id: &str) -> Result<(), CliError> {
+    let delete = async {
+        let request = DeleteTaskRequest { container_id: id.to_owned() };
+        match client.tasks().delete(request).await {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(CliError::call(format!("remove {id}"), status))
+            }
+            _ => Ok(()),
+        }
+    };
+    within(id, "its task, with its mounts and bundle,", delete).await
+}
+
+/// What to call the process of a task.
+async fn process(client: &Client, id: &str) -> String {
+    let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+    match timeout(PATIENCE, client.tasks().get(request)).await {
+        Ok(Ok(answer)) => match answer.into_inner().process {
+            Some(process) if process.pid > 0 => format!("its process {}", process.pid),
+            _ => "its process".to_owned(),
+        },
+        _ => "its process".to_owned(),
     }
 }

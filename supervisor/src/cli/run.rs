@@ -1,12 +1,14 @@
 //! `run`: a container from an image, in the foreground or detached.
 //!
 //! Image, snapshot, spec, record, task, in this order; what was made is removed again, newest
-//! first, when a later step fails.
+//! first, when a later step fails, or when INT, TERM, HUP or QUIT comes before the command runs.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use installer::merged::Merged;
+use nix::sys::signal::Signal;
 use oci_spec::runtime::Mount;
 use protos::any;
 use protos::grpc::containerd::runc::v1::Options;
@@ -17,6 +19,7 @@ use protos::grpc::containerd::services::tasks::v1::{
     CreateTaskRequest, DeleteTaskRequest, StartRequest,
 };
 use protos::grpc::containerd::types;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::attach::{self, Process};
@@ -24,6 +27,7 @@ use super::client::Client;
 use super::container::{self, SNAPSHOTTER};
 use super::error::CliError;
 use super::image::{self, RunImage};
+use super::rm::PATIENCE;
 use super::signals::Signals;
 use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
 use super::stdio::{Fifos, Streams};
@@ -118,43 +122,152 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
         image::resolve(&client, &arguments.image).await?
     };
     let labels = unfinished::labels(arguments.rm)?;
-    let mut mounts = prepare(&client, &id, &image, &labels).await?;
+    // From here on something is there to be removed when this command is told to end.
+    let mut signals = Signals::catch(arguments.tty)?;
+    let prepared = settled(&mut signals, &id, prepare(&client, &id, &image, &labels)).await;
+    let (mut mounts, told) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) if error.is_undecided() => return Err(unprepared(&client, &id, error).await),
+        Err(error) => return Err(error),
+    };
     if arguments.rm {
         container::make_volatile(&mut mounts);
     }
-    match in_snapshot(&client, &id, &image, mounts, &arguments).await {
-        Ok(status) => Ok(status),
-        Err(error) => {
-            if let Err(also) = container::remove(&client, &id, SNAPSHOTTER).await {
-                log::warn!("clean up: {also}");
-            }
-            Err(error)
+    let mut is_recorded = false;
+    let outcome = match told {
+        Some(signal) => Err(interrupted(&id, signal)),
+        None => {
+            let recorded = &mut is_recorded;
+            in_snapshot(&client, &id, &image, mounts, &arguments, &mut signals, recorded).await
+        }
+    };
+    let error = match outcome {
+        Ok(status) => return Ok(status),
+        Err(error) => error,
+    };
+    let remove = async {
+        if is_recorded {
+            return container::remove(&client, &id, SNAPSHOTTER).await;
+        }
+        // A record of this id is somebody else's.
+        container::remove_snapshot(&client, SNAPSHOTTER, &id).await
+    };
+    match timeout(PATIENCE, remove).await {
+        Ok(Ok(())) => Err(error),
+        Ok(Err(also)) => Err(left_behind(error, &format!("its snapshot or record stays: {also}"))),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            Err(left_behind(error, &format!("its snapshot or record stays after {seconds} s")))
         }
     }
 }
 
-/// Everything that an error makes undone.
+/// Removes the snapshot of which is not known whether it was made, unless it is that of another
+/// container; returns the error.
+async fn unprepared(client: &Client, id: &str, error: CliError) -> CliError {
+    let remove = async {
+        match container::get(client, id).await {
+            Err(CliError::NoContainer { .. }) => {
+                container::remove_snapshot(client, SNAPSHOTTER, id).await
+            }
+            other => other.map(drop),
+        }
+    };
+    match timeout(PATIENCE, remove).await {
+        Ok(Ok(())) => error,
+        Ok(Err(also)) => left_behind(error, &format!("its snapshot may stay: {also}")),
+        Err(_) => left_behind(error, "its snapshot may stay: the supervisor does not answer"),
+    }
+}
+
+/// Waits for the answer to a short step, also when this command is told to end: only then is known
+/// what there is to be removed. Returns the signal that came.
+async fn settled<T>(
+    signals: &mut Signals,
+    id: &str,
+    step: impl Future<Output = Result<T, CliError>>,
+) -> Result<(T, Option<Signal>), CliError> {
+    tokio::pin!(step);
+    tokio::select! {
+        biased;
+        signal = signals.interrupted() => match timeout(PATIENCE, step).await {
+            Ok(done) => Ok((done?, Some(signal))),
+            Err(_) => {
+                let error = interrupted(id, signal);
+                Err(left_behind(error, "the supervisor does not say what was made of it"))
+            }
+        },
+        done = &mut step => Ok((done?, None)),
+    }
+}
+
+fn interrupted(id: &str, signal: Signal) -> CliError {
+    let left = "what was made of it is removed".to_owned();
+    CliError::Interrupted { id: id.to_owned(), signal, left }
+}
+
+/// Does a step of making a container, unless this command is told to end first.
+async fn making<T>(
+    signals: &mut Signals,
+    id: &str,
+    step: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    tokio::select! {
+        biased;
+        signal = signals.interrupted() => Err(interrupted(id, signal)),
+        done = step => done,
+    }
+}
+
+/// An error, and what its cleaning up could not remove.
+fn left_behind(error: CliError, left: &str) -> CliError {
+    match error {
+        CliError::Interrupted { id, signal, .. } => {
+            CliError::Interrupted { id, signal, left: left.to_owned() }
+        }
+        error => {
+            log::warn!("clean up: {left}");
+            error
+        }
+    }
+}
+
+/// Everything that an error makes undone; tells whether there is a record to be removed.
 async fn in_snapshot(
     client: &Client,
     id: &str,
     image: &RunImage,
     rootfs: Vec<types::Mount>,
     arguments: &Arguments,
+    signals: &mut Signals,
+    is_recorded: &mut bool,
 ) -> Result<u8, CliError> {
     let mut merged = open(&rootfs)?;
     let wanted = wanted(client, id, image, merged.as_mut(), arguments)?;
     let (args, env, cwd) = (wanted.args.clone(), wanted.env.clone(), wanted.cwd.clone());
     let spec = spec::build(wanted);
-    create_record(client, id, image, &spec, arguments).await?;
+    let record = create_record(client, id, image, &spec, arguments);
+    match settled(signals, id, record).await {
+        Ok(((), None)) => *is_recorded = true,
+        Ok(((), Some(signal))) => {
+            *is_recorded = true;
+            return Err(interrupted(id, signal));
+        }
+        Err(error) => {
+            // A record on this snapshot, which is ours, was made by this call.
+            *is_recorded = error.is_undecided()
+                && container::get(client, id).await.is_ok_and(|record| record.snapshot_key == id);
+            return Err(error);
+        }
+    }
     let explain = |error: CliError| explain(error, merged, &args, &env, &cwd);
     if arguments.detach {
-        detached(client, id, rootfs, arguments).await.map_err(explain)?;
+        detached(client, id, rootfs, arguments, signals).await.map_err(explain)?;
         say(id);
         return Ok(0);
     }
     let streams = Streams { stdin: arguments.interactive, terminal: arguments.tty };
     let mut fifos = Fifos::make(&client.config.state, id, streams)?;
-    let mut signals = Signals::catch(arguments.tty)?;
     let [stdin, stdout, stderr] = fifos.paths();
     let request = CreateTaskRequest {
         container_id: id.to_owned(),
@@ -165,9 +278,8 @@ async fn in_snapshot(
         terminal: arguments.tty,
         ..CreateTaskRequest::default()
     };
-    let failed = |status| CliError::call(format!("start container {id}"), status);
-    if let Err(status) = client.tasks().create(request).await {
-        return Err(explain(failed(status)));
+    if let Err(error) = create_task(client, id, request, signals).await {
+        return Err(explain(error));
     }
     let process = Process { container: id.to_owned(), exec: String::new() };
     let exit = process.exit(client);
@@ -175,11 +287,11 @@ async fn in_snapshot(
     let outcome = async {
         let _raw = raw.transpose()?;
         let mut copies = fifos.copy()?;
-        if let Err(status) = client.tasks().start(start_request(id)).await {
+        if let Err(error) = start_task(client, id, signals).await {
             exit.abandon();
-            return Err(failed(status));
+            return Err(error);
         }
-        let status = exit.attend(client, &process, &mut copies, &mut signals).await?;
+        let status = exit.attend(client, &process, &mut copies, signals).await?;
         attach::finish(&mut copies, delete_task(client, id)).await?;
         Ok(status)
     }
@@ -191,12 +303,43 @@ async fn in_snapshot(
             }
             Ok(u8::try_from(status).unwrap_or(u8::MAX))
         }
-        Err(error) => {
-            if let Err(also) = kill_task(client, id).await {
-                log::warn!("clean up: {also}");
-            }
-            Err(explain(error))
-        }
+        Err(error) => Err(explain(without_task(client, id, error).await)),
+    }
+}
+
+/// Has the task made. One whose making fails or is interrupted is not there afterwards.
+async fn create_task(
+    client: &Client,
+    id: &str,
+    request: CreateTaskRequest,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
+    let create = async {
+        let created = client.tasks().create(request).await;
+        created.map(drop).map_err(|status| CliError::call(format!("start container {id}"), status))
+    };
+    match making(signals, id, create).await {
+        // The daemon goes on making it; or it went away, and the next one has found it made.
+        Err(error) if error.is_undecided() => Err(without_task(client, id, error).await),
+        made => made,
+    }
+}
+
+/// Starts the task.
+async fn start_task(client: &Client, id: &str, signals: &mut Signals) -> Result<(), CliError> {
+    let start = async {
+        let request = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let started = client.tasks().start(request).await;
+        started.map(drop).map_err(|status| CliError::call(format!("start container {id}"), status))
+    };
+    making(signals, id, start).await
+}
+
+/// Removes a task after an error that made it of no use, and returns the error.
+async fn without_task(client: &Client, id: &str, error: CliError) -> CliError {
+    match super::rm::end(client, id).await {
+        Ok(()) => error,
+        Err(also) => left_behind(error, &also.to_string()),
     }
 }
 
@@ -206,6 +349,7 @@ async fn detached(
     id: &str,
     rootfs: Vec<types::Mount>,
     arguments: &Arguments,
+    signals: &mut Signals,
 ) -> Result<(), CliError> {
     let log = arguments.log_uri.clone().unwrap_or_default();
     let request = CreateTaskRequest {
@@ -215,19 +359,11 @@ async fn detached(
         stderr: log,
         ..CreateTaskRequest::default()
     };
-    let failed = |status| CliError::call(format!("start container {id}"), status);
-    client.tasks().create(request).await.map_err(failed)?;
-    if let Err(status) = client.tasks().start(start_request(id)).await {
-        if let Err(also) = kill_task(client, id).await {
-            log::warn!("clean up: {also}");
-        }
-        return Err(failed(status));
+    create_task(client, id, request, signals).await?;
+    match start_task(client, id, signals).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(without_task(client, id, error).await),
     }
-    Ok(())
-}
-
-fn start_request(id: &str) -> StartRequest {
-    StartRequest { container_id: id.to_owned(), exec_id: String::new() }
 }
 
 async fn delete_task(client: &Client, id: &str) -> Result<(), CliError> {
@@ -238,12 +374,6 @@ async fn delete_task(client: &Client, id: &str) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Ends a task of which this command could not become the user.
-async fn kill_task(client: &Client, id: &str) -> Result<(), CliError> {
-    super::rm::stop(client, id).await?;
-    delete_task(client, id).await
 }
 
 /// A snapshot for the container on top of the image's.

@@ -1,5 +1,7 @@
 //! Signals that this process gets and the container is meant to.
 
+use std::collections::VecDeque;
+
 use nix::sys::signal::Signal;
 use protos::grpc::containerd::services::tasks::v1::{KillRequest, ResizePtyRequest};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
@@ -24,6 +26,8 @@ const FORWARDED: [Signal; 6] = [
 pub(crate) struct Signals {
     streams: Vec<(Signal, Stream)>,
     resized: Option<Stream>,
+    /// Those that came before there was a process to pass them to.
+    kept: VecDeque<Signal>,
 }
 
 impl Signals {
@@ -37,7 +41,7 @@ impl Signals {
             .map(|number| stream(number).map(|stream| (number, stream)))
             .collect::<Result<_, _>>()?;
         let resized = terminal.then(|| stream(Signal::SIGWINCH)).transpose()?;
-        Ok(Self { streams, resized })
+        Ok(Self { streams, resized, kept: VecDeque::new() })
     }
 
     /// Passes signals on for ever. Run it beside what ends.
@@ -66,8 +70,33 @@ impl Signals {
         }
     }
 
+    /// Ends with a signal that asks this process to end. Others are kept for [`Signals::forward`].
+    ///
+    /// # Cancel safety
+    ///
+    /// No signal is lost but the one that it ends with.
+    pub(crate) async fn interrupted(&mut self) -> Signal {
+        loop {
+            match self.arrived().await {
+                Some(
+                    signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT),
+                ) => return signal,
+                Some(other) => self.kept.push_back(other),
+                // The size is told when the process is there.
+                None => {}
+            }
+        }
+    }
+
     /// The next signal; `None` for a terminal that was resized.
     async fn next(&mut self) -> Option<Signal> {
+        match self.kept.pop_front() {
+            Some(kept) => Some(kept),
+            None => self.arrived().await,
+        }
+    }
+
+    async fn arrived(&mut self) -> Option<Signal> {
         std::future::poll_fn(|context| {
             for (number, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {

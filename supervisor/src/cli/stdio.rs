@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -53,9 +54,12 @@ impl Fifos {
             let what = format!("make {}", path.display());
             move |cause: io::Error| CliError::io(what, cause)
         };
-        std::fs::create_dir_all(&parent).map_err(failed(&parent))?;
+        let make = |path: &Path, recursive| {
+            std::fs::DirBuilder::new().recursive(recursive).mode(0o700).create(path)
+        };
+        make(&parent, true).map_err(failed(&parent))?;
         let directory = parent.join(format!("{id}-{}", super::random_hex(4)?));
-        std::fs::create_dir(&directory).map_err(failed(&directory))?;
+        make(&directory, false).map_err(failed(&directory))?;
         let lock = File::open(&directory)
             .and_then(|file| {
                 Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| errno.into())

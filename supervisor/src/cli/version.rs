@@ -1,13 +1,12 @@
 //! `version`: this program's, and the daemon's where one listens.
 
-use std::os::unix::net::UnixStream;
-
 use super::error::CliError;
 use super::{Context, say};
+use crate::daemon;
 
 pub(crate) async fn run(context: Context) -> Result<u8, CliError> {
     say(format_args!("client: supervisor {}", env!("CARGO_PKG_VERSION")));
-    if UnixStream::connect(&context.config.address).is_err() {
+    if !daemon::is_listening(&context.config)? {
         say("server: not running");
         return Ok(0);
     }

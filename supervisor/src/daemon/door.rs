@@ -25,10 +25,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::server::Connected;
 
+use super::authority::Authority;
 use super::lock::{self, Attempt, Lock};
 
 /// How long the backlog is watched after the socket's name has gone.
 const DRAIN: Duration = Duration::from_millis(30);
+
+/// Root, and the group that an administrator gives a socket to, whatever the umask.
+const SOCKET_MODE: u32 = 0o660;
 
 /// Where clients come in.
 pub(super) struct Door {
@@ -47,11 +51,12 @@ pub(super) struct Leave {
 /// A client's connection, which counts as long as it lives.
 pub(super) struct Client {
     stream: UnixStream,
+    authority: Authority,
     clients: Arc<watch::Sender<usize>>,
 }
 
 impl Door {
-    /// Binds the socket, readable by root alone from its first moment.
+    /// Binds the socket, which nobody but root and its group can use from its first moment.
     ///
     /// The caller holds the root's lock, so whatever has the name already is stale.
     pub(super) fn bind(address: &Path) -> io::Result<Self> {
@@ -101,7 +106,8 @@ impl Door {
             match accepted {
                 Ok((stream, _)) => {
                     self.clients.send_modify(|clients| *clients += 1);
-                    let client = Client { stream, clients: self.clients.clone() };
+                    let (authority, clients) = (Authority::new(), self.clients.clone());
+                    let client = Client { stream, authority, clients };
                     if incoming.send(Ok(client)).await.is_err() {
                         break None;
                     }
@@ -177,7 +183,7 @@ fn away(address: &Path) -> PathBuf {
     name.into()
 }
 
-/// A listening socket with mode 0600 under `address`, whatever was there before.
+/// A listening socket with mode 0660 under `address`, whatever was there before.
 pub(super) fn bind_private(address: &Path) -> io::Result<StdListener> {
     let new = away(address);
     match std::fs::remove_file(&new) {
@@ -185,7 +191,7 @@ pub(super) fn bind_private(address: &Path) -> io::Result<StdListener> {
         _ => {}
     }
     let listener = StdListener::bind(&new)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     std::fs::rename(&new, address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -209,7 +215,8 @@ impl AsyncRead for Client {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        this.authority.poll_read(Pin::new(&mut this.stream), context, buffer)
     }
 }
 
@@ -304,7 +311,7 @@ mod tests {
         drop(StdListener::bind(&place.address).unwrap());
         let _door = Door::bind(&place.address).unwrap();
         let mode = std::fs::metadata(&place.address).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode & 0o777, SOCKET_MODE);
         UnixStream::connect(&place.address).await.unwrap();
     }
 }

@@ -1,16 +1,17 @@
-//! The directories that a daemon serves, and what it makes of its own process before it does.
+//! The directories that a daemon serves: made, claimed, and given their modes at each start.
+//!
+//! Promise: modes depend on nobody's umask, and what somebody changed is mended. The root directory
+//! lets nobody but root in. The state directory has mode 0711: a container in a user namespace
+//! passes through it to its bundle, and cannot read it.
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::{Mode as FileMode, umask};
-
+use super::Mode;
 use super::lock::{self, Attempt, Lock};
-use super::{Mode, sys};
 use crate::config::DaemonConfig;
 use crate::error::DaemonError;
 
@@ -20,8 +21,29 @@ const HANDOVER: Duration = Duration::from_secs(10);
 /// How long any daemon waits for one that is being killed: the kernel takes a moment to let go.
 const DYING: Duration = Duration::from_millis(500);
 
-/// As many descriptors as containerd's unit asks for.
-const DESCRIPTORS: u64 = 1 << 20;
+/// The mode of the root directory.
+const ROOT_MODE: u32 = 0o700;
+/// The mode of the state directory, and of what leads to bundles in it.
+const STATE_MODE: u32 = 0o711;
+
+/// What an earlier daemon left in a root directory, with its mode.
+const IN_ROOT: [(&str, u32); 7] = [
+    ("lock", 0o600),
+    ("uuid", 0o600),
+    ("metadata.db", 0o600),
+    ("metadata.db-wal", 0o600),
+    ("metadata.db-shm", 0o600),
+    ("content", 0o700),
+    ("snapshots", 0o700),
+];
+/// The same for a state directory.
+const IN_STATE: [(&str, u32); 5] = [
+    ("start.lock", 0o600),
+    ("supervisor.log", 0o600),
+    ("mount-namespace", 0o600),
+    ("fifo", 0o700),
+    ("tasks", STATE_MODE),
+];
 
 /// What came of claiming a root.
 pub(super) enum Claim {
@@ -33,10 +55,10 @@ pub(super) enum Claim {
 
 /// Makes the directories and takes the root's lock.
 pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonError> {
-    directory(&config.root)?;
-    directory(&config.state)?;
+    mend_modes(config)?;
     if let Some(parent) = config.address.parent() {
-        directory(parent)?;
+        // It may be a directory of the system, whose mode is none of ours.
+        make(parent, STATE_MODE)?;
     }
     let path = config.root.join("lock");
     let deadline = Instant::now() + if mode == Mode::OnDemand { HANDOVER } else { DYING };
@@ -62,9 +84,72 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
     }
 }
 
-/// Searchable by all, so that a container's user may be let through; readable by root alone.
-fn directory(path: &Path) -> Result<(), DaemonError> {
-    DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(|cause| DaemonError::File {
+/// Makes both directories, and mends the modes of what is in them.
+pub(super) fn mend_modes(config: &DaemonConfig) -> Result<(), DaemonError> {
+    own(&config.root, ROOT_MODE, &IN_ROOT, config)?;
+    own_state(config)
+}
+
+/// Makes the state directory, as far as a client needs it too.
+pub(super) fn own_state(config: &DaemonConfig) -> Result<(), DaemonError> {
+    own(&config.state, STATE_MODE, &IN_STATE, config)
+}
+
+/// Makes a directory that is the supervisor's own, and mends its mode and those of what is in it.
+///
+/// A directory with other things in it is refused: its mode is somebody else's.
+fn own(
+    path: &Path,
+    mode: u32,
+    within: &[(&str, u32)],
+    config: &DaemonConfig,
+) -> Result<(), DaemonError> {
+    let failed = |what| {
+        let path = path.to_owned();
+        move |cause| DaemonError::File { what, path, cause }
+    };
+    make(path, mode)?;
+    let is_known = within.iter().any(|(name, _)| path.join(name).symlink_metadata().is_ok());
+    if !is_known {
+        for entry in fs::read_dir(path).map_err(failed("read directory"))? {
+            let name = entry.map_err(failed("read directory"))?.file_name();
+            // The other directory may be in this one, and a service manager makes the socket first.
+            let ours = [&config.root, &config.state, &config.address, &config.opt];
+            let is_ours = ours.iter().any(|other| other.starts_with(path.join(&name)));
+            // A file system of its own has this one.
+            if name != "lost+found" && !is_ours {
+                return Err(DaemonError::Foreign { path: path.to_owned(), other: name });
+            }
+        }
+    }
+    mend(path, mode).map_err(failed("set the mode of"))?;
+    for (name, mode) in within {
+        let path = path.join(name);
+        match mend(&path, *mode) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // The directory itself lets nobody in; the rest is said, and stops no start.
+            Err(error) => log::warn!("set the mode of {}: {error}", path.display()),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives a file or directory, not what a link leads to, the mode that it is to have.
+fn mend(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut permissions = file.metadata()?.permissions();
+    if permissions.mode() & 0o7777 != mode {
+        permissions.set_mode(mode);
+        file.set_permissions(permissions)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it.
+fn make(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|cause| DaemonError::File {
         what: "make directory",
         path: path.to_owned(),
         cause,
@@ -98,22 +183,72 @@ pub(super) fn check_mount_namespace(config: &DaemonConfig) -> Result<(), DaemonE
     Ok(())
 }
 
-/// Makes the process its own: what a client that starts a daemon has set must not reach containers.
-pub(super) fn detach(mode: Mode) {
-    umask(FileMode::from_bits_truncate(0o022));
-    sys::keep_descriptors_from_children();
-    if mode == Mode::OnDemand {
-        sys::reset_signals();
-        if let Err(error) = nix::unistd::setsid() {
-            log::debug!("setsid(): {error}: already the leader of a session");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration whose state directory is in its root directory.
+    fn config(place: &Path) -> DaemonConfig {
+        let flags = crate::config::Flags {
+            root: Some(place.join("a/root")),
+            state: Some(place.join("a/root/state")),
+            config: Some("/dev/null".into()),
+            ..Default::default()
+        };
+        DaemonConfig::resolve(&flags).unwrap()
     }
-    let enough = |(soft, hard): (u64, u64)| (soft.max(hard.min(DESCRIPTORS)), hard);
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).or_else(|_| {
-        let (soft, hard) = enough(getrlimit(Resource::RLIMIT_NOFILE)?);
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)
-    });
-    if let Err(error) = raised {
-        log::warn!("setrlimit(RLIMIT_NOFILE): {error}: keeping the limit as it is");
+
+    #[test]
+    fn a_root_directory_may_have_the_state_directory_and_the_socket_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        let config = config(place.path());
+        fs::create_dir_all(&config.state).unwrap();
+        // As a service manager makes it, before the daemon is there.
+        fs::write(&config.address, "").unwrap();
+        mend_modes(&config).unwrap();
+        assert_eq!((mode(&config.root), mode(&config.state)), (0o700, 0o711));
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn modes_are_mended_at_each_start() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("a/root");
+        own(&root, ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        fs::create_dir(root.join("content")).unwrap();
+        fs::write(root.join("metadata.db"), "").unwrap();
+        fs::write(root.join("of somebody else"), "").unwrap();
+        for name in ["", "content", "metadata.db", "of somebody else"] {
+            fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        // A link in the place of a file is not followed.
+        let elsewhere = place.path().join("elsewhere");
+        fs::write(&elsewhere, "").unwrap();
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, root.join("uuid")).unwrap();
+        own(&root, ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        assert_eq!(mode(&root.join("content")), 0o700);
+        assert_eq!(mode(&root.join("metadata.db")), 0o600);
+        assert_eq!(mode(&root.join("of somebody else")), 0o777);
+        assert_eq!(mode(&elsewhere), 0o644);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused_and_left_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::create_dir(place.path().join("lost+found")).unwrap();
+        own(place.path(), ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap();
+        assert_eq!(mode(place.path()), 0o700, "a file system of its own is taken");
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::write(place.path().join("x"), "").unwrap();
+        let refused = own(place.path(), ROOT_MODE, &IN_ROOT, &config(place.path())).unwrap_err();
+        assert!(matches!(refused, DaemonError::Foreign { .. }), "{refused}");
+        assert_eq!(mode(place.path()), 0o1777);
     }
 }

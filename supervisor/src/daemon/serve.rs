@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
+use super::detach::detach;
 use super::domain::Domain;
 use super::door::{Door, Leave, bind_private};
 use super::launch::READY;
@@ -35,7 +36,7 @@ pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError>
     }
     let inherited = sys::inherited_listener()
         .map_err(|cause| DaemonError::System { what: "take over the socket", cause })?;
-    place::detach(mode);
+    detach(mode);
     let lock = match place::claim(&config, mode)? {
         Claim::Ours(lock) => lock,
         Claim::Answered => return announce(mode),
@@ -92,6 +93,8 @@ async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("watch for SIGINT"))?;
 
     let domain = Domain::open(&config)?;
+    // Once more, for what was made only now.
+    place::mend_modes(&config)?;
     // Shims find the new daemon before clients do, so that no event of theirs is late.
     let address = config.event_address();
     let listener = bind_private(&address).map_err(|cause| DaemonError::File {

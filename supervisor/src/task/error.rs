@@ -18,6 +18,8 @@ pub(crate) enum TaskError {
     ExecNotFound { id: String, exec: String },
     #[error("task {id}: already exists")]
     Exists { id: String },
+    #[error("task {id} was deleted while it was being made")]
+    Abandoned { id: String },
     /// A signal for what has exited; clients take it for success.
     #[error("process already finished: task {id} has exited")]
     Finished { id: String },
@@ -84,6 +86,7 @@ impl TaskError {
             Self::ShimSlow { .. } => Kind::DeadlineExceeded,
             Self::Connect { .. } => Kind::Unavailable,
             Self::Shim(error) => error.kind(),
+            Self::Abandoned { .. } => Kind::Aborted,
             Self::Interrupted { .. } => Kind::Internal,
         }
     }

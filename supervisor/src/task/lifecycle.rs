@@ -4,7 +4,7 @@
 //!   Create ──► Starting ──► Live ──Delete──► Deleting ──► Gone
 //!                  │          │                            ▲
 //!                  │        shim dies ──► Dead ──Delete────┤
-//!                  └─ fails ───────────────────────────────┘
+//!                  └─ fails, or Delete ────────────────────┘
 //! ```
 //!
 //! The states of processes (created, running, paused, stopped) are the shim's; here is only
@@ -53,6 +53,8 @@ pub(super) enum Step {
     Recall,
     /// Remove what remains.
     Remove,
+    /// End its making, and remove what there is of it.
+    Abandon,
     /// Clean up behind the shim.
     Bury,
     /// Nothing: it was expected, or somebody is at it already.
@@ -76,7 +78,10 @@ pub(super) fn decide(now: Phase, request: Request) -> Result<Step, Refused> {
         (Starting | Live | Deleting | Dead, Create) => Err(Refused::Exists),
         (Gone, Create) => Ok(Step::Reserve),
         // To clients a task exists once Create has answered, until Delete has.
-        (Starting | Deleting | Gone, Ask | Drive | Signal | Delete) => Err(Refused::NotFound),
+        (Starting | Deleting | Gone, Ask | Drive | Signal) => Err(Refused::NotFound),
+        (Deleting | Gone, Delete) => Err(Refused::NotFound),
+        // Or a runtime that hangs would have its container be made for ever.
+        (Starting, Delete) => Ok(Step::Abandon),
         (Live, Ask | Drive | Signal | Delete) => Ok(Step::Forward),
         (Dead, Ask) => Ok(Step::Recall),
         (Dead, Signal) => Err(Refused::Finished),
@@ -97,6 +102,14 @@ mod tests {
         assert_eq!(decide(Phase::Dead, Request::Ask), Ok(Step::Recall));
         assert_eq!(decide(Phase::Dead, Request::Delete), Ok(Step::Remove));
         assert_eq!(decide(Phase::Dead, Request::Signal), Err(Refused::Finished));
+    }
+
+    #[test]
+    fn a_delete_ends_a_task_that_is_being_made() {
+        assert_eq!(decide(Phase::Starting, Request::Delete), Ok(Step::Abandon));
+        for request in [Request::Ask, Request::Drive, Request::Signal] {
+            assert_eq!(decide(Phase::Starting, request), Err(Refused::NotFound));
+        }
     }
 
     #[test]

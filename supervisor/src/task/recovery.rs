@@ -158,8 +158,7 @@ impl Tasks {
                     log::debug!("shut down the shim of {}: {error}", task.name());
                 }
             }
-            Some(client) if self.shares_its_shim(task) => undo(client).await,
-            Some(client) => end(client).await,
+            Some(client) => self.force(task, client).await,
             None => {}
         }
         if let Some(path) = task.dirs.shim() {
@@ -168,7 +167,16 @@ impl Tasks {
                 log::warn!("clean up {}: {}", task.name(), report(&error));
             }
         }
-        self.remove(task).await;
+        self.discard_bundle(task).await;
+    }
+
+    /// Has a shim let go of a task that it is making, by ending the shim if it has no other.
+    pub(super) async fn force(&self, task: &Task, client: &Client) {
+        if self.shares_its_shim(task) {
+            undo(client).await;
+        } else {
+            end(client).await;
+        }
     }
 
     /// Whether another task's bundle names the same shim, as those of a pod do.

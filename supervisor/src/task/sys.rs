@@ -27,10 +27,12 @@ pub(super) struct Command {
     directory: CString,
 }
 
-/// A child with pipes on its standard streams. It is reaped by [`Child::reap`] alone.
+/// A child with pipes on its standard streams. It is reaped by [`Child::reap`] alone; one that is
+/// dropped before, since nobody waits for it any more, is killed.
 #[derive(Debug)]
 pub(super) struct Child {
     pidfd: OwnedFd,
+    is_reaped: bool,
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,
@@ -101,6 +103,7 @@ impl Command {
         // The child cannot have been reaped by anybody else, so its pid is still its own.
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         Ok(Child {
+            is_reaped: false,
             pidfd,
             stdin: Some(in_writer.into()),
             stdout: Some(out_reader.into()),
@@ -122,7 +125,12 @@ impl Child {
     }
 
     /// Collects the exit status; blocks for as long as the child runs.
-    pub(super) fn reap(self) -> io::Result<ExitStatus> {
+    pub(super) fn reap(mut self) -> io::Result<ExitStatus> {
+        self.is_reaped = true;
+        self.wait()
+    }
+
+    fn wait(&self) -> io::Result<ExitStatus> {
         use std::os::fd::AsFd as _;
         let status = loop {
             match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
@@ -141,8 +149,16 @@ impl Child {
 
     /// Kills and reaps; a child that is dead already only wants the latter.
     pub(super) fn end(self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ = self.reap();
+        drop(self);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = self.wait();
+        }
     }
 }
 

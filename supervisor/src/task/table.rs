@@ -16,7 +16,7 @@ use super::launch::Shim;
 use super::lifecycle::{Phase, Refused, Request, Step, decide};
 use super::log::Drain;
 use crate::config::DaemonConfig;
-use crate::events::{BadTopic, Bus, Event};
+use crate::events::{BadEvent, Bus, Event};
 use crate::metadata::Namespace;
 
 /// Where tasks live, and what shims are told of this daemon.
@@ -57,6 +57,8 @@ pub(super) struct Task {
     pub(super) phase: watch::Sender<Phase>,
     /// Held by whoever deletes or buries the task: they take turns.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Ends the making of it: whoever waits for it has given it up.
+    pub(super) abandon: tokio::sync::Notify,
     known: Mutex<Known>,
 }
 
@@ -141,7 +143,7 @@ impl Tasks {
     }
 
     /// Takes an event from a shim: notes an exit, and passes the event on.
-    pub(crate) fn deliver(&self, event: Event) -> Result<(), BadTopic> {
+    pub(crate) fn deliver(&self, event: Event) -> Result<(), BadEvent> {
         use protos::grpc::containerd::events::TaskExit;
         if let Some(Ok(exit)) = protos::any::unpack::<TaskExit>(&event.event)
             && exit.id == exit.container_id
@@ -200,6 +202,7 @@ impl Tasks {
             dirs: Dirs::of(&self.inner.place.root, &self.inner.place.state, namespace, id),
             phase: watch::Sender::new(Phase::Starting),
             turn: tokio::sync::Mutex::default(),
+            abandon: tokio::sync::Notify::new(),
             known: Mutex::default(),
         });
         table.insert(key, task.clone());

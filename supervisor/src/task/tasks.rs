@@ -23,6 +23,8 @@ use super::table::{Task, Tasks};
 use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
 use crate::metadata::Namespace;
 
+/// How long the shim of a failed Create may take to forget it.
+const FORGETTING: Duration = Duration::from_secs(3);
 /// How long the shim of a failed Create may take to go before its binary cleans up.
 const GOING: Duration = Duration::from_secs(1);
 
@@ -53,7 +55,11 @@ impl Tasks {
         let task = self.reserve(namespace, &create.id)?;
         let this = self.clone();
         detached("create", async move {
-            match this.bring_up(&task, shim.clone(), create).await {
+            let made = tokio::select! {
+                made = this.bring_up(&task, shim.clone(), create) => made,
+                () = task.abandon.notified() => Err(TaskError::Abandoned { id: task.id.to_string() }),
+            };
+            match made {
                 Ok((client, pid)) => {
                     task.phase.send_replace(Phase::Live);
                     this.watch(task, client);
@@ -141,10 +147,15 @@ impl Tasks {
     async fn take_down(&self, task: &Arc<Task>, shim: PathBuf) {
         let gone = match task.client() {
             Ok(client) => {
-                // The shim may know the task or not; it is told to forget it in either case.
-                let _ = client.delete(None).await;
-                let asked = client.shut_down().await.is_ok();
-                asked && tokio::time::timeout(GOING, client.closed()).await.is_ok()
+                // The shim may know the task or not; it is told to forget it in either case. One
+                // whose runtime hangs does not answer in time.
+                let forgot = tokio::time::timeout(FORGETTING, client.delete(None)).await;
+                let asked = forgot.is_ok() && client.shut_down().await.is_ok();
+                let left = asked && tokio::time::timeout(GOING, client.closed()).await.is_ok();
+                if !left {
+                    self.force(task, &client).await;
+                }
+                left
             }
             Err(_) => false,
         };
@@ -154,17 +165,24 @@ impl Tasks {
                 log::debug!("clean up behind {}: {}", task.name(), report(&error));
             }
         }
-        self.remove(task).await;
+        self.discard_bundle(task).await;
     }
 
-    /// Removes the bundle and gives the id back.
-    pub(super) async fn remove(&self, task: &Arc<Task>) {
-        let dirs = task.dirs.clone();
-        if let Err(error) = blocking("removal of a bundle", move || dirs.remove()).await {
+    /// Removes the bundle of what no client was told of, and gives the id back in any case.
+    pub(super) async fn discard_bundle(&self, task: &Arc<Task>) {
+        if let Err(error) = self.remove(task).await {
             // The next create of this id, or the next start, tries again.
             log::error!("remove {}: {}", task.name(), report(&error));
+            self.forget(task);
         }
+    }
+
+    /// Removes the bundle, with what is mounted in it, and gives the id back.
+    async fn remove(&self, task: &Arc<Task>) -> Result<(), TaskError> {
+        let dirs = task.dirs.clone();
+        blocking("removal of a bundle", move || dirs.remove()).await?;
         self.forget(task);
+        Ok(())
     }
 
     /// Starts init or an exec; returns its pid.
@@ -199,7 +217,13 @@ impl Tasks {
         namespace: &Namespace,
         id: &ContainerId,
     ) -> Result<Deleted, TaskError> {
-        let (task, _) = self.admit(namespace, id, Request::Delete)?;
+        let (task, step) = self.admit(namespace, id, Request::Delete)?;
+        if step == Step::Abandon {
+            task.abandon.notify_one();
+            // Create cleans up behind itself; a container that was made meanwhile is deleted below.
+            let mut phase = task.phase.subscribe();
+            let _ = phase.wait_for(|phase| *phase != Phase::Starting).await;
+        }
         let this = self.clone();
         detached("delete", async move { this.delete_task(&task).await }).await
     }
@@ -213,7 +237,7 @@ impl Tasks {
             let client = task.client()?;
             match client.delete(None).await {
                 Ok(deleted) => {
-                    self.finish(task, &client).await;
+                    self.finish(task, &client, Some(deleted)).await?;
                     return Ok(deleted);
                 }
                 // The shim has died under the call: it is buried first, which wants the turn.
@@ -227,7 +251,7 @@ impl Tasks {
                 // Deleted before, by a daemon that did not live to finish.
                 Err(error) if error.kind() == Kind::NotFound => {
                     let record = task.dirs.journal();
-                    self.finish(task, &client).await;
+                    self.finish(task, &client, None).await?;
                     let init = record.map(|journal| journal.init);
                     let exit = init.as_ref().and_then(|init| init.exit).or(task.told());
                     let exit = exit.ok_or(error)?;
@@ -239,21 +263,33 @@ impl Tasks {
         }
     }
 
-    /// Ends the shim of a deleted task and removes what remains.
-    async fn finish(&self, task: &Arc<Task>, client: &Client) {
+    /// Ends the shim of a deleted task and removes what remains. What cannot be removed leaves a dead
+    /// task, whose Delete tries again: a client is not told that all is gone before it is.
+    async fn finish(
+        &self,
+        task: &Arc<Task>,
+        client: &Client,
+        deleted: Option<Deleted>,
+    ) -> Result<(), TaskError> {
         task.phase.send_replace(Phase::Deleting);
-        let (shut, ()) = tokio::join!(client.shut_down(), self.remove(task));
+        let (shut, removed) = tokio::join!(client.shut_down(), self.remove(task));
+        if removed.is_err() {
+            let exit = deleted.map(|deleted| deleted.exit).or(task.told());
+            let pid = deleted.and_then(|deleted| deleted.pid);
+            task.died(Remains::new(pid, exit.unwrap_or_else(Exit::killed)));
+        }
         if let Err(error) = shut
             && !error.closed()
         {
             log::warn!("shut down the shim of {}: {error}", task.name());
         }
+        removed
     }
 
     /// Deletes what a dead shim left; its own event cannot come any more.
     async fn delete_dead(&self, task: &Arc<Task>) -> Result<Deleted, TaskError> {
         let remains = task.remains().unwrap_or_else(|| Remains::new(None, Exit::killed()));
-        self.remove(task).await;
+        self.remove(task).await?;
         let event = TaskDelete {
             container_id: task.id.to_string(),
             id: task.id.to_string(),

@@ -72,7 +72,8 @@ impl Importer {
             let Ok(tree) = walk.tree(&image.target) else { continue };
             for image in tree.images {
                 let chain = chain_ids(&image.diff_ids);
-                for ((chain, diff_id), layer) in chain.iter().zip(image.diff_ids.iter()).zip(image.layers.iter())
+                for ((chain, diff_id), layer) in
+                    chain.iter().zip(image.diff_ids.iter()).zip(image.layers.iter())
                 {
                     let layer = KnownLayer { blob: layer.digest.clone(), diff_id: diff_id.clone() };
                     known.insert(chain.to_string(), layer);
@@ -317,8 +318,7 @@ fn compare(
     path: &Path,
     archive: &mut Archive<impl io::Read>,
 ) -> Result<Option<String>, TransferError> {
-    let failed =
-        |cause| TransferError::Read { document: format!("the file {path:?}"), cause };
+    let failed = |cause| TransferError::Read { document: format!("the file {path:?}"), cause };
     let mut file = match open(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
         // As in `sized`.
         Err(error) if is_link(&error) => return Ok(None),
