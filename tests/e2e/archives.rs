@@ -238,7 +238,7 @@ fn a_tree_deeper_than_any_stack_is_measured_and_removed() {
     let id = root.id("deep");
     let _ = supervisor.run(&["run", "-d", "--name", &id, APP, "/bin/sleep", "1000"]).success();
     let ours = homes().into_iter().find(|home| !before.contains(home)).expect("its snapshot");
-    dig(&ours.join("fs"), 20_000);
+    dig(&ours.join("fs"), 3_000);
     // What a client asks for goes through all of it.
     let usage = run(&mut supervisor.ctr(&["snapshots", "usage"])).success().out();
     assert!(usage.contains(&id), "{usage}");
@@ -250,7 +250,7 @@ fn a_tree_deeper_than_any_stack_is_measured_and_removed() {
     supervisor.stop(Signal::SIGTERM);
     let orphan = snapshots.join("4711");
     fs::create_dir_all(orphan.join("fs")).expect("make a snapshot's directory");
-    dig(&orphan.join("fs"), 20_000);
+    dig(&orphan.join("fs"), 3_000);
     supervisor.serve();
     eventually(Duration::from_secs(120), "the orphan is gone", || (!orphan.exists()).then_some(()));
     assert!(supervisor.run(&["images"]).success().out().contains(APP));

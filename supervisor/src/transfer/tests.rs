@@ -96,8 +96,15 @@ impl Fixture {
         .await
         .unwrap();
         for folder in ["content/blobs/sha256", "content/ingests", "snapshots"] {
-            let left = std::fs::read_dir(self.folder.path().join(folder)).unwrap().count();
-            assert_eq!(left, 0, "{folder} after {after}");
+            // A removed snapshot's files go in the background.
+            let left = || std::fs::read_dir(self.folder.path().join(folder)).unwrap().count();
+            for _ in 0..500 {
+                if left() == 0 {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            assert_eq!(left(), 0, "{folder} after {after}");
         }
     }
 }
