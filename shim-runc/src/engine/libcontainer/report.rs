@@ -3,7 +3,7 @@
 //! libcontainer hands an error of its init to the caller as the text of the outermost one, "failed
 //! syscall", and says the rest to `tracing`. So each container and each exec has a pipe, its
 //! *report*: this module listens to libcontainer's error events, in the helper and in what it
-//! clones, and writes them there, and so does the executor with what it knows itself. The pipe
+//! clones, and writes them there, and so do the clones with what they know themselves. The pipe
 //! closes when the user's command is executed, which is how a start learns that it worked.
 //!
 //! Promise: writing never blocks and never fails its writer; a line is whole or absent.
@@ -58,7 +58,7 @@ impl Report {
         Ok(Self { read, write })
     }
 
-    /// The end that the executor takes into the container.
+    /// The end that a clone takes into the container.
     pub(super) fn writer(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.write)
     }
@@ -134,7 +134,7 @@ impl Findings {
         Some(self.explain(Reason::Other, "unable to start container process".to_owned()))
     }
 
-    /// The executor knows best what failed; otherwise the first event is the cause.
+    /// A clone knows best what failed; otherwise the first event is the cause.
     fn explain(self, reason: Reason, message: String) -> Failure {
         if let Some(failure) = self.failure {
             return failure;
@@ -149,7 +149,7 @@ impl Findings {
     }
 }
 
-/// Writes what the executor knows.
+/// Writes what a clone knows.
 pub(super) fn tell(report: BorrowedFd<'_>, failure: &Failure) {
     write(report, &Line::Failure(failure.clone()));
 }

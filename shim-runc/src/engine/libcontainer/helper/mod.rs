@@ -1,11 +1,11 @@
-//! The helper: a process with one thread that makes every libcontainer call for its shim.
+//! The helper: a process with one thread that makes, joins and removes containers for its shim.
 //!
-//! libcontainer clones without executing, changes the working directory, the out-of-memory score
-//! and the dumpable flag of its process, and blocks. So it has a process of its own, which the
+//! It clones without executing, and calls libcontainer, which changes the working directory and
+//! blocks: neither is for a process that serves others. So there is one of its own, which the
 //! shim starts from its own binary, out of a container's reach (`image`), and can replace.
 //!
 //! Promise: one request at a time, each answered once; no descriptor but the socket, no thread,
-//! no environment; gone when the shim is gone. What libcontainer clones has the shim as parent.
+//! no environment; gone when the shim is gone. What it clones has the shim as parent.
 //! Not here: waiting for deadlines and for this process's own death (`connection`).
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
