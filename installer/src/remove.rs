@@ -1,6 +1,6 @@
 //! Removes a directory tree of any depth.
 //!
-//! Promise: no recursion and at most [`OPEN`] directories open at once, however deep the tree is;
+//! Promise: no recursion and at most 24 directories open at once, however deep the tree is;
 //! no symbolic link is followed, no mount point is entered or emptied, and nothing outside of the
 //! tree is touched while others move its directories about. A tree that gains names meanwhile is
 //! emptied again, a bounded number of times.

@@ -97,7 +97,7 @@ impl Door {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = quiet => match self.close_gently(leave.as_ref()).await {
-                    Ok(lock) => break Some(lock),
+                    Ok(lock) => break lock,
                     Err(Some(stream)) => Ok(stream),
                     Err(None) => continue,
                 },
@@ -146,19 +146,24 @@ impl Door {
     async fn close_gently(
         &self,
         leave: Option<&Leave>,
-    ) -> Result<Lock, Option<(UnixStream, tokio::net::unix::SocketAddr)>> {
+    ) -> Result<Option<Lock>, Option<(UnixStream, tokio::net::unix::SocketAddr)>> {
         let (Some(leave), Some(address)) = (leave, &self.address) else { return Err(None) };
-        let Ok(Attempt::Locked(lock)) = lock::attempt(&leave.start_lock) else {
-            tokio::time::sleep(DRAIN).await;
-            return Err(None);
+        let lock = match lock::attempt(&leave.start_lock) {
+            Ok(Attempt::Locked(lock)) => lock,
+            // The state directory was removed: no client can find this daemon or wait for its lock.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(Attempt::Held(_)) | Err(_) => {
+                tokio::time::sleep(DRAIN).await;
+                return Err(None);
+            }
         };
         let hidden = away(address);
         if let Err(error) = std::fs::rename(address, &hidden) {
             log::warn!("rename({address:?}): {error}: leaving without the socket");
-            return Ok(lock);
+            return Ok(Some(lock));
         }
         match tokio::time::timeout(DRAIN, self.listener.accept()).await {
-            Err(_) => Ok(lock),
+            Err(_) => Ok(Some(lock)),
             Ok(accepted) => {
                 if let Err(error) = std::fs::rename(&hidden, address) {
                     log::error!(
@@ -285,6 +290,21 @@ mod tests {
         assert!(lock.is_some());
         assert!(!place.address.exists());
         assert!(matches!(lock::attempt(&place.start_lock).unwrap(), Attempt::Held(_)));
+    }
+
+    /// A daemon whose directories were removed stayed for ever, and nobody could reach it.
+    #[tokio::test]
+    async fn an_idle_door_closes_also_when_its_directory_was_removed() {
+        let place = place();
+        let door = Door::bind(&place.address).unwrap();
+        let (incoming, _clients) = mpsc::channel(1);
+        let (_stop, stopped) = watch::channel(false);
+        let leave =
+            Leave { after: Duration::from_millis(1), start_lock: place.start_lock.clone() };
+        drop(place);
+        let closing = door.accept(Some(leave), incoming, stopped);
+        let lock = tokio::time::timeout(Duration::from_secs(10), closing).await.unwrap();
+        assert!(lock.is_none());
     }
 
     #[tokio::test]
