@@ -299,8 +299,7 @@ mod tests {
         let door = Door::bind(&place.address).unwrap();
         let (incoming, _clients) = mpsc::channel(1);
         let (_stop, stopped) = watch::channel(false);
-        let leave =
-            Leave { after: Duration::from_millis(1), start_lock: place.start_lock.clone() };
+        let leave = Leave { after: Duration::from_millis(1), start_lock: place.start_lock.clone() };
         drop(place);
         let closing = door.accept(Some(leave), incoming, stopped);
         let lock = tokio::time::timeout(Duration::from_secs(10), closing).await.unwrap();
