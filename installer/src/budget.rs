@@ -35,6 +35,10 @@ pub struct Limits {
     pub max_kept_bytes: u64,
     /// Bytes of JSON documents that are read. 10,000 images need about 120 MiB.
     pub max_document_bytes: u64,
+    /// Directories looked into on the way to entries, in this layer and those below. A directory
+    /// that is there is found in one step; others, and links, take one for each component, and one
+    /// for each layer below. The largest images need some millions.
+    pub max_steps: u64,
     /// Bytes that need no input to make them: a small archive may expand to this much.
     pub free_expansion_bytes: u64,
     /// Bytes that each further byte of input may expand to. gzip reaches 1,032 at most, so the limit
@@ -53,6 +57,7 @@ impl Default for Limits {
             max_header_bytes: 4 << 30,
             max_kept_bytes: 24 << 20,
             max_document_bytes: 512 << 20,
+            max_steps: 1 << 27,
             free_expansion_bytes: 1 << 30,
             max_expansion: 1100,
             max_time: Duration::from_secs(24 * 60 * 60),
@@ -75,6 +80,8 @@ pub enum Cost {
     Kept,
     /// Bytes of documents that are read.
     Documents,
+    /// Directories looked into.
+    Steps,
 }
 
 /// A charge was refused.
@@ -142,6 +149,7 @@ struct Inner {
     entries: AtomicU64,
     kept: AtomicU64,
     documents: AtomicU64,
+    steps: AtomicU64,
 }
 
 impl Default for Budget {
@@ -163,6 +171,7 @@ impl Budget {
             entries: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             documents: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
         }))
     }
 
@@ -182,6 +191,7 @@ impl Budget {
             Cost::Entries => (&self.0.entries, limits.max_entries, "entries"),
             Cost::Kept => (&self.0.kept, limits.max_kept_bytes, "bytes of names kept in memory"),
             Cost::Documents => (&self.0.documents, limits.max_document_bytes, "bytes of documents"),
+            Cost::Steps => (&self.0.steps, limits.max_steps, "directories looked into"),
         };
         let now = count.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
         if now > limit {

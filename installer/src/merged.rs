@@ -135,6 +135,11 @@ impl Merged {
         fs::openat2(&self.layers[layer], path, flags, Mode::empty(), BENEATH)
     }
 
+    /// How many layers there are.
+    pub(crate) fn count(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The nearest layer, if there is any.
     pub(crate) fn nearest(&self) -> Option<&OwnedFd> {
         self.layers.first()

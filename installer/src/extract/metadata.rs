@@ -5,11 +5,13 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::archive::Entry;
+use super::error::EntryName;
 use crate::merged::below;
 
 /// Overlayfs's own attributes: an archive that could set them could make a directory stand for
@@ -28,9 +30,7 @@ pub(super) trait Call<T> {
 
 impl<T> Call<T> for rustix::io::Result<T> {
     fn call(self, name: &str, argument: &[u8]) -> Outcome<T> {
-        self.map_err(|errno| {
-            Failed(format!("{name}({:?})", String::from_utf8_lossy(argument)), errno)
-        })
+        self.map_err(|errno| Failed(format!("{name}({})", EntryName(argument.to_vec())), errno))
     }
 }
 
@@ -160,10 +160,14 @@ pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> Outcome {
     Ok(())
 }
 
+/// Whether an attribute is one of overlayfs's own.
+pub(super) fn is_overlay(name: &[u8]) -> bool {
+    name.starts_with(OVERLAY_PREFIX)
+}
+
 /// The attribute's name if an archive may set it.
 fn admitted(name: &[u8]) -> Outcome<Option<CString>> {
-    if name.starts_with(OVERLAY_PREFIX) {
-        log::warn!("attribute {:?} of a layer is left out", String::from_utf8_lossy(name));
+    if is_overlay(name) {
         return Ok(None);
     }
     CString::new(name).map(Some).map_err(|_| Failed("setxattr".into(), Errno::INVAL))
@@ -172,8 +176,15 @@ fn admitted(name: &[u8]) -> Outcome<Option<CString>> {
 fn set(name: &CStr, outcome: rustix::io::Result<()>) -> Outcome {
     match outcome {
         // A file system without such attributes; other tools go on without them too.
+        // Said once: an archive can name any number of them.
         Err(Errno::OPNOTSUPP) => {
-            log::warn!("attribute {name:?} is not supported by the file system");
+            static SAID: AtomicBool = AtomicBool::new(false);
+            if !SAID.swap(true, Ordering::Relaxed) {
+                let name = EntryName(name.to_bytes().to_vec());
+                log::warn!(
+                    "attribute {name} is not supported by the file system, as may be others"
+                );
+            }
             Ok(())
         }
         outcome => outcome.call("setxattr", name.to_bytes()),

@@ -21,7 +21,7 @@ use super::Whiteouts;
 use super::archive::{Archive, Entry, EntryKind};
 use super::error::{EntryName, ExtractError, Refusal};
 use super::metadata::{self, Call, Failed, Metadata, Outcome};
-use crate::budget::{Budget, Exhausted};
+use crate::budget::{Budget, Cost, Exhausted};
 use crate::merged::{
     BENEATH, Found, MAX_LINKS, MAX_PATH_BYTES, Merged, below, join, reversed, split,
 };
@@ -55,6 +55,8 @@ pub(super) struct Tree {
     made: BTreeSet<Vec<u8>>,
     /// The budget has no room for what was remembered last.
     refused: Option<Exhausted>,
+    /// It was said that attributes are left out. An archive can have any number of them.
+    said: bool,
     /// Times that directories get when nothing is added to them any more.
     times: BTreeMap<Vec<u8>, Timespec>,
 }
@@ -99,6 +101,7 @@ impl Tree {
             begins_empty,
             made: BTreeSet::new(),
             refused: None,
+            said: false,
             times: BTreeMap::new(),
         };
         tree.inherit_root().map_err(|failed| system(b"/", failed))?;
@@ -112,6 +115,10 @@ impl Tree {
         archive: &mut Archive<R>,
     ) -> Result<(), ExtractError> {
         let path = self.clean(entry, &entry.path)?;
+        if !self.said && entry.xattrs.iter().any(|(name, _)| metadata::is_overlay(name)) {
+            self.said = true;
+            log::warn!("overlayfs's own attributes, as {} has, are left out", entry.name());
+        }
         let Some((parent, name)) = split(&path) else {
             return match entry.kind {
                 EntryKind::Directory => self.set_root(entry),
@@ -119,14 +126,10 @@ impl Tree {
             };
         };
         if name == OPAQUE_WHITEOUT {
-            let Some(directory) = self.directory_with_something_below(entry, parent)? else {
-                return Ok(());
-            };
-            self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed))?;
-            return match self.refused.take() {
-                None => Ok(()),
-                Some(cause) => Err(ExtractError::Budget { entry: entry.name(), cause }),
-            };
+            if let Some(directory) = self.directory_with_something_below(entry, parent)? {
+                self.make_opaque(&directory).map_err(|failed| system(&entry.path, failed))?;
+            }
+            return self.settle(entry);
         }
         if name.starts_with(AUFS) {
             return Ok(());
@@ -135,21 +138,39 @@ impl Tree {
             if matches!(hidden, b"" | b"." | b"..") {
                 return Err(refused(entry, Refusal::BadName));
             }
-            let Some(directory) = self.directory_with_something_below(entry, parent)? else {
-                return Ok(());
-            };
-            return self.hide(&directory, hidden).map_err(|failed| system(&entry.path, failed));
+            if let Some(directory) = self.directory_with_something_below(entry, parent)? {
+                self.hide(&directory, hidden).map_err(|failed| system(&entry.path, failed))?;
+            }
+            return self.settle(entry);
         }
         let directory = self.directory(entry, parent)?;
         self.check_depth(entry, &directory.path)?;
         self.make(entry, &directory, name, archive)?;
-        if let Some(cause) = self.refused.take() {
-            return Err(ExtractError::Budget { entry: entry.name(), cause });
-        }
+        self.settle(entry)
+    }
+
+    /// What every entry ends with: whatever it is, it may have opened directories.
+    fn settle(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        self.within_budget(entry)?;
         if self.times.len() > MAX_TIMES {
             self.set_times()?;
         }
         Ok(())
+    }
+
+    /// Fails when the budget had no room for something that this entry took.
+    fn within_budget(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        match self.refused.take() {
+            None => Ok(()),
+            Some(cause) => Err(ExtractError::Budget { entry: entry.name(), cause }),
+        }
+    }
+
+    /// Charges directories that are looked into.
+    fn count_steps(&mut self, steps: usize) {
+        if let Err(refused) = self.budget.charge(Cost::Steps, steps as u64) {
+            self.refused = Some(refused);
+        }
     }
 
     /// Gives directories their times.
@@ -263,18 +284,35 @@ impl Tree {
         entry: &Entry,
         name: &[u8],
     ) -> Result<Option<Rc<Directory>>, ExtractError> {
-        let ends = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        for end in ends.chain([name.len()]).filter(|end| *end > 0) {
-            let ancestor = &name[..end];
-            let Some((parent, last)) = split(ancestor) else { continue };
-            let Ok(directory) = self.reopen(parent) else { break };
-            match fs::statat(&directory.fd, last, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => {}
-                    FileType::Symlink if !self.is_own(ancestor) => break,
-                    _ => return Ok(None),
-                },
-                Err(_) => break,
+        if let Ok(directory) = self.reopen(name) {
+            return Ok(Some(directory));
+        }
+        // The first name on the way that is no directory here, in few steps however long the way is.
+        let ends: Vec<usize> = name
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at)
+            .chain([name.len()])
+            .collect();
+        let (mut opened, mut closed) = (0, ends.len() - 1);
+        while opened < closed {
+            self.count_steps(1);
+            let middle = opened.midpoint(closed);
+            match self.reopen(&name[..ends[middle]]) {
+                Ok(_) => opened = middle + 1,
+                Err(_) => closed = middle,
+            }
+        }
+        let first = &name[..ends[closed]];
+        if let Some((parent, last)) = split(first)
+            && let Ok(directory) = self.reopen(parent)
+            && let Ok(stat) = fs::statat(&directory.fd, last, AtFlags::SYMLINK_NOFOLLOW)
+        {
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {}
+                FileType::Symlink if !self.is_own(first) => {}
+                _ => return Ok(None),
             }
         }
         match self.directory(entry, name) {
@@ -294,6 +332,8 @@ impl Tree {
                 continue;
             }
             self.check_depth(entry, &here.path)?;
+            self.count_steps(1);
+            self.within_budget(entry)?;
             match self.step(entry, &here, &component)? {
                 Step::Into(next) => here = next,
                 Step::Follow(target) => {
@@ -353,6 +393,7 @@ impl Tree {
         path: Vec<u8>,
     ) -> Result<Step, ExtractError> {
         let failed = |failed| system(&entry.path, failed);
+        self.count_steps(self.parents.count());
         let found = self.parents.look_up(&here.path, name).call("fstatat", name);
         let (layer, stat) = match found.map_err(failed)? {
             Found::Nothing => {

@@ -1,6 +1,7 @@
 //! What an archive may cost, and sparse entries, which claim much and hold little.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::budget::{Budget, Cost, Exhausted};
@@ -48,6 +49,87 @@ fn headers_are_charged_to_the_transfer_however_many_archives_it_reads() {
         outcomes.push(apply_layer_within(&layer[..], root.path(), &[], whiteouts, &budget).is_ok());
     }
     assert_eq!(outcomes, [true, true, true, false]);
+}
+
+/// Each attribute made a line of the daemon's log: gigabytes of it, from a small archive.
+#[test]
+fn attributes_that_are_left_out_are_said_once_a_layer() {
+    struct Lines;
+    static LINES: AtomicUsize = AtomicUsize::new(0);
+    impl log::Log for Lines {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if record.args().to_string().contains("talkative") {
+                LINES.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        fn flush(&self) {}
+    }
+    log::set_logger(&Lines).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let tar = (0..50).fold(Tar::default(), |tar, n| {
+        let own = (0..20).map(|n| format!("SCHILY.xattr.trusted.overlay.talkative{n}"));
+        let names: Vec<_> = own.chain(["SCHILY.xattr.talkative.kind".to_owned()]).collect();
+        let records: Vec<_> = names.iter().map(|name| (name.as_str(), &b"x"[..])).collect();
+        tar.pax(&records).file(&format!("talkative{n}"), "")
+    });
+    let root = TempDir::new().unwrap();
+    let layer = tar.end();
+    apply_layer(&layer[..], root.path(), &[], Whiteouts::Overlay, &Limits::default()).unwrap();
+    // One for overlayfs's own, one for what no file system has.
+    let lines = LINES.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&lines), "{lines} lines");
+}
+
+/// A layer over `below` of whiteouts alone, behind directories that hide nothing yet.
+fn over(below: Tar, tar: Tar, limits: Limits) -> Result<(), ExtractError> {
+    let mut layers = Layers::new();
+    let below = layers.apply(below).unwrap();
+    let into = layers.root.path().join("over");
+    fs::create_dir(&into).unwrap();
+    let layer = tar.end();
+    apply_layer(&layer[..], &into, &[below], Whiteouts::Overlay, &limits).map(drop)
+}
+
+/// What whiteouts hide was remembered without an end, when nothing but whiteouts followed.
+#[test]
+fn what_is_kept_for_whiteouts_is_charged_also_where_no_entry_follows() {
+    let directories = |mut tar: Tar| {
+        for n in 0..40 {
+            tar = tar.directory(&format!("{n}"));
+        }
+        tar
+    };
+    let whiteouts = |tar: Tar| (0..40).fold(tar, |tar, n| tar.file(&format!(".wh.{n}"), ""));
+    let layer = || whiteouts(directories(Tar::default()));
+    over(directories(Tar::default()), layer(), Limits::default()).unwrap();
+    let limits = Limits { max_kept_bytes: 1000, ..Limits::default() };
+    let error = over(directories(Tar::default()), layer(), limits).unwrap_err();
+    assert!(error.to_string().contains("kept in memory"), "{error}");
+}
+
+/// Each whiteout, and each name through a link, opened every directory on its way anew: hours of a
+/// processor for what fits into a few megabytes.
+#[test]
+fn directories_that_are_looked_into_are_charged() {
+    let deep = vec!["d"; 200].join("/");
+    let below = || Tar::default().file(&format!("{deep}/f"), "");
+    let limits = |max_steps| Limits { max_steps, ..Limits::default() };
+    // A way that is there is one step, however long it is and however often it is gone.
+    let again = (0..500).fold(Tar::default(), |tar, n| tar.file(&format!("{deep}/.wh.{n}"), ""));
+    over(below(), again, limits(2000)).unwrap();
+    // One through links that come and go is not.
+    let through = || {
+        (0..50).fold(Tar::default(), |tar, n| {
+            tar.symlink("link", ".").file(&format!("link/{deep}/{n}"), "")
+        })
+    };
+    over(below(), through(), Limits::default()).unwrap();
+    let error = over(below(), through(), limits(2000)).unwrap_err();
+    assert_eq!(error.kind(), Kind::ResourceExhausted);
+    assert!(error.to_string().contains("directories looked into"), "{error}");
 }
 
 /// Zeros behind the end of an archive took 14 s.

@@ -151,21 +151,20 @@ impl Tree {
         let kind = match fs::statat(&source.fd, target_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_whiteout(&stat) => return Err(missing()),
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(Errno::NOENT) => match self
-                .parents
-                .look_up(&source.path, target_name)
-                .call("fstatat", target)
-                .map_err(failed)?
-            {
-                Found::Nothing => return Err(missing()),
-                Found::At { layer, stat } => {
-                    let kind = FileType::from_raw_mode(stat.st_mode);
-                    if kind != FileType::Directory {
-                        self.copy_up(layer, &stat, &source, target_name).map_err(failed)?;
+            Err(Errno::NOENT) => {
+                self.count_steps(self.parents.count());
+                let found = self.parents.look_up(&source.path, target_name);
+                match found.call("fstatat", target).map_err(failed)? {
+                    Found::Nothing => return Err(missing()),
+                    Found::At { layer, stat } => {
+                        let kind = FileType::from_raw_mode(stat.st_mode);
+                        if kind != FileType::Directory {
+                            self.copy_up(layer, &stat, &source, target_name).map_err(failed)?;
+                        }
+                        kind
                     }
-                    kind
                 }
-            },
+            }
             Err(errno) => return Err(errno).call("fstatat", target).map_err(failed),
         };
         if kind == FileType::Directory {

@@ -63,18 +63,18 @@ impl Tree {
                 self.make_opaque(&directory)
             }
             (Whiteouts::Overlay, Some(_)) => Ok(()),
-            (Whiteouts::Overlay, None) => match self
-                .parents
-                .look_up(&directory.path, name)
-                .call("fstatat", &path)?
-            {
-                // Overlayfs lists a whiteout that hides nothing, so there must not be one.
-                Found::Nothing => Ok(()),
-                Found::At { .. } => {
-                    fs::mknodat(&directory.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
-                        .call("mknodat", &path)
+            (Whiteouts::Overlay, None) => {
+                self.count_steps(self.parents.count());
+                match self.parents.look_up(&directory.path, name).call("fstatat", &path)? {
+                    // Overlayfs lists a whiteout that hides nothing, so there must not be one.
+                    Found::Nothing => Ok(()),
+                    Found::At { .. } => {
+                        let kind = FileType::CharacterDevice;
+                        fs::mknodat(&directory.fd, name, kind, Mode::empty(), 0)
+                            .call("mknodat", &path)
+                    }
                 }
-            },
+            }
         }
     }
 
