@@ -19,6 +19,8 @@ use rustix::io::Errno;
 
 /// Directories open at once. Real trees are less deep, so that nothing is moved in them.
 const OPEN: usize = 24;
+/// Begins the names of directories that were moved to the top of a tree whose removal did not end.
+pub const LIFTED: &str = ".removing-";
 /// How often one directory is emptied again because somebody else puts names into it.
 const MAX_PASSES: u32 = 64;
 /// Directories open at once where nothing can be moved.
@@ -176,7 +178,7 @@ fn lift(levels: &[Level], name: &[u8], moved: &mut u64) -> rustix::io::Result<()
     let (Some(top), Some(last)) = (levels.first(), levels.last()) else { return Ok(()) };
     loop {
         *moved += 1;
-        let new = format!(".removing-{moved}");
+        let new = format!("{LIFTED}{moved}");
         let flags = RenameFlags::NOREPLACE;
         match fs::renameat_with(&last.directory, name, &top.directory, &new, flags) {
             Err(Errno::EXIST) => {} // somebody else's name

@@ -19,7 +19,7 @@ use crate::install::Installer;
 use crate::lease::Leases;
 use crate::metadata::{self, Database, Doubt, MetadataError, RootFiles, RootId};
 use crate::namespace::Namespaces;
-use crate::snapshot::{SnapshotError, Snapshotter};
+use crate::snapshot::{self, SnapshotError, Snapshotter};
 use crate::task::{self, Place, Tasks};
 use crate::transfer::{self, Importer};
 
@@ -166,6 +166,7 @@ fn refusal(files: &RootFiles, doubt: &Doubt) -> String {
 }
 
 /// Removes what the last daemon left half done. What fails is logged, and stays for the next start.
+/// Must be called within the runtime.
 fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
     if let Err(error) = transfer::end_orphans(leases) {
         log::warn!("end the leases of unfinished imports: {}", report(&error));
@@ -173,8 +174,14 @@ fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
     if let Err(error) = content.sweep() {
         log::warn!("sweep content: {}", report(&error));
     }
-    if let Err(error) = snapshots.sweep() {
-        log::warn!("sweep snapshots: {}", report(&error));
+    match snapshots.sweep() {
+        // A tree of a container's can be of any size: no client waits for it, and what is not
+        // removed when this daemon leaves is found by the next.
+        Ok(orphans) if !orphans.is_empty() => {
+            tokio::task::spawn_blocking(move || snapshot::remove_orphans(&orphans));
+        }
+        Ok(_) => {}
+        Err(error) => log::warn!("sweep snapshots: {}", report(&error)),
     }
 }
 

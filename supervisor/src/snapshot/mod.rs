@@ -28,5 +28,5 @@ pub(crate) use error::SnapshotError;
 pub(crate) use mend::Recorded;
 pub(crate) use mount::Mount;
 pub(crate) use record::{Info, Kind};
-pub(crate) use snapshotter::{New, Snapshotter};
+pub(crate) use snapshotter::{New, Snapshotter, remove_orphans};
 pub(crate) use usage::Usage;

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use installer::remove::remove_tree;
+use installer::remove::{LIFTED, remove_tree};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -21,6 +21,9 @@ use crate::aside::set_aside;
 /// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
 /// overlay once could not be one of another (ESTALE).
 const INDEX: &str = "/sys/module/overlay/parameters/index";
+
+/// Ends the name of a directory that no record names, from its number.
+const ORPHAN: &str = "orphan";
 
 /// The driver.
 #[derive(Debug)]
@@ -198,24 +201,32 @@ impl Overlay {
         }
     }
 
-    /// Removes the directories of snapshots that `known` denies; the database must be known to be
-    /// this folder's. What is no snapshot's is set aside, what cannot be removed is logged.
-    pub(crate) fn sweep(&self, known: impl Fn(i64) -> bool) -> Result<(), SnapshotError> {
+    /// Takes the directories of snapshots that `known` denies out of the way, and answers with them;
+    /// the database must be known to be this folder's. What is no snapshot's is set aside.
+    ///
+    /// They bear names that no snapshot will have, so they can be removed while others are made.
+    pub(super) fn sweep(&self, known: impl Fn(i64) -> bool) -> Result<Vec<PathBuf>, SnapshotError> {
         let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
+        let mut orphans = Vec::new();
         for entry in entries {
             let path = entry.map_err(directory("list", &self.folder))?.path();
             match number(&path) {
                 Some(id) if known(id) => {}
                 found if is_draft(&path) || (found.is_some() && is_snapshot(&path)) => {
                     log::info!("removing {}, which no record names", path.display());
-                    if let Err(error) = remove_tree(&path) {
-                        log::warn!("remove {}: {error}", path.display());
+                    let orphan = path.with_extension(ORPHAN);
+                    // One of that name is there when a removal was killed, and the number came again.
+                    match renameat_with(CWD, &path, CWD, &orphan, RenameFlags::NOREPLACE) {
+                        Ok(()) => orphans.push(orphan),
+                        // A name that cannot be given: it goes at once, before others can be made.
+                        Err(_) => remove_orphan(&path),
                     }
                 }
+                None if is_orphan(&path) => orphans.push(path),
                 _ => set_aside(self.base(), &path, "it is not a directory of this store"),
             }
         }
-        Ok(())
+        Ok(orphans)
     }
 
     /// Where the files of snapshot `id` itself are.
@@ -233,10 +244,24 @@ impl Overlay {
     }
 }
 
+/// Removes a directory that [`Overlay::sweep`] found. What cannot be removed is logged.
+pub(super) fn remove_orphan(path: &Path) {
+    if let Err(error) = remove_tree(path) {
+        log::warn!("remove {}: {error}", path.display());
+    }
+}
+
 /// Whether a directory was being filled to take the place of a snapshot's.
 fn is_draft(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once(".draft").is_some_and(|(id, _)| id.parse::<i64>().is_ok()) && is_snapshot(path)
+}
+
+/// Whether a directory was being removed as an orphan.
+fn is_orphan(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == ORPHAN)
+        && number(&path.with_extension("")).is_some()
+        && is_snapshot(path)
 }
 
 /// The number that a snapshot's directory bears.
@@ -245,15 +270,15 @@ fn number(path: &Path) -> Option<i64> {
     name.parse::<i64>().ok().filter(|id| id.to_string() == name)
 }
 
-/// Whether a directory was made as a snapshot's, or was as good as removed.
+/// Whether a directory was made as a snapshot's, or was as good as removed. A removal that was killed
+/// has left deep directories of it at its top.
 fn is_snapshot(path: &Path) -> bool {
     let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    let only = ["fs", "work"];
+    let is_ours = |name: &str| ["fs", "work"].contains(&name) || name.starts_with(LIFTED);
     is_folder(path)
         && fs::read_dir(path).is_ok_and(|entries| {
             entries.flatten().all(|entry| {
-                entry.file_name().to_str().is_some_and(|name| only.contains(&name))
-                    && is_folder(&entry.path())
+                entry.file_name().to_str().is_some_and(is_ours) && is_folder(&entry.path())
             })
         })
 }

@@ -7,7 +7,7 @@ use protos::grpc::containerd::events as event;
 use rusqlite::Connection;
 
 use super::error::directory;
-use super::overlay::Overlay;
+use super::overlay::{Overlay, remove_orphan};
 use super::record::{self, Scope, Snapshot};
 use super::{Info, Kind, Mount, SnapshotError, Usage, usage};
 use crate::events::Bus;
@@ -313,8 +313,9 @@ impl Snapshotter {
         }
     }
 
-    /// Removes directories that a crash left without a record. For the daemon's start.
-    pub(crate) fn sweep(&self) -> Result<(), SnapshotError> {
+    /// Takes directories that a crash left without a record out of the way; they are the answer, to
+    /// be removed by [`remove_orphans`], for which nobody has to wait. For the daemon's start.
+    pub(crate) fn sweep(&self) -> Result<Vec<PathBuf>, SnapshotError> {
         let known: std::collections::HashSet<i64> =
             self.database.read_blocking::<_, SnapshotError>(|connection| {
                 let mut statement = connection.prepare("SELECT id FROM snapshots")?;
@@ -372,6 +373,13 @@ impl Snapshotter {
 
     pub(super) fn scope(&self, namespace: &Namespace) -> Scope {
         Scope { namespace: namespace.clone(), snapshotter: self.name() }
+    }
+}
+
+/// Removes what [`Snapshotter::sweep`] found, however much that is. Blocks.
+pub(crate) fn remove_orphans(orphans: &[PathBuf]) {
+    for path in orphans {
+        remove_orphan(path);
     }
 }
 

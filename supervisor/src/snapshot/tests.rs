@@ -144,12 +144,26 @@ async fn directories_without_a_record_are_swept_and_numbers_never_come_back() {
     std::fs::create_dir_all(fixture.folder.path().join("snapshots/odd")).unwrap();
     let draft = fixture.folder.path().join("snapshots/1.draft");
     std::fs::create_dir_all(draft.join("fs/half")).unwrap();
+    // A deep one whose removal was killed, here and behind an earlier start.
+    for name in ["78", "70.orphan"] {
+        let top = fixture.folder.path().join("snapshots").join(name);
+        std::fs::create_dir_all(top.join(".removing-1/d")).unwrap();
+    }
     let snapshots =
         Snapshotter::open(fixture.folder.path(), fixture.database.clone(), Bus::new()).unwrap();
-    tokio::task::spawn_blocking(move || snapshots.sweep()).await.unwrap().unwrap();
+    let orphans = tokio::task::spawn_blocking(move || snapshots.sweep()).await.unwrap().unwrap();
     assert!(!PathBuf::from(fixture.path(77, "")).exists());
+    // While they are removed, a snapshot may be made that bears the number of one.
+    let anew = PathBuf::from(fixture.path(77, "fs"));
+    std::fs::create_dir_all(&anew).unwrap();
+    remove_orphans(&orphans);
+    assert!(anew.exists());
+    let left = |name: &str| fixture.folder.path().join("snapshots").join(name).exists();
+    assert!(!["78", "70.orphan", "77.orphan", "78.orphan"].into_iter().any(left));
     assert!(!draft.exists(), "what was being unpacked goes");
-    assert!(fixture.folder.path().join("set-aside/snapshots-odd.1").exists(), "the rest stays");
+    let aside = std::fs::read_dir(fixture.folder.path().join("set-aside")).unwrap();
+    let aside: Vec<_> = aside.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(aside, ["snapshots-odd.1"], "the rest stays");
     assert!(PathBuf::from(fixture.path(1, "fs")).exists());
     let mounts = fixture.prepare("next", "base").await.unwrap();
     assert_eq!(mount::option(&mounts[0], "upperdir"), Some(fixture.path(3, "fs").as_str()));
