@@ -5,11 +5,10 @@
 //! answers: a socket that accepts and says nothing is an error after [`ANSWER`].
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -35,8 +34,8 @@ use crate::error::DaemonError;
 /// Where a daemon that was started on demand looks for shims and their runtimes.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The log starts anew when it has grown past this.
-const LOG_BYTES: u64 = 4 << 20;
+/// As much of a log's new part is looked at.
+const REASON_BYTES: u64 = 4 << 20;
 
 /// What a daemon writes to its standard output once its socket answers.
 pub(super) const READY: &[u8] = b"ready\n";
@@ -258,16 +257,13 @@ fn read_until(mut pipe: impl io::Read + AsFd, deadline: Instant) -> io::Result<V
     }
 }
 
-fn log_path(config: &DaemonConfig) -> PathBuf {
+pub(super) fn log_path(config: &DaemonConfig) -> PathBuf {
     config.state.join("supervisor.log")
 }
 
 /// The log for appending, and where its new part begins.
 fn open_log(path: &Path) -> io::Result<(File, u64)> {
-    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        fs::rename(path, path.with_extension("log.1"))?;
-    }
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = super::log::open(path)?;
     let begin = file.metadata()?.len();
     Ok((file, begin))
 }
@@ -277,7 +273,7 @@ fn last_line(path: &Path, begin: u64) -> Option<String> {
     let mut file = File::open(path).ok()?;
     file.seek(SeekFrom::Start(begin)).ok()?;
     let mut text = String::new();
-    file.take(LOG_BYTES).read_to_string(&mut text).ok()?;
+    file.take(REASON_BYTES).read_to_string(&mut text).ok()?;
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     // A panic is followed by a backtrace, or by a note on how to get one.
     let panic = lines.iter().rposition(|line| line.contains(" panicked at "));
@@ -313,6 +309,8 @@ async fn channel(stream: UnixStream, config: &DaemonConfig) -> Result<Channel, D
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -13,8 +13,9 @@ use tonic::transport::Server;
 use super::detach::detach;
 use super::domain::Domain;
 use super::door::{Door, Leave, bind_private};
-use super::launch::READY;
+use super::launch::{READY, log_path};
 use super::lock::Lock;
+use super::log::own as own_log;
 use super::place::{self, Claim};
 use super::{Mode, sys, upkeep};
 use crate::api;
@@ -37,6 +38,9 @@ pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError>
     let inherited = sys::inherited_listener()
         .map_err(|cause| DaemonError::System { what: "take over the socket", cause })?;
     detach(mode);
+    if mode == Mode::OnDemand {
+        own_log(&log_path(&config));
+    }
     let lock = match place::claim(&config, mode)? {
         Claim::Ours(lock) => lock,
         Claim::Answered => return announce(mode),
