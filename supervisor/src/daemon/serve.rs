@@ -106,8 +106,9 @@ async fn run(
         path: address.clone(),
         cause,
     })?;
-    let intake = task::listen(listener, &address, domain.tasks.clone()).await?;
-    domain.tasks.recover().await;
+    let intake = task::listen(listener, &address, domain.tasks.clone())?;
+    // Where the records are in doubt, nothing is swept that they could tell of.
+    domain.tasks.recover(domain.doubt.is_none()).await;
 
     let door = match inherited {
         Some(listener) => Door::inherit(listener),

@@ -13,6 +13,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use installer::remove::remove_tree;
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use shim_sdk::journal::Journal;
@@ -21,6 +22,9 @@ use shim_sdk::{Bundle, ContainerId, Exit};
 use super::bootstrap::Bootstrap;
 use super::error::TaskError;
 use crate::metadata::Namespace;
+
+/// Begins the name of a work directory whose task is gone. No id begins so.
+const ORPHAN: &str = ".orphan-";
 
 /// A task's directories.
 #[derive(Debug, Clone)]
@@ -60,7 +64,7 @@ impl Dirs {
     /// Makes the directories and the files that the shim wants to find. Blocks.
     pub(super) fn make(&self, spec: &[u8], shim: &Path) -> Result<(), TaskError> {
         // What is here without a task was left by a removal that failed.
-        if self.bundle.exists() {
+        if self.bundle.exists() || self.work.exists() {
             self.remove()?;
         }
         for path in [&self.bundle, &self.work] {
@@ -180,12 +184,8 @@ impl Dirs {
             Err(cause) => return Err(failed("remove", &rootfs)(cause)),
         }
         for path in [&self.bundle, &self.work] {
-            match fs::remove_dir_all(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", path)(error));
-                }
-                _ => {}
-            }
+            // What a shim, or a runtime, has put there may be of any depth.
+            remove_tree(path).map_err(failed("remove", path))?;
         }
         Ok(())
     }
@@ -221,16 +221,25 @@ fn mapped_group(spec: &[u8]) -> Option<u32> {
 /// making places to mount on when its root is unmounted under it: directories and empty files. A
 /// file that holds something is not of that kind, and stays.
 fn remove_places(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_dir() {
-            remove_places(&entry.path())?;
-        } else if !metadata.is_file() || metadata.len() == 0 {
-            fs::remove_file(entry.path())?;
+    // A destination may have thousands of levels: no recursion, and one directory open at a time.
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(path) = waiting.last().cloned() {
+        let known = waiting.len();
+        for entry in fs::read_dir(&path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else if !metadata.is_file() || metadata.len() == 0 {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        if waiting.len() == known {
+            fs::remove_dir(&path)?;
+            waiting.pop();
         }
     }
-    fs::remove_dir(directory)
+    Ok(())
 }
 
 /// Every bundle under a state directory, by namespace and id; names that are neither are skipped.
@@ -251,14 +260,37 @@ fn names(path: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> {
         .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }
 
-/// Removes the work directories of tasks that have no bundle, such as those from before a reboot.
-pub(super) fn sweep_work(root: &Path, state: &Path) {
-    for (namespace, id) in all(root) {
-        let dirs = Dirs::of(root, state, &namespace, &id);
-        if !dirs.bundle.exists()
-            && let Err(error) = dirs.remove()
-        {
-            log::warn!("sweep: {}", shim_sdk::error::report(&error));
+/// Takes the work directories of tasks that have no bundle, such as those from before a reboot, out
+/// of the way. They are the answer, under names that no task will have, for [`remove_orphans`].
+pub(super) fn sweep_work(root: &Path, state: &Path) -> Vec<PathBuf> {
+    let mut orphans = Vec::new();
+    for (namespace, folder) in names(&root.join("tasks")) {
+        let Ok(namespace) = Namespace::new(namespace) else { continue };
+        for (name, path) in names(&folder) {
+            if name.starts_with(ORPHAN) {
+                orphans.push(path); // an earlier daemon had no time for it
+                continue;
+            }
+            let Ok(id) = ContainerId::new(&*name) else { continue };
+            if Dirs::of(root, state, &namespace, &id).bundle.exists() {
+                continue;
+            }
+            let orphan = folder.join(format!("{ORPHAN}{name}"));
+            match fs::rename(&path, &orphan) {
+                Ok(()) => orphans.push(orphan),
+                // One of that name, or a name that is too long: it goes at once.
+                Err(_) => remove_orphans(&[path]),
+            }
+        }
+    }
+    orphans
+}
+
+/// Removes what [`sweep_work`] found, whatever size that is. Blocks.
+pub(super) fn remove_orphans(orphans: &[PathBuf]) {
+    for path in orphans {
+        if let Err(error) = remove_tree(path) {
+            log::warn!("sweep: remove {}: {error}", path.display());
         }
     }
 }
@@ -302,7 +334,12 @@ mod tests {
         let rootfs = dirs.bundle().join("rootfs");
         fs::create_dir_all(rootfs.join("dev/shm")).unwrap();
         fs::write(rootfs.join("dev/null"), "").unwrap();
-        dirs.remove().unwrap();
+        // As deep as a destination can be, on a thread as they are.
+        fs::create_dir_all((0..1900).fold(rootfs.clone(), |path, _| path.join("d"))).unwrap();
+        fs::create_dir(rootfs.join("d/e")).unwrap();
+        let removal = std::thread::Builder::new().stack_size(128 << 10);
+        let removal = removal.spawn(move || dirs.remove()).unwrap();
+        removal.join().unwrap().unwrap();
         assert!(!rootfs.exists());
     }
 
@@ -358,10 +395,31 @@ mod tests {
         let dirs = dirs(&place);
         dirs.make(b"{}", Path::new("/shim")).unwrap();
         let (root, state) = (place.path().join("root"), place.path().join("state"));
-        sweep_work(&root, &state);
+        assert!(sweep_work(&root, &state).is_empty());
         assert_eq!(all(&root).count(), 1);
         fs::remove_dir_all(&state).unwrap();
-        sweep_work(&root, &state);
+        let found = sweep_work(&root, &state);
         assert_eq!(all(&root).count(), 0);
+        // The same id is free at once, and what is made then stays.
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        assert_eq!(sweep_work(&root, &state), found, "it is found again until it is removed");
+        remove_orphans(&found);
+        assert!(dirs.work.exists() && !found[0].exists());
+    }
+
+    #[test]
+    fn work_that_a_removal_has_left_is_no_hindrance_and_may_be_deep() {
+        let place = tempfile::tempdir().unwrap();
+        let dirs = dirs(&place);
+        let deep = (0..1500).fold(dirs.work.clone(), |path, _| path.join("d"));
+        fs::create_dir_all(&deep).unwrap();
+        // Deeper than any path reaches.
+        fs::create_dir_all(dirs.work.join("e")).unwrap();
+        fs::rename(dirs.work.join("d"), dirs.work.join("e/d")).unwrap();
+        let below = (0..1500).fold(dirs.work.clone(), |path, _| path.join("f"));
+        fs::create_dir_all(&below).unwrap();
+        fs::rename(dirs.work.join("e"), below.join("e")).unwrap();
+        dirs.make(b"{}", Path::new("/shim")).unwrap();
+        assert_eq!(fs::read_dir(&dirs.work).unwrap().count(), 0);
     }
 }

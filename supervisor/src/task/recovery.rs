@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use installer::remove::remove_tree;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shim_sdk::error::report;
@@ -40,8 +41,9 @@ enum Found {
 }
 
 impl Tasks {
-    /// Adopts what is there. Call once, before clients come in.
-    pub(crate) async fn recover(&self) {
+    /// Adopts what is there and, with `sweep`, removes the work directories of no task. Call once,
+    /// before clients come in.
+    pub(crate) async fn recover(&self, sweep: bool) {
         let place = &self.inner.place;
         let found: Vec<_> = bundle::all(&place.state).collect();
         let kept = Arc::new(Mutex::new(Vec::new()));
@@ -65,7 +67,13 @@ impl Tasks {
             let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             sweep_fifos(&place.state.join("fifo"), &kept);
         }
-        bundle::sweep_work(&place.root, &place.state);
+        if sweep {
+            let orphans = bundle::sweep_work(&place.root, &place.state);
+            // They can be of any size; no client waits for that.
+            if !orphans.is_empty() {
+                tokio::task::spawn_blocking(move || bundle::remove_orphans(&orphans));
+            }
+        }
         self.sweep_sockets();
     }
 
@@ -269,7 +277,7 @@ fn remove_unlocked(directory: &Path) {
     let locked = File::open(directory)
         .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
         .unwrap_or(true);
-    if !locked && let Err(error) = std::fs::remove_dir_all(directory) {
+    if !locked && let Err(error) = remove_tree(directory) {
         log::warn!("remove the fifos in {}: {error}", directory.display());
     }
 }

@@ -355,7 +355,7 @@ async fn a_dead_shim_is_buried_and_its_exit_told_once_and_kept() {
 
     // A daemon that comes later knows the exit too, and tells nobody again.
     let later = bench.daemon();
-    soon(later.recover()).await;
+    soon(later.recover(true)).await;
     assert_eq!(soon(later.state(&namespace, &id, None)).await.unwrap().status, Status::Stopped);
     assert!(soon(later.wait(&namespace, &id, None)).await.is_ok());
     soon(later.delete(&namespace, &id)).await.unwrap();
@@ -399,7 +399,7 @@ async fn a_later_daemon_adopts_a_running_task() {
     let first = bench.daemon();
     soon(first.create(namespace, bench.request())).await.unwrap();
     let second = bench.daemon();
-    soon(second.recover()).await;
+    soon(second.recover(true)).await;
     assert_eq!(soon(second.state(namespace, id, None)).await.unwrap().status, Status::Running);
     soon(second.kill(namespace, id, None, 9, false)).await.unwrap();
     assert_eq!(soon(second.wait(namespace, id, None)).await.unwrap().status, 137);
@@ -431,7 +431,7 @@ async fn a_shim_that_died_while_no_daemon_was_there_is_buried_at_start() {
 
     let mut events = bench.subscribe();
     let second = bench.daemon();
-    soon(second.recover()).await;
+    soon(second.recover(true)).await;
     assert_eq!(soon(events.next()).await.unwrap().topic, "/tasks/exit");
     assert!(soon(second.wait(&bench.namespace, &bench.id, None)).await.is_ok());
     assert_eq!(bench.calls(), ["start", "delete"]);
@@ -443,7 +443,7 @@ async fn what_no_client_was_told_of_is_removed_at_start() {
     // As after a crash between the making of the bundle and the answer of the shim.
     bench.dirs().make(b"{}", &bench.place.path().join("shim")).unwrap();
     let tasks = bench.daemon();
-    soon(tasks.recover()).await;
+    soon(tasks.recover(true)).await;
     bench.assert_nothing_left();
     // And between the answer and Create. The shim is not asked but killed: it might be creating.
     let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
@@ -468,7 +468,7 @@ async fn what_no_client_was_told_of_is_removed_at_start() {
         bench.kill_shim().await;
         death
     };
-    let ((), death) = soon(async { tokio::join!(tasks.recover(), dying) }).await;
+    let ((), death) = soon(async { tokio::join!(tasks.recover(true), dying) }).await;
     assert_eq!(death.signal(), Some(9));
     bench.assert_nothing_left();
 }
@@ -492,7 +492,7 @@ async fn a_create_cut_off_in_a_pods_shim_leaves_the_pod_alone() {
     *bench.shim.creating.lock().unwrap() = Some("cut-off");
     *bench.shim.created.lock().unwrap() = true;
     let tasks = bench.daemon();
-    soon(tasks.recover()).await;
+    soon(tasks.recover(true)).await;
     let mut process = bench.shim.process.lock().unwrap().take().unwrap();
     assert!(process.try_wait().unwrap().is_none(), "the shim of a pod was killed");
     process.kill().unwrap();
