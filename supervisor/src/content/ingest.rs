@@ -16,7 +16,7 @@
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -341,6 +341,7 @@ impl Ingest {
         }
         let (namespace, lease) = (self.namespace.clone(), self.lease.clone());
         let reference = self.status.reference.clone();
+        let digest = info.digest.clone();
         let outcome = self.store.shared.database.write_blocking(move |transaction| {
             end(transaction, &namespace, &reference)?;
             match store::record(transaction, &namespace, lease.as_ref(), &info) {
@@ -350,11 +351,29 @@ impl Ingest {
                 Ok(()) => Ok(Ok(info)),
             }
         });
+        if own && !present && outcome.as_ref().is_err_and(|error| is_full(error)) {
+            // Bytes without a record would keep the file system full until the next start. They are
+            // the ingest's again, with which they go.
+            self.take_back(&digest, &blob);
+        }
         if own && present {
             let path = self.path();
             fs::remove_file(&path).or_else(absent_is_fine).map_err(file("remove ingest", path))?;
         }
         outcome?
+    }
+
+    /// Gives the bytes of a blob that got no record back to the ingest.
+    fn take_back(&self, digest: &Digest, blob: &Path) {
+        let database = &self.store.shared.database;
+        let recorded =
+            database.read_blocking(|connection| store::size_anywhere(connection, digest));
+        if !matches!(recorded, Ok(None)) {
+            return;
+        }
+        if let Err(error) = fs::rename(blob, self.path()) {
+            log::warn!("take {} back: {error}", blob.display());
+        }
     }
 
     /// The file to write to; a shared ingest gets one of its own, with the blob's bytes.

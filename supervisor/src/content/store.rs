@@ -266,11 +266,13 @@ impl Store {
     {
         let _files = self.lock_files();
         let garbage = database.remove_blocking(decide)?;
-        for digest in &garbage.blobs {
-            self.remove_file(self.path(digest))?;
-        }
-        for id in &garbage.ingests {
-            self.remove_file(self.shared.ingests.join(id.to_string()))?;
+        let blobs = garbage.blobs.iter().map(|digest| self.path(digest));
+        let ingests = garbage.ingests.iter().map(|id| self.shared.ingests.join(id.to_string()));
+        for path in blobs.chain(ingests) {
+            // Their records are gone: one that stays is left to the next start, and keeps no other.
+            if let Err(error) = self.remove_file(path) {
+                log::warn!("{}", shim_sdk::error::report(&error));
+            }
         }
         Ok(garbage)
     }

@@ -246,6 +246,29 @@ fn blobs_and_ingests_are_removed_from_a_full_file_system_and_the_store_opens_on_
     assert!(disk.free() >= 1_000_000, "{}", disk.free());
 }
 
+/// The bytes had no record, and stayed until the next start.
+#[test]
+fn a_commit_that_the_full_file_system_refuses_leaves_the_bytes_to_the_ingest() {
+    let disk = Small::new();
+    let database = Database::open(disk.0.path().join("metadata.db")).unwrap();
+    let store = Store::open(disk.0.path(), database).unwrap();
+    let namespace = Namespace::new("a").unwrap();
+    let mut ingest = store.ingest(&namespace, request("large")).unwrap();
+    ingest.write(&vec![1; 1 << 20]).unwrap();
+    disk.fill();
+    for number in 0..10_000 {
+        if store.ingest(&namespace, request(&format!("more-{number}"))).is_err() {
+            break;
+        }
+    }
+    disk.fill();
+    let refused = ingest.commit(0, None, Labels::new()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::ResourceExhausted);
+    let before = disk.free();
+    store.abort(&namespace, "large").unwrap();
+    assert!(disk.free() >= before + 1_000_000, "{} after {before}", disk.free());
+}
+
 #[test]
 fn an_ingest_that_fills_the_file_system_gives_its_bytes_back_at_once() {
     let disk = Small::new();
