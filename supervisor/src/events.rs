@@ -140,7 +140,8 @@ impl Bus {
         if !is_topic(&event.topic) {
             return Err(BadEvent::Topic(event.topic));
         }
-        let bytes = event.topic.len() + event.event.value.len() + event.event.type_url.len();
+        let texts = event.namespace.len() + event.topic.len() + event.event.type_url.len();
+        let bytes = texts + event.event.value.len();
         if bytes > EVENT_BYTES {
             return Err(BadEvent::Size { bytes });
         }
@@ -275,6 +276,20 @@ mod tests {
         assert_eq!(wanted.next().await.unwrap().topic, "/tasks/exit");
         assert_eq!(wanted.next().await.unwrap().topic, "/images/create");
         assert!(wanted.next().await.is_none());
+    }
+
+    #[test]
+    fn no_part_of_an_event_is_of_any_size() {
+        let (bus, large) = (Bus::new(), "x".repeat(EVENT_BYTES + 1));
+        let any = Any { type_url: large.clone(), value: Vec::new() };
+        for event in [
+            Event { namespace: large.clone(), ..event("/a") },
+            Event { topic: format!("/{large}"), ..event("/a") },
+            Event { event: any, ..event("/a") },
+            Event { event: Any { value: large.into(), ..Any::default() }, ..event("/a") },
+        ] {
+            assert!(bus.forward(event).is_err());
+        }
     }
 
     #[test]
