@@ -12,8 +12,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// The file's size. It is always overwritten whole and in place: one write within one block can be
-/// neither cut in half nor refused for want of a free block, as a new file beside it could.
+/// The file's size. One that is there is always overwritten whole and in place: one write within one
+/// block can be neither cut in half nor refused for want of a free block, as a new file beside it
+/// could. The first is made beside and renamed: a crash or a full disk leaves it whole or not there.
 const BYTES: usize = 256;
 /// The newest form of the file that is known here.
 const VERSION: u32 = 1;
@@ -73,15 +74,25 @@ impl Mark {
         bytes.resize(BYTES - 1, b' ');
         bytes.push(b'\n');
         let path = path(root);
-        let is_new = !path.exists();
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        if is_new {
-            File::open(root)?.sync_all()?;
+        match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => {
+                let mut file = file?;
+                file.write_all(&bytes)?;
+                return file.sync_all();
+            }
         }
-        Ok(())
+        let new = path.with_extension("mark.new");
+        let made = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(root)?.sync_all()
+        };
+        made().inspect_err(|_| drop(fs::remove_file(&new)))
     }
 }
 
@@ -103,6 +114,25 @@ mod tests {
             assert_eq!(Mark::read(root.path()).unwrap(), Found::Mark(mark));
             assert_eq!(fs::metadata(path(root.path())).unwrap().len(), 256);
         }
+    }
+
+    #[test]
+    fn the_first_mark_of_a_full_file_system_is_whole_or_not_there() {
+        use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path();
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=16k")).unwrap();
+        drop(fs::write(at.join("all"), vec![1; 1 << 20]));
+        let written = Mark::new("id", 1, false).write(at);
+        let found = Mark::read(at);
+        let left = fs::read_dir(at).unwrap().count();
+        fs::remove_file(at.join("all")).unwrap();
+        let again = Mark::new("id", 1, false).write(at);
+        unmount(at, UnmountFlags::DETACH).unwrap();
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        // A start would take a mark that is empty for one that is damaged, and serve no records.
+        assert_eq!((found.unwrap(), left), (Found::Absent, 1));
+        again.unwrap();
     }
 
     #[test]
