@@ -89,7 +89,8 @@ impl Checker {
         let own = matches!(doubt, Doubt::Older { .. } | Doubt::Damaged { .. });
         own.then(|| files.database())
             .into_iter()
-            .chain([files.copy()])
+            // One that a repair was killed with just before it had its place.
+            .chain([files.rebuilt(), files.copy()])
             .filter_map(|path| Some((metadata::usable(&path, &self.id)?, path)))
             .max()
             .map(|(_, path)| path)

@@ -51,7 +51,7 @@ pub(super) async fn keep_up(domain: Domain) {
             copied = Instant::now();
             let (database, root) = (domain.database.clone(), domain.config.root.clone());
             let copy = tokio::task::spawn_blocking(move || {
-                database.keep_copy(&RootFiles { root }.copy());
+                database.keep_copy(&RootFiles { root }.copy(), false);
             });
             if let Err(error) = copy.await {
                 log::warn!("copy the database: {error}");

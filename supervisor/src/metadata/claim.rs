@@ -98,6 +98,11 @@ impl RootFiles {
         self.root.join("metadata.copy.db")
     }
 
+    /// A rebuilt database on its way to the database's place.
+    pub(crate) fn rebuilt(&self) -> PathBuf {
+        self.root.join("metadata.rebuilt.db")
+    }
+
     /// The directory of snapshots' directories.
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
@@ -194,7 +199,7 @@ pub(crate) fn claim(
 pub(crate) fn leave(database: &Database, files: &RootFiles, id: &str) {
     let left = || -> Result<(), MetadataError> {
         let generation = raise(database, id)?;
-        database.keep_copy(&files.copy());
+        database.keep_copy(&files.copy(), true);
         // The database's file is whole by itself then.
         database.checkpoint()?;
         Mark::new(id, generation, true)
@@ -501,6 +506,56 @@ mod tests {
         connection.execute_batch("DROP TABLE leases").unwrap();
         let doubt = claim(&files, &id()).unwrap().err().unwrap();
         assert!(matches!(doubt, Doubt::Damaged { .. }), "{doubt}");
+    }
+
+    #[test]
+    fn a_full_file_system_keeps_its_database_when_a_rebuilt_one_has_no_room() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let (elsewhere, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = RootFiles { root: place.path().to_owned() };
+        let options = Some("size=8m");
+        mount(Some("tmpfs"), &files.root, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        leave(&database, &files, "this");
+        drop(database);
+        let before = fs::read(files.database()).unwrap();
+        let rebuilt = Database::open(elsewhere.path().join("rebuilt.db")).unwrap();
+        adopt(&rebuilt, &files, "this").unwrap();
+        drop(fs::write(files.root.join("all"), vec![1; 9 << 20]));
+        let refused = install(&rebuilt, &files, "this");
+        let kept = fs::read(files.database());
+        fs::remove_file(files.root.join("all")).unwrap();
+        let again = install(&rebuilt, &files, "this");
+        let claimed = claim(&files, &id()).map(|claimed| claimed.map(drop));
+        umount2(&files.root, MntFlags::MNT_DETACH).unwrap();
+        assert!(is_full(&refused.unwrap_err()));
+        assert!(kept.unwrap() == before, "the one that there was is still there");
+        again.unwrap();
+        assert!(claimed.unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_copy_that_was_kept_meanwhile_is_older_and_the_last_one_is_not() {
+        let (_root, files) = first_release(true);
+        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let as_the_database = || {
+            forget_log(&files.database());
+            fs::copy(files.copy(), files.database()).unwrap();
+            claim(&files, &id()).unwrap()
+        };
+        database.keep_copy(&files.copy(), false);
+        drop(database);
+        assert!(usable(&files.copy(), &id()).is_some());
+        // Served, it would have what came after it swept.
+        let doubt = as_the_database().err().unwrap();
+        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+        let (_root, files) = first_release(true);
+        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        leave(&database, &files, "this");
+        drop(database);
+        forget_log(&files.database());
+        fs::copy(files.copy(), files.database()).unwrap();
+        assert!(claim(&files, &id()).unwrap().is_ok());
     }
 
     #[test]

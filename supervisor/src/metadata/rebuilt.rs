@@ -1,6 +1,7 @@
 //! A database that takes the place of one in doubt: from what it is made, and how it gets there.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
@@ -90,16 +91,26 @@ pub(crate) fn install(
         Ok(connection.query_row(query, [], |row| row.get(0))?)
     })?;
     let path = files.database();
+    // A copy that is renamed into place: the rebuilt one has a log, which goes by its name. It is
+    // whole before the old one goes: a full file system must not leave the root without either.
+    let new = files.rebuilt();
+    copy::keep(rebuilt.path(), &new)?;
     for suffix in ["", "-wal"] {
         let mut name = path.clone().into_os_string();
         name.push(suffix);
         if fs::symlink_metadata(&name).is_ok() {
-            crate::aside::set_aside(&files.root, Path::new(&name), "it was rebuilt");
+            let to = crate::aside::moved(&files.root, Path::new(&name))
+                .map_err(|cause| MetadataError::Copy { path: name.clone().into(), cause })?;
+            log::warn!("{}: it was rebuilt: moved to {}", name.display(), to.display());
         }
     }
     forget_log(&path);
-    // A copy that is renamed into place: the rebuilt one has a log, which goes by its name.
-    copy::keep(rebuilt.path(), &path)?;
+    let put = || -> io::Result<()> {
+        fs::rename(&new, &path)?;
+        File::open(&files.root)?.sync_all()
+    };
+    put().map_err(|cause| MetadataError::Copy { path, cause })?;
+    forget_log(&new);
     Mark::new(id, generation, false)
         .write(&files.root)
         .map_err(|cause| MetadataError::Mark { root: files.root.clone(), cause })

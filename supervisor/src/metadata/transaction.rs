@@ -100,10 +100,12 @@ impl Database {
         self.shared.changes.load(Ordering::Relaxed)
     }
 
-    /// Copies the database to `to`, replacing what is there; a failure leaves that as it is. Blocks.
-    pub(crate) fn keep_copy(&self, to: &Path) {
+    /// Copies the database to `to`, replacing what is there; a failure leaves that as it is. The
+    /// copy is known to be an earlier one, unless it `is_last`. Blocks.
+    pub(crate) fn keep_copy(&self, to: &Path, is_last: bool) {
         let changes = self.shared.changes.swap(0, Ordering::Relaxed);
-        if let Err(error) = copy::keep(&self.shared.path, to) {
+        let keep = if is_last { copy::keep } else { copy::keep_earlier };
+        if let Err(error) = keep(&self.shared.path, to) {
             self.shared.changes.fetch_add(changes, Ordering::Relaxed);
             log::warn!("{}", shim_sdk::error::report(&error));
         }
