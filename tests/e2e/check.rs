@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use harness::fixtures::APP;
+use harness::image::{Image, hex};
 use harness::{Root, Supervisor, tree};
 use nix::sys::signal::Signal;
 
@@ -70,6 +71,43 @@ fn a_lost_database_is_rebuilt_from_its_copy_with_what_came_after_it() {
     assert_eq!(recovered.len(), 1, "the later container's snapshot, of {kept:?}");
     let _ = harness::run(&mut supervisor.ctr(&["snapshots", "rm", &recovered[0]])).success();
     let _ = supervisor.run(&["check"]).success();
+}
+
+/// An image that calls itself as another is called took that one's name.
+#[test]
+fn a_repair_gives_no_image_the_name_that_it_gives_itself() {
+    let root = Root::new();
+    let (mut supervisor, id) = with_a_container(&root);
+    let target = |supervisor: &Supervisor<'_>| {
+        let _ = supervisor.run(&["images"]).success(); // there is a daemon then
+        let listed = harness::run(&mut supervisor.ctr(&["images", "ls"])).success().out();
+        let line = listed.lines().find(|line| line.starts_with(&format!("{APP} ")));
+        let line = line.unwrap_or_else(|| panic!("{APP} in {listed}"));
+        line.split_whitespace().find(|word| word.starts_with("sha256:")).map(str::to_owned)
+    };
+    let before = target(&supervisor);
+    let mut layout = Image::busybox("example.test/impostor:1").layout();
+    let parsed = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON");
+    let mut index = parsed(&layout.files["index.json"]);
+    let link = &mut index["manifests"][0];
+    let blob = |digest: &str| format!("blobs/sha256/{digest}");
+    let old = link["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+    let old = layout.files.remove(&blob(old.expect("a digest"))).expect("its manifest");
+    let mut manifest = parsed(&old);
+    manifest["annotations"] = serde_json::json!({"io.containerd.image.name": APP});
+    let manifest = manifest.to_string().into_bytes();
+    link["digest"] = format!("sha256:{}", hex(&manifest)).into();
+    link["size"] = manifest.len().into();
+    layout.files.insert(blob(&hex(&manifest)), manifest);
+    layout.files.insert("index.json".into(), index.to_string().into_bytes());
+    // After the copy, and lost with the database.
+    supervisor.import(&layout.write(&root.path().join("impostor.tar")));
+    supervisor.stop(Signal::SIGKILL);
+    lose_database(&supervisor);
+    let mended = supervisor.run(&["check", "--repair"]).out();
+    assert!(mended.contains(&format!("it calls itself {APP}")), "{mended}");
+    assert_eq!(target(&supervisor), before);
+    let _ = supervisor.run(&["rm", "--force", &id]).success();
 }
 
 #[test]

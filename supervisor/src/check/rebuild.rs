@@ -148,14 +148,16 @@ fn adopt_blobs(stores: &Stores, namespace: &Namespace, tell: Tell<'_>) -> Result
     }
     let mut parts: HashSet<Digest> = HashSet::new();
     let runtime = tokio::runtime::Handle::current();
-    for found in stores.importer.nameless(namespace, &blobs) {
+    stores.importer.nameless(namespace, &blobs, |found| {
         let digest = found.target.digest.clone();
-        let name = found.name.clone().unwrap_or_else(|| format!("recovered@{digest}"));
+        // Never the name that it gives itself: that may be another image's, which people trust.
+        let name = format!("recovered@{digest}");
+        let called = found.name.map(|name| format!("; it calls itself {name}")).unwrap_or_default();
         let mut finding = Finding {
             subject: "image",
             name: name.clone(),
             namespace: namespace.to_string(),
-            reason: "its record was lost".into(),
+            reason: format!("its record was lost{called}"),
             action: "recorded again".into(),
             mended: true,
         };
@@ -163,7 +165,7 @@ fn adopt_blobs(stores: &Stores, namespace: &Namespace, tell: Tell<'_>) -> Result
             finding.action = format!("not recorded again, it is not whole: {missing}");
             finding.mended = false;
             tell(finding);
-            continue;
+            return Ok(());
         }
         parts.extend(found.parts);
         stores.content.annotate(namespace, found.labels)?;
@@ -175,7 +177,8 @@ fn adopt_blobs(stores: &Stores, namespace: &Namespace, tell: Tell<'_>) -> Result
             finding.action = format!("recorded again, not unpacked: {}", report(&error));
         }
         tell(finding);
-    }
+        Ok::<_, CheckError>(())
+    })?;
     for (digest, _) in blobs.into_iter().filter(|(digest, _)| !parts.contains(digest)) {
         let labels = Labels::from([
             (RECOVERED.to_owned(), "content".to_owned()),

@@ -41,7 +41,7 @@ pub(crate) struct KnownLayer {
 pub(crate) struct Nameless {
     /// Its manifest or index.
     pub(crate) target: Descriptor,
-    /// The name that it gives itself.
+    /// The name that it gives itself. Anybody's image can give itself any name.
     pub(crate) name: Option<String>,
     /// All its parts that are there.
     pub(crate) parts: HashSet<Digest>,
@@ -58,16 +58,17 @@ impl Importer {
         namespace: &Namespace,
         images: &[Image],
     ) -> HashMap<String, KnownLayer> {
-        let budget = Budget::default();
-        let walk = Walk {
-            store: &self.content,
-            namespace,
-            wanted: &[],
-            budget: &budget,
-            known: RefCell::default(),
-        };
         let mut known = HashMap::new();
         for image in images {
+            // One for each, as each was a transfer of its own: together they may be above any limit.
+            let budget = Budget::default();
+            let walk = Walk {
+                store: &self.content,
+                namespace,
+                wanted: &[],
+                budget: &budget,
+                known: RefCell::default(),
+            };
             // An image that is not whole is told of with its blobs.
             let Ok(tree) = walk.tree(&image.target) else { continue };
             for image in tree.images {
@@ -197,42 +198,42 @@ impl Importer {
         outcome
     }
 
-    /// The images among `blobs`, all of them recorded in `namespace`, that no other of them is part
-    /// of. Blocks.
-    pub(crate) fn nameless(&self, namespace: &Namespace, blobs: &[(Digest, u64)]) -> Vec<Nameless> {
-        let mut documents: BTreeMap<Digest, (u64, Vec<u8>, Target)> = BTreeMap::new();
-        for (digest, size) in blobs.iter().filter(|(_, size)| *size <= MAX_BYTES) {
+    /// Hands the images among `blobs`, all of them recorded in `namespace`, that no other of them is
+    /// part of to `each`. One document is held at a time, and one image. Blocks.
+    pub(crate) fn nameless<E>(
+        &self,
+        namespace: &Namespace,
+        blobs: &[(Digest, u64)],
+        mut each: impl FnMut(Nameless) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let there: HashSet<&str> = blobs.iter().map(|(digest, _)| digest.as_str()).collect();
+        let mut targets: Vec<(Descriptor, Option<String>)> = Vec::new();
+        let mut inner: HashSet<String> = HashSet::new();
+        for (digest, size_bytes) in blobs.iter().filter(|(_, size)| *size <= MAX_BYTES) {
             let Some(bytes) = self.document(namespace, digest) else { continue };
-            if let Ok(target) = document::parse_target("blob", "", &bytes) {
-                documents.insert(digest.clone(), (*size, bytes, target));
-            }
-        }
-        let inner: HashSet<String> = documents
-            .values()
-            .filter_map(|(_, _, target)| match target {
-                Target::Index(index) => {
-                    Some(index.manifests.iter().map(|link| link.digest.clone()))
-                }
-                Target::Manifest(_) => None,
-            })
-            .flatten()
-            .collect();
-        let budget = Budget::default();
-        let walk = Walk {
-            store: &self.content,
-            namespace,
-            wanted: &[],
-            budget: &budget,
-            known: RefCell::default(),
-        };
-        let mut found = Vec::new();
-        for (digest, (size_bytes, bytes, target)) in documents {
-            if inner.contains(digest.as_str()) {
-                continue;
+            let Ok(target) = document::parse_target("blob", "", &bytes) else { continue };
+            if let Target::Index(index) = &target {
+                let links = index.manifests.iter().map(|link| &link.digest);
+                inner.extend(links.filter(|digest| there.contains(digest.as_str())).cloned());
             }
             let (media_type, name) = says(&bytes, &target);
+            let (digest, size_bytes) = (digest.clone(), *size_bytes);
             let annotations = BTreeMap::new();
-            let target = Descriptor { media_type, digest, size_bytes, annotations };
+            targets.push((Descriptor { media_type, digest, size_bytes, annotations }, name));
+        }
+        for (target, name) in targets {
+            if inner.contains(target.digest.as_str()) {
+                continue;
+            }
+            // One for each, as each was a transfer of its own.
+            let budget = Budget::default();
+            let walk = Walk {
+                store: &self.content,
+                namespace,
+                wanted: &[],
+                budget: &budget,
+                known: RefCell::default(),
+            };
             let (tree, missing) = match walk.tree(&target) {
                 Ok(tree) => (tree, None),
                 Err(error) => (Tree::default(), Some(shim_sdk::error::report(&error))),
@@ -243,9 +244,9 @@ impl Importer {
                 parts.insert(image.config.clone());
                 parts.extend(image.layers.iter().map(|layer| layer.digest.clone()));
             }
-            found.push(Nameless { target, name, parts, labels: tree.labels, missing });
+            each(Nameless { target, name, parts, labels: tree.labels, missing })?;
         }
-        found
+        Ok(())
     }
 
     fn document(&self, namespace: &Namespace, digest: &Digest) -> Option<Vec<u8>> {
