@@ -408,6 +408,8 @@ fn a_failed_create_in_a_pid_namespace_of_others_leaves_nothing() {
         let error = other.create().await.unwrap_err();
         assert!(error.contains("executable file not found in $PATH"), "{error}");
         other.assert_nothing_left();
+        // It reads nothing of a state that no pipe can hold.
+        other.spec["annotations"] = json!({"long": "x".repeat(200_000)});
         other.spec["hooks"] = json!({"createContainer": [{"path": "/bin/false", "timeout": 5}]});
         let error = other.create().await.unwrap_err();
         assert!(error.contains("non-zero exit code"), "{error}");
