@@ -31,6 +31,10 @@ pub(crate) async fn end(process: Pid) {
 
 /// Kills a process, which is our child and not reaped, and its descendants; returns them all.
 pub(crate) fn kill_all(process: Number) -> Vec<Number> {
+    if process.is_init() {
+        // Its group, to kill(2), is every process that there is.
+        return Vec::new();
+    }
     // It leads a session, and so a group. Stopped first, so that it starts nothing while this looks.
     let _ = kill_process_group(process, Signal::STOP);
     let _ = kill_process(process, Signal::STOP);

@@ -20,7 +20,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ const MAX_ANCESTORS: usize = 4096;
 
 /// How long what is left is looked at before it counts as others': what was killed, or has ended with
 /// its init, needs a moment to leave.
-pub(crate) const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// The groups of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,9 +68,74 @@ pub(crate) struct Made {
     pub(crate) ends_with_init: bool,
 }
 
+/// The end of a container's groups, in rounds: how long to pause between them is for the caller.
+#[derive(Debug)]
+pub(crate) struct Ending<'a> {
+    made: &'a Made,
+    /// The container's own file.
+    file: &'a Path,
+    /// Whether its processes are killed.
+    kills: bool,
+    others: Others,
+    left: Left,
+    began: Instant,
+    /// How long what was killed may take to leave.
+    patience: Duration,
+}
+
+impl<'a> Ending<'a> {
+    /// Removes the groups that are empty, as most are. `records` is where an engine keeps the records of
+    /// other containers.
+    pub(crate) fn new(
+        made: &'a Made,
+        file: &'a Path,
+        records: Option<&Path>,
+        kills: bool,
+        patience: Duration,
+    ) -> Self {
+        let left = made.round(false, &Others::default());
+        // Where nothing is left it is no matter who else there is.
+        let others = match left {
+            Left::Nothing => Others::default(),
+            Left::Others | Left::Groups(_) => Others::of(made, file, records),
+        };
+        Self { made, file, kills, others, left, began: Instant::now(), patience }
+    }
+
+    /// Whether it has come to its end. Groups in which others' processes stay are left to them.
+    pub(crate) fn is_over(&self) -> bool {
+        match self.left {
+            Left::Nothing => true,
+            Left::Others => self.began.elapsed() > SETTLING,
+            Left::Groups(_) => self.began.elapsed() > self.patience,
+        }
+    }
+
+    /// Goes on.
+    pub(crate) fn round(&mut self) {
+        self.left = self.made.round(self.kills, &self.others);
+    }
+
+    /// What has come of it. Removes the container's file, unless groups of its own are left.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        match self.left {
+            Left::Nothing => {}
+            Left::Others => self.made.hand_over(&self.others),
+            Left::Groups(cause) => return Err(cause),
+        }
+        match fs::remove_file(self.file) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                let what = format!("remove {}: {cause}", self.file.display());
+                Err(io::Error::new(cause.kind(), what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What is left after a round.
 #[derive(Debug)]
-pub(crate) enum Left {
+enum Left {
     /// No group.
     Nothing,
     /// Groups in which others' processes are.
@@ -117,7 +182,7 @@ impl Made {
     }
 
     /// Removes the groups that are empty; before, if `kills`, kills the container's processes in them.
-    pub(crate) fn round(&self, kills: bool, others: &Others) -> Left {
+    fn round(&self, kills: bool, others: &Others) -> Left {
         let (mut left, mut foreign) = (None, false);
         for directory in self.directories.iter().filter(|one| one.is_dir() && !is_root(one)) {
             let mut pids = Vec::new();
@@ -149,7 +214,7 @@ impl Made {
     }
 
     /// Has another container that was given the same groups remove those that are left.
-    pub(crate) fn hand_over(&self, others: &Others) {
+    fn hand_over(&self, others: &Others) {
         let left = self.directories.iter().filter(|one| one.is_dir());
         let Some((file, mut other)) = others.sharing.first().cloned() else {
             for directory in left {
@@ -322,19 +387,17 @@ mod tests {
         }
     }
 
-    fn end(made: &Made, file: &Path, kills: bool) -> Left {
-        let others = Others::of(made, file, None);
-        for _ in 0..1000 {
-            match made.round(kills, &others) {
-                Left::Groups(_) => std::thread::sleep(Duration::from_millis(1)),
-                Left::Others => {
-                    made.hand_over(&others);
-                    return Left::Others;
-                }
-                Left::Nothing => return Left::Nothing,
-            }
+    /// Whether others' processes are left.
+    fn end(made: &Made, file: &Path, kills: bool) -> bool {
+        let mut ending = Ending::new(made, file, None, kills, Duration::from_secs(2));
+        while !ending.is_over() {
+            std::thread::sleep(Duration::from_millis(1));
+            ending.round();
         }
-        panic!("the groups stay");
+        let has_others = matches!(ending.left, Left::Others);
+        ending.finish().unwrap();
+        assert!(!file.exists());
+        has_others
     }
 
     #[test]
@@ -345,7 +408,7 @@ mod tests {
         let stranger = ground.process(false);
         let (made, file) = ground.container("c1");
         assert!(!made.is_any());
-        assert!(matches!(end(&made, &file, true), Left::Nothing));
+        assert!(!end(&made, &file, true));
         assert!(Ground::is_alive(stranger));
         assert!(ground.directories().iter().all(|directory| directory.exists()));
     }
@@ -362,13 +425,12 @@ mod tests {
         let other = ground.process(true);
         let bundle = second_file.parent().unwrap();
         fs::write(bundle.join("init.pid"), other.to_string()).unwrap();
-        assert!(matches!(end(&first, &first_file, true), Left::Others));
+        assert!(end(&first, &first_file, true));
         assert!(!Ground::is_alive(own) && Ground::is_alive(other));
         // The second has it to remove now.
         let second = Made::read(&second_file).unwrap();
         assert!(second.is_any());
-        fs::remove_file(&first_file).unwrap();
-        assert!(matches!(end(&second, &second_file, true), Left::Nothing));
+        assert!(!end(&second, &second_file, true));
         assert!(ground.directories().iter().all(|directory| !directory.exists()));
     }
 
@@ -378,7 +440,7 @@ mod tests {
         let (made, file) = ground.container("c1");
         ground.make();
         let stranger = ground.process(false);
-        assert!(matches!(end(&made, &file, false), Left::Others));
+        assert!(end(&made, &file, false));
         assert!(Ground::is_alive(stranger));
     }
 }

@@ -12,7 +12,7 @@
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use shim_sdk::ContainerId;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
-use super::made::{self, Left, Made, Others, SETTLING};
+use super::made::{self, Ending, Made};
 use super::{below, collect_pids, find, send, write};
 use crate::engine::INIT_PID_FILE;
 use crate::error::EngineError;
@@ -60,33 +60,12 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
 /// Kills and removes what a container has made: the empty groups, then, if `kills`, its processes in
 /// the others. Groups in which others' processes stay are left to them. `file` is the container's own.
 pub(crate) async fn end(made: &Made, file: &Path, kills: bool) -> Result<(), EngineError> {
-    let began = Instant::now();
-    let mut left = made.round(false, &Others::default());
-    let others = match left {
-        Left::Nothing => Others::default(),
-        Left::Others | Left::Groups(_) => Others::of(made, file, None),
-    };
-    loop {
-        match left {
-            Left::Nothing => break,
-            Left::Others if began.elapsed() > SETTLING => {
-                made.hand_over(&others);
-                break;
-            }
-            Left::Groups(cause) if began.elapsed() > INTERVAL * ATTEMPTS => {
-                return Err(EngineError::call("remove the container's groups", cause));
-            }
-            Left::Others | Left::Groups(_) => {}
-        }
+    let mut ending = Ending::new(made, file, None, kills, INTERVAL * ATTEMPTS);
+    while !ending.is_over() {
         tokio::time::sleep(INTERVAL).await;
-        left = made.round(kills, &others);
+        ending.round();
     }
-    match fs::remove_file(file) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            Err(EngineError::file("remove", file, cause))
-        }
-        _ => Ok(()),
-    }
+    ending.finish().map_err(|cause| EngineError::call("remove the container's groups", cause))
 }
 
 /// Where the groups of this path are, or would be.

@@ -18,7 +18,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -256,7 +256,7 @@ impl Connection {
             *pid != self.pid
                 && !is_handed_over(*pid)
                 // Empty for one that is dead and not reaped.
-                && std::fs::read(format!("/proc/{pid}/cmdline"))
+                && beginning(&format!("/proc/{pid}/cmdline"), self.command_line.len() + 1)
                     .is_ok_and(|line| line == self.command_line)
         };
         children().into_iter().filter(is_clone).filter_map(Pid::from_raw).collect()
@@ -307,6 +307,20 @@ fn describe(status: &WaitIdStatus) -> String {
     }
 }
 
+/// At most so many bytes of a file: a process may have a command line as large as its memory.
+fn beginning(path: &str, most: usize) -> io::Result<Vec<u8>> {
+    let mut line = Vec::with_capacity(most);
+    std::fs::File::open(path)?.take(most as u64).read_to_end(&mut line)?;
+    Ok(line)
+}
+
+/// When the kernel started a process: with its pid, what tells it from every other. See proc(5), stat.
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The 22nd field; the second, in parentheses, may hold anything.
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
 /// The children of the calling thread, which is the shim's only one to have any.
 pub(super) fn children() -> Vec<i32> {
     let thread = rustix::thread::gettid().as_raw_nonzero();
@@ -324,4 +338,24 @@ fn exec(image: OwnedFd, socket: OwnedFd, token: &str) -> Result<ProcessHandle, s
     // Its first descriptor beside the streams.
     const { assert!(HELPER_SOCKET == 3) };
     shim_sdk::spawn_now(program.descriptor(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_of_a_command_line_than_is_compared() {
+        assert_eq!(beginning("/dev/zero", 7).unwrap(), [0; 7]);
+    }
+
+    #[test]
+    fn a_process_has_a_start_time_until_it_is_reaped() {
+        let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(process.id()).unwrap();
+        assert!(start_time(pid) >= start_time(i32::try_from(std::process::id()).unwrap()));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        assert_eq!(start_time(pid), None);
+    }
 }

@@ -31,7 +31,7 @@ mod wire;
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -95,8 +95,9 @@ pub(crate) struct Libcontainer {
     pool: Pool,
     /// The containers whose init waits for its start.
     waiting: RefCell<HashMap<String, Waiting>>,
-    /// The processes that were handed over, and so are not a dead helper's strays.
-    known: RefCell<HashSet<i32>>,
+    /// The processes that were handed over, and so are not a dead helper's strays: by their pids when they
+    /// were started, since a pid may be another's later.
+    known: RefCell<HashMap<i32, u64>>,
 }
 
 /// What is known of an init that waits for its start.
@@ -401,16 +402,20 @@ impl Libcontainer {
 
     /// Whether a process was handed over, and so is nothing that a helper has left.
     fn is_known(&self, pid: i32) -> bool {
-        self.known.borrow().contains(&pid)
+        let started = self.known.borrow().get(&pid).copied();
+        started.is_some() && started == connection::start_time(pid)
     }
 
     fn hand_over(&self, pid: i32) {
         let mut known = self.known.borrow_mut();
         if known.len() >= KNOWN {
             let children = connection::children();
-            known.retain(|pid| children.contains(pid));
+            known.retain(|pid, _| children.contains(pid));
         }
-        known.insert(pid);
+        // Without one it has ended.
+        if let Some(started) = connection::start_time(pid) {
+            known.insert(pid, started);
+        }
     }
 }
 

@@ -29,6 +29,9 @@ const LINE_BYTES: usize = 4096;
 /// What a line may say of an event, so that the line with its quoting fits.
 const EVENT_BYTES: usize = 1024;
 
+/// The most that is read of a report. Another process with CAP_SYS_PTRACE may write to it for ever.
+const REPORT_BYTES: usize = 256 * 1024;
+
 /// More events than this say nothing new.
 const EVENTS: usize = 4;
 
@@ -89,19 +92,27 @@ impl Report {
 /// Lines gathered from a report.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
+    bytes: usize,
     partial: Vec<u8>,
     failure: Option<Failure>,
     events: Vec<String>,
 }
 
 impl Findings {
-    /// Reads what there is; true at the end of the pipe.
+    /// Reads what there is; true at the end of the pipe. A report that is too long is an error.
     pub(super) fn read(&mut self, pipe: impl AsFd) -> io::Result<bool> {
         let mut chunk = [0; LINE_BYTES];
         loop {
             match rustix::io::read(pipe.as_fd(), &mut chunk) {
                 Ok(0) => return Ok(true),
-                Ok(count) => self.add(&chunk[..count]),
+                Ok(count) => {
+                    self.bytes += count;
+                    if self.bytes > REPORT_BYTES {
+                        let why = format!("a report of more than {REPORT_BYTES} bytes");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                    }
+                    self.add(&chunk[..count]);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Ok(false),
                 Err(error) => return Err(error.into()),
@@ -268,6 +279,23 @@ mod tests {
         findings.add(br#"{"Event":"fai"#);
         findings.add(b"led\"}\n{\"Ev");
         assert_eq!(findings.events, ["failed"]);
+    }
+
+    #[test]
+    fn a_report_that_is_written_for_ever_is_read_to_a_bound() {
+        // The one thread of the shim read on for as long as something came, and kept all of it.
+        let report = Report::open().unwrap();
+        let write = report.writer();
+        let flood = [b'x'; LINE_BYTES];
+        let mut findings = Findings::default();
+        let error = std::iter::repeat_with(|| {
+            while rustix::io::write(&*write, &flood).is_ok() {}
+            findings.read(&report.read)
+        })
+        .take(1000)
+        .find_map(Result::err);
+        assert_eq!(error.unwrap().kind(), io::ErrorKind::InvalidData);
+        assert!(findings.partial.len() <= REPORT_BYTES);
     }
 
     /// The writing end is in the container's init.

@@ -128,6 +128,13 @@ pub(super) fn reset_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> 
     unsafe { set(signal, SigHandler::SigDfl) }.map(|_| ())
 }
 
+/// Has a write that nobody reads fail, and not end the process.
+pub(super) fn ignore_broken_pipes() -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal as set};
+    // SAFETY: no handler of ours is run.
+    unsafe { set(Signal::SIGPIPE, SigHandler::SigIgn) }.map(|_| ())
+}
+
 /// Registers a descriptor with the runtime's poller.
 pub(super) fn async_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` answers with the same descriptor for as long as it lives, and nothing

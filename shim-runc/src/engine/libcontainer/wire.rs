@@ -113,6 +113,9 @@ impl Failure {
     }
 }
 
+/// What one packet holds, its descriptors, and who sent it.
+pub(super) type Packet = (Vec<u8>, Vec<OwnedFd>, Option<i32>);
+
 /// The kinds of failure that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reason {
@@ -171,8 +174,15 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
 /// Receives one packet and its descriptors, which are close-on-exec. `None` is the end: the peer
 /// has closed its side.
 pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    Ok(receive_from(socket)?.map(|(bytes, fds, _)| (bytes, fds)))
+}
+
+/// The same with the sender's pid, if the socket was set to tell it. The kernel tells it, as this process
+/// sees the sender.
+pub(super) fn receive_from(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut bytes = vec![0; FRAME_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
         rustix::net::recvmsg(
@@ -182,10 +192,14 @@ pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Owne
             RecvFlags::CMSG_CLOEXEC,
         )
     })?;
-    let mut fds = Vec::new();
+    let (mut fds, mut sender) = (Vec::new(), None);
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
+        match message {
+            RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
+            RecvAncillaryMessage::ScmCredentials(credentials) => {
+                sender = Some(credentials.pid.as_raw_nonzero().get());
+            }
+            _ => {}
         }
     }
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
@@ -195,7 +209,7 @@ pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Owne
         return Ok(None);
     }
     bytes.truncate(received.bytes);
-    Ok(Some((bytes, fds)))
+    Ok(Some((bytes, fds, sender)))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cgroup::made::{Left, Made, Others, SETTLING};
+use crate::cgroup::made::{Ending, Made};
 use crate::cgroup::make_all;
 use crate::cgroup::v1::Groups;
 
@@ -51,32 +51,14 @@ const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// Kills and removes what a container has made, whose processes may have ended with its init. `file` is
 /// its own, `records` where the engine has those of others.
 pub(super) fn end(made: &Made, file: &Path, records: &Path, kills: bool) -> io::Result<()> {
-    let began = Instant::now();
     let mut pause = Duration::from_micros(100);
-    // Most have nothing left in them, and then it is no matter who else there is.
-    let mut left = made.round(false, &Others::default());
-    let others = match left {
-        Left::Nothing => Others::default(),
-        Left::Others | Left::Groups(_) => Others::of(made, file, Some(records)),
-    };
-    loop {
-        match left {
-            Left::Nothing => break,
-            Left::Others if began.elapsed() > SETTLING => {
-                made.hand_over(&others);
-                break;
-            }
-            Left::Groups(error) if began.elapsed() > EMPTYING => return Err(error),
-            Left::Others | Left::Groups(_) => {}
-        }
+    let mut ending = Ending::new(made, file, Some(records), kills, EMPTYING);
+    while !ending.is_over() {
         sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
-        left = made.round(kills, &others);
+        ending.round();
     }
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(of("remove", file, &error)),
-        _ => Ok(()),
-    }
+    ending.finish()
 }
 
 /// A container's cgroups that exist: one, or one in each v1 hierarchy.

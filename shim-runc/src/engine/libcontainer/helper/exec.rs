@@ -54,12 +54,17 @@ pub(super) fn exec(
     refuse_listener(&spec)?;
     let other = |error: std::io::Error| failure(Reason::Other, &error);
     let identity = Identity::of(root, &spec, &process)?;
-    let init = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-    let init = init.ok_or_else(not_running)?;
-    let init = pidfd_open(init, PidfdFlags::empty()).map_err(|error| match error {
+    let number = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+    let number = number.ok_or_else(not_running)?;
+    let init = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
         Errno::SRCH => not_running(),
         other => Failure::new(Reason::Other, format!("open init: {other}")),
     })?;
+    let shim = rustix::process::getppid();
+    if shim.is_none() || parent(number) != shim {
+        // The number is another's by now.
+        return Err(not_running());
+    }
     let group =
         YoukiConfig::load(&container.root).map_err(|error| failure(Reason::Other, &error))?;
     let entry = entry(&group.cgroup_path).map_err(other)?;
@@ -86,6 +91,14 @@ pub(super) fn exec(
         }
         Err(plain) => Err(report.explain(plain.reason, plain.message)),
     }
+}
+
+/// The parent of a process. That of an init is the shim, as this process's is.
+fn parent(process: Pid) -> Option<Pid> {
+    let stat = format!("/proc/{}/stat", process.as_raw_nonzero());
+    let stat = std::fs::read_to_string(stat).ok()?;
+    // "PID (NAME) STATE PARENT ...", where the name may hold anything.
+    Pid::from_raw(stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?)
 }
 
 fn not_running() -> Failure {

@@ -9,7 +9,8 @@
 //! Paths are looked up with the rights of the user, and before a profile could forbid the calls
 //! that it takes.
 //!
-//! Promise: between [`Identity::assume`] and the command nothing is gained; what the spec does not
+//! Promise: where others in the pid namespace see the process, it has by then no capability but those
+//! that it needs or is to have ([`Identity::shed`]); between [`Identity::assume`] and the command nothing is gained; what the spec does not
 //! grant is gone.
 //! See capabilities(7), seccomp(2), user_namespaces(7).
 
@@ -87,6 +88,27 @@ impl Identity {
             no_new_privileges: process.no_new_privileges() == Some(true),
             profile,
         })
+    }
+
+    /// Gives up for good what is neither the user's nor needed to become the user. Called before others in
+    /// the pid namespace see the process: one with CAP_SYS_PTRACE has what the process has.
+    pub(super) fn shed(&self) -> Result<(), Failure> {
+        let mut needed = CapabilitySet::CHOWN
+            | CapabilitySet::DAC_OVERRIDE
+            | CapabilitySet::SETGID
+            | CapabilitySet::SETUID
+            | CapabilitySet::SETPCAP;
+        if self.profile.is_some() && !self.no_new_privileges {
+            needed |= CapabilitySet::SYS_ADMIN;
+        }
+        let Granted { bounding, ambient, sets } = self.capabilities;
+        let granted = bounding | ambient | sets.effective | sets.permitted | sets.inheritable;
+        // What is executed may gain no more either.
+        bound(granted | needed)?;
+        let now = rustix::thread::capabilities(None).map_err(step("capget"))?.permitted;
+        let permitted = now & (granted | needed);
+        let inheritable = CapabilitySet::empty();
+        set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })
     }
 
     /// Takes the identity on. Called once, by the process itself, in the container. A profile that
@@ -208,16 +230,7 @@ impl Granted {
 
     /// Makes them the calling process's.
     fn take(&self) -> Result<(), Failure> {
-        for bit in (0..CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
-            if self.bounding.contains(bit) {
-                continue;
-            }
-            match rustix::thread::remove_capability_from_bounding_set(bit) {
-                // The kernel has no more.
-                Err(Errno::INVAL) => break,
-                other => other.map_err(step("set capabilities: the bounding set"))?,
-            }
-        }
+        bound(self.bounding)?;
         set_capabilities(self.sets)?;
         rustix::thread::clear_ambient_capability_set().map_err(step("set capabilities"))?;
         for bit in self.ambient.iter() {
@@ -226,6 +239,21 @@ impl Granted {
         }
         Ok(())
     }
+}
+
+/// Lets nothing that is executed have other capabilities.
+fn bound(bounding: CapabilitySet) -> Result<(), Failure> {
+    for bit in (0..CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
+        if bounding.contains(bit) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(bit) {
+            // The kernel has no more.
+            Err(Errno::INVAL) => break,
+            other => other.map_err(step("set capabilities: the bounding set"))?,
+        }
+    }
+    Ok(())
 }
 
 fn set_capabilities(sets: CapabilitySets) -> Result<(), Failure> {

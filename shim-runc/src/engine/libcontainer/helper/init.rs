@@ -97,6 +97,7 @@ impl Init<'_> {
         }
         let terminal = self.build(words)?;
         self.close_but(words, terminal.as_ref())?;
+        self.identity.shed()?;
         self.clone_init(words)?;
         self.finish(words, terminal)
     }
@@ -113,7 +114,8 @@ impl Init<'_> {
             }
             None => {
                 drop(release);
-                if hold.wait() { Ok(()) } else { call::exit(1) }
+                let gone = || failed("wait to be told of", &std::io::Error::other("it was not"));
+                if hold.wait() { Ok(()) } else { Err(gone()) }
             }
         }
     }

@@ -98,10 +98,12 @@ impl Joining {
             self.intermediate(&there);
         }
         let _ = rustix::thread::set_name(super::NAME);
-        cloned.map_err(|error| failed("clone into the container", &error))?;
+        let cloned = cloned.map_err(|error| failed("clone into the container", &error))?;
         drop(there);
-        match here.hear() {
-            Ok(Some((Word::Cloned { pid }, _))) => Ok(pid),
+        let first = cloned.map(|(pid, _)| pid);
+        match here.hear_from() {
+            // The other clone may be made to say anything by those who see it.
+            Ok(Some((Word::Cloned { pid }, _, sender))) if sender == first => Ok(pid),
             // It has told its report why, unless it was killed.
             Ok(_) => Err(Failure::new(Reason::Other, "the process ended while it joined")),
             Err(error) => Err(failed("wait for the process that joins", &error)),
@@ -138,6 +140,7 @@ impl Joining {
             become_root()?;
         }
         self.close_but(&[words.as_fd()])?;
+        self.identity.shed()?;
         let cloned = call::clone_sibling(false, None);
         match cloned.map_err(|error| failed("clone in the container", &error))? {
             Some((pid, _)) => {

@@ -244,9 +244,14 @@ fn clone(
         }
     };
     drop(there);
-    let mut helper = Helper { words: here, spec: init.spec, container, first: pid, init: None };
+    let mut helper = Helper {
+        words: here,
+        spec: init.spec,
+        container,
+        who: Speakers { first: pid, init: None, is_seen: init.spaces.join_pid_namespace() },
+    };
     if !init.spaces.need_intermediate() {
-        helper.init = Some(pid);
+        helper.who.init = Some(pid);
     }
     let result = make_groups().and_then(|()| helper.attend());
     if result.is_err() {
@@ -261,10 +266,32 @@ struct Helper<'a> {
     words: Words,
     spec: &'a Spec,
     container: &'a mut Container,
-    /// The process that it has cloned itself.
+    who: Speakers,
+}
+
+/// The processes that say words to the helper.
+struct Speakers {
+    /// The one that it has cloned itself.
     first: i32,
     /// The one that stays, once it is known.
     init: Option<i32>,
+    /// Whether others see it from its first moment.
+    is_seen: bool,
+}
+
+impl Speakers {
+    /// Whether a word is its sender's to say. An init that others see may be made to say anything, by a
+    /// process with CAP_SYS_PTRACE: that another process is the init, whose number callers then have.
+    fn may_say(&self, sender: Option<i32>, word: &Word) -> bool {
+        let is_first = sender == Some(self.first);
+        let is_init = sender.is_some() && sender == self.init;
+        match word {
+            Word::Cloned { .. } => is_first && self.init.is_none(),
+            Word::Mapping => is_first,
+            Word::Hooks | Word::Devices if self.is_seen => is_first,
+            _ => is_init,
+        }
+    }
 }
 
 impl Helper<'_> {
@@ -275,9 +302,16 @@ impl Helper<'_> {
             self.record()?;
         }
         loop {
-            match self.words.hear().map_err(other)? {
+            let heard = self.words.hear_from().map_err(other)?;
+            if let Some((word, _, sender)) = &heard
+                && !self.who.may_say(*sender, word)
+            {
+                let text = format!("process {sender:?} said {word:?}, which is not its to say");
+                return Err(Failure::new(Reason::Other, text));
+            }
+            match heard.map(|(word, beside, _)| (word, beside)) {
                 Some((Word::Cloned { pid }, _)) => {
-                    self.init = Some(pid);
+                    self.who.init = Some(pid);
                     self.record()?;
                 }
                 Some((Word::Mapping, _)) => {
@@ -299,7 +333,10 @@ impl Helper<'_> {
                     self.words.say(&Word::Done).map_err(other)?;
                 }
                 Some((Word::Ready, _)) => break,
-                Some((word @ (Word::Moved(_) | Word::Opened | Word::Done), _)) => {
+                Some((
+                    word @ (Word::Moved(_) | Word::Opened | Word::NotOpened(_) | Word::Done),
+                    _,
+                )) => {
                     return Err(Failure::new(Reason::Other, format!("init said {word:?}")));
                 }
                 // It has told its report why, unless it was killed.
@@ -307,16 +344,16 @@ impl Helper<'_> {
             }
         }
         self.limit_caches()?;
-        self.init.ok_or_else(|| Failure::new(Reason::Other, "the container has no init"))
+        self.who.init.ok_or_else(|| Failure::new(Reason::Other, "the container has no init"))
     }
 
     fn pid(&self) -> i32 {
-        self.init.unwrap_or(self.first)
+        self.who.init.unwrap_or(self.who.first)
     }
 
     /// Writes the record of a created container, once its init is known.
     fn record(&mut self) -> Result<(), Failure> {
-        let Some(init) = self.init else { return Ok(()) };
+        let Some(init) = self.who.init else { return Ok(()) };
         self.container
             .set_pid(init)
             .set_status(ContainerStatus::Created)
@@ -330,7 +367,7 @@ impl Helper<'_> {
         let config = UserNamespaceConfig::new(self.spec);
         let config = config.map_err(|error| failure(Reason::Other, &error))?;
         let write = |name: &str, text: &str| {
-            let path = format!("/proc/{}/{name}", self.first);
+            let path = format!("/proc/{}/{name}", self.who.first);
             fs::write(&path, text).map_err(|error| {
                 Failure::new(Reason::Other, format!("write {text:?} to {path}: {error}"))
             })
@@ -392,5 +429,26 @@ impl Helper<'_> {
             .set_intel_rdt_monitoring_dir(monitor)
             .save()
             .map_err(|error| failure(Reason::Other, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_init_that_others_see_cannot_be_made_to_say_which_process_it_is() {
+        let cloned = Word::Cloned { pid: 1 };
+        let mut who = Speakers { first: 7, init: None, is_seen: true };
+        assert!(who.may_say(Some(7), &cloned) && who.may_say(Some(7), &Word::Hooks));
+        assert!(!who.may_say(Some(8), &cloned) && !who.may_say(None, &cloned));
+        who.init = Some(8);
+        assert!(!who.may_say(Some(7), &cloned) && !who.may_say(Some(8), &cloned));
+        for word in [Word::Mapping, Word::Hooks, Word::Devices] {
+            assert!(!who.may_say(Some(8), &word), "{word:?}");
+        }
+        assert!(who.may_say(Some(8), &Word::Ready) && !who.may_say(Some(9), &Word::Ready));
+        who.is_seen = false;
+        assert!(who.may_say(Some(8), &Word::Hooks));
     }
 }

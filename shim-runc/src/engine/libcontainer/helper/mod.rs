@@ -97,6 +97,8 @@ fn prepare() -> io::Result<OwnedFd> {
     rustix::process::chdir("/")?;
     // Inherited by whatever is cloned from here on; libc left two of its own signals ignored.
     sys::process::reset_signals(libc::SIGPIPE)?;
+    // A hook may end without having read its state. What is executed in a container gets the default.
+    sys::ignore_broken_pipes()?;
     // runc's own; what a container's spec leaves open is inherited from here.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A container gets the groups its spec lists and none of the shim's. In a user namespace

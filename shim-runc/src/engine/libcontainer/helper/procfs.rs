@@ -1,16 +1,19 @@
 //! Procfs of a pid namespace that is joined, for a root file system that is built outside of it.
 //!
+//! Since Linux 6.17 procfs is told by an option which pid namespace it is to show. Before, it shows the
+//! one of the process that opens it:
+//!
 //! ```text
 //!   intermediate ──clone──> hermit                     ──clone, as its sibling──> opener
 //!                           empty root, no descriptor                             opens procfs,
 //!                           joins the pid namespace                               sends it, is killed
 //! ```
 //!
-//! Procfs shows the pid namespace of the process that opens it. That process is seen by the others
-//! that are there, and it must not be one that has the host's root.
+//! The opener is seen by the others that are there, and it must not be one that has the host's root.
 //!
-//! Promise: what others see has an empty root, one socket, and is gone afterwards whatever they do
-//! to it. See fsopen(2), pid_namespaces(7).
+//! Promise: what others see has an empty root, one socket, no capability but that of mounting, and is
+//! gone afterwards whatever they do to it. What it sends is looked at by who mounts it.
+//! See fsopen(2), pid_namespaces(7), the kernel's filesystems/proc on `pidns=`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,12 +21,14 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
+    fsconfig_create, fsconfig_set_fd, fsmount, fsopen, mount_change, move_mount, unmount,
 };
 use rustix::process::{
     Pid, Signal, WaitOptions, chdir, chroot, fchdir, kill_process, pivot_root, waitpid,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities,
+};
 
 use super::super::sys::process as call;
 use super::super::wire::{Failure, Reason};
@@ -43,25 +48,58 @@ pub(super) fn open(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedF
         let text = format!("{times} mounts of proc, at most {MOST} are possible");
         return Err(Failure::new(Reason::Unsupported, text));
     }
+    // The tests are of what older kernels need.
+    if !cfg!(test)
+        && let Ok(opened) = by_option(namespace, times)
+    {
+        return Ok(opened);
+    }
+    by_process(namespace, times)
+}
+
+/// Has the kernel open it for a pid namespace, if it can.
+fn by_option(namespace: BorrowedFd<'_>, times: usize) -> rustix::io::Result<Vec<OwnedFd>> {
+    let open = |_| {
+        let opened = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_fd(&opened, "pidns", namespace)?;
+        Ok(opened)
+    };
+    (0..times).map(open).collect()
+}
+
+/// Has a process open it.
+fn by_process(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, Failure> {
     let (here, there) = words::pair().map_err(|error| failed("socketpair", &error))?;
     match call::clone_child().map_err(|error| failed("clone", &error))? {
         Some((hermit, _)) => {
             drop(there);
-            let opened = receive(&here);
+            let opened = receive(&here, hermit);
             reap(hermit);
             opened
         }
         None => {
-            let _ = retreat(namespace, &there, times);
+            if let Err(error) = retreat(namespace, &there, times) {
+                let _ = there.say(&Word::NotOpened(error.to_string()));
+            }
             call::exit(1)
         }
     }
 }
 
-fn receive(here: &Words) -> Result<Vec<OwnedFd>, Failure> {
-    let none = || Failure::new(Reason::Other, "procfs of the joined pid namespace was not opened");
-    let Some((Word::Cloned { pid }, _)) = here.hear().map_err(|error| words::left(&error))? else {
-        return Err(none());
+fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
+    let none = |why: Option<Word>| {
+        let why = match why {
+            Some(Word::NotOpened(why)) => format!(": {why}"),
+            _ => String::new(),
+        };
+        let what = "procfs of the joined pid namespace was not opened";
+        Failure::new(Reason::Other, format!("{what}{why}"))
+    };
+    let cloned = here.hear_from().map_err(|error| words::left(&error))?;
+    // Others may make the opener say anything, and what is named here is killed.
+    let pid = match cloned {
+        Some((Word::Cloned { pid }, _, sender)) if sender == Some(hermit) => pid,
+        other => return Err(none(other.map(|(word, ..)| word))),
     };
     let opened = here.hear();
     // It may have been stopped, before or after.
@@ -71,7 +109,7 @@ fn receive(here: &Words) -> Result<Vec<OwnedFd>, Failure> {
     reap(pid);
     match opened.map_err(|error| words::left(&error))? {
         Some((Word::Opened, opened)) => Ok(opened),
-        _ => Err(none()),
+        other => Err(none(other.map(|(word, _)| word))),
     }
 }
 
@@ -81,6 +119,9 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     empty_root()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))?;
     call::close_all_but(&[there.as_fd()])?;
+    let needed = CapabilitySet::SYS_ADMIN;
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: needed, permitted: needed, inheritable })?;
     let (hold, release) = hold::make()?;
     if let Some((pid, _)) = call::clone_sibling(false, None)? {
         there.say(&Word::Cloned { pid })?;
@@ -89,7 +130,7 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     }
     drop(release);
     if !hold.wait() {
-        return Ok(());
+        return Err(std::io::Error::other("it was not told of"));
     }
     let open = |_| fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC);
     let opened: Vec<_> = (0..times).map(open).collect::<Result<_, _>>()?;
@@ -123,4 +164,47 @@ fn reap(pid: i32) {
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Reason::Other, format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::process::Command;
+
+    use rustix::fs::{Mode, OFlags, openat};
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_can_shows_a_pid_namespace_without_a_process_in_it() {
+        let mut other = Command::new("unshare");
+        let other = other.args(["--pid", "--fork", "--kill-child", "sleep", "60"]);
+        let mut other = other.spawn().unwrap();
+        let list = format!("/proc/{0}/task/{0}/children", other.id());
+        let init = loop {
+            let children = fs::read_to_string(&list).unwrap();
+            if let Some(init) = children.split_ascii_whitespace().next() {
+                break init.to_owned();
+            }
+        };
+        let namespace = File::open(format!("/proc/{init}/ns/pid")).unwrap();
+        match by_option(namespace.as_fd(), 2) {
+            Ok(opened) => {
+                for context in opened {
+                    fsconfig_create(&context).unwrap();
+                    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+                    let procfs = fsmount(&context, flags, MountAttrFlags::empty()).unwrap();
+                    let number = |path: &str| openat(&procfs, path, OFlags::PATH, Mode::empty());
+                    number("1").unwrap();
+                    let own = std::process::id().to_string();
+                    assert_eq!(number(&own).unwrap_err(), Errno::NOENT);
+                }
+            }
+            // Before 6.17.
+            Err(error) => assert_eq!(error, Errno::INVAL),
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
 }

@@ -1,7 +1,8 @@
 //! What a helper and what it cloned say to each other, on a socket of their own.
 //!
 //! Promise: a helper that dies is noticed by the clone, and a clone that ends by the helper, at once
-//! (end of file); neither waits for the other beyond the bound of a call.
+//! (end of file); neither waits for the other beyond the bound of a call. The near end knows which
+//! process a word is from: a clone that others see may be made to say anything.
 //! Each end of the socket is held by one side alone: a clone closes the helper's end, the helper
 //! the clone's.
 //! See unix(7).
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libcontainer::network::cidr::CidrAddress;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
@@ -35,11 +37,16 @@ pub(super) enum Word {
     Listener,
     /// Procfs is beside the word, opened and not mounted yet.
     Opened,
+    /// Procfs could not be opened, and why.
+    NotOpened(String),
     /// Init waits for its start; it says nothing more.
     Ready,
     /// What was asked for is done.
     Done,
 }
+
+/// A word, the descriptors beside it, and the pid of who says it.
+pub(super) type Heard = (Word, Vec<OwnedFd>, Option<i32>);
 
 /// One end.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ pub(super) struct Words(OwnedFd);
 pub(super) fn pair() -> io::Result<(Words, Words)> {
     let flags = SocketFlags::CLOEXEC;
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    set_socket_passcred(&near, true)?;
     Ok((Words(near), Words(far)))
 }
 
@@ -79,9 +87,16 @@ impl Words {
 
     /// Waits for one; `None` when the other side has ended.
     pub(super) fn hear(&self) -> io::Result<Option<(Word, Vec<OwnedFd>)>> {
+        Ok(self.hear_from()?.map(|(word, beside, _)| (word, beside)))
+    }
+
+    /// The same at the near end, with the pid of who says it.
+    pub(super) fn hear_from(&self) -> io::Result<Option<Heard>> {
         self.wait()?;
-        match wire::receive(&self.0) {
-            Ok(Some((bytes, beside))) => Ok(Some((serde_json::from_slice(&bytes)?, beside))),
+        match wire::receive_from(&self.0) {
+            Ok(Some((bytes, beside, sender))) => {
+                Ok(Some((serde_json::from_slice(&bytes)?, beside, sender)))
+            }
             Ok(None) => Ok(None),
             // It ended without having read what was said to it.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
@@ -120,8 +135,9 @@ mod tests {
         let (here, there) = pair().unwrap();
         there.say(&Word::Cloned { pid: 7 }).unwrap();
         drop(there);
-        let heard = here.hear().unwrap().unwrap().0;
+        let (heard, _, sender) = here.hear_from().unwrap().unwrap();
         assert!(matches!(heard, Word::Cloned { pid: 7 }), "{heard:?}");
+        assert_eq!(sender, Some(rustix::process::getpid().as_raw_nonzero().get()));
         assert!(here.hear().unwrap().is_none());
     }
 }

@@ -118,6 +118,29 @@ fn a_working_directory_that_is_a_descriptor_leads_nowhere_outside() {
     });
 }
 
+#[test]
+fn an_exec_joins_nothing_but_a_child_of_the_shim() {
+    on_the_shims_thread(async {
+        // The number of an init that has ended may be another's. With that of a process of the host the
+        // exec would have run on the host.
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let file = container.record().join("state.json");
+        let own = fs::read_to_string(&file).unwrap();
+        let (named, host) = (format!("\"pid\":{init}"), "\"pid\":1");
+        assert!(own.contains(&named), "{own}");
+        fs::write(&file, own.replace(&named, host)).unwrap();
+        let refused = container.exec(process(&["true"])).await.unwrap_err();
+        assert!(refused.contains("stopped container"), "{refused}");
+        fs::write(&file, own).unwrap();
+        let (pid, _) = container.exec(process(&["true"])).await.unwrap();
+        assert_eq!(wait(pid), 0);
+        end(init);
+        container.delete(true).await;
+    });
+}
+
 fn end(pid: i32) {
     let process = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();

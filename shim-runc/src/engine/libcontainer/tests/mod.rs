@@ -387,6 +387,52 @@ fn hooks_run_with_the_state_on_stdin() {
 }
 
 #[test]
+fn a_hook_is_given_its_streams_and_no_other_descriptor() {
+    on_the_shims_thread(async {
+        // A hook of the container's own, and one that it can see, would go on from what it is given.
+        let mut container = Fixture::new(&["true"]);
+        let folder = container.directory.path().to_owned();
+        let hook = |at: &str| {
+            // The last one is the shell's own, of its listing.
+            let script = format!("cat >/dev/null; echo /proc/self/fd/* > {at}");
+            json!([{"path": "/bin/busybox", "args": ["sh", "-c", script], "timeout": 10}])
+        };
+        let outside = |stage: &str| hook(&folder.join(stage).display().to_string());
+        let stages = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+        let mut hooks: serde_json::Map<_, _> =
+            stages.iter().map(|stage| ((*stage).to_owned(), outside(stage))).collect();
+        hooks.insert("startContainer".to_owned(), hook("/startContainer"));
+        container.spec["hooks"] = json!(hooks);
+        assert_eq!(container.run().await.0, 0);
+        let files = stages.iter().map(|stage| folder.join(stage));
+        for file in files.chain([container.rootfs().join("startContainer")]) {
+            let open = fs::read_to_string(&file).unwrap();
+            let numbers: Vec<_> = open
+                .split_whitespace()
+                .filter_map(|path| path.rsplit('/').next()?.parse::<i32>().ok())
+                .collect();
+            assert!(numbers.len() >= 3, "{}: {open}", file.display());
+            assert!(numbers.iter().all(|number| *number <= 3), "{}: {open}", file.display());
+        }
+    });
+}
+
+#[test]
+fn a_process_that_was_handed_over_is_not_another_of_its_number() {
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        assert!(container.engine.is_known(init));
+        container.engine.known.borrow_mut().insert(init, 1);
+        assert!(!container.engine.is_known(init), "it was started at another time");
+        container.delete(true).await;
+        wait(init);
+        container.engine.hand_over(init);
+        assert!(!container.engine.is_known(init), "it has ended");
+    });
+}
+
+#[test]
 fn a_user_namespace_maps_init_and_execs_alike() {
     on_the_shims_thread(async {
         let script = "cat /proc/self/uid_map; sleep 60";

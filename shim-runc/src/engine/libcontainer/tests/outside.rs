@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
@@ -106,6 +107,75 @@ fn outside(pid: i32) -> BTreeSet<String> {
     foreign.map(|(path, _)| path.display().to_string()).collect()
 }
 
+/// Looks for three seconds at every child of this thread that is on its way in the pid namespace of an
+/// init; how often one was seen, and what was found.
+fn look_at_what_joins(
+    init: i32,
+    look: fn(i32) -> BTreeSet<String>,
+) -> JoinHandle<(usize, BTreeSet<String>)> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let inside = namespace(init).unwrap();
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    std::thread::spawn(move || {
+        let (mut seen, mut found) = (0, BTreeSet::new());
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            let list = fs::read_to_string(format!("/proc/self/task/{thread}/children"));
+            let pids = list.unwrap_or_default();
+            for pid in pids.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                let is_joining = name.starts_with("youki:[2")
+                    && namespace(pid).is_ok_and(|namespace| namespace == inside);
+                if is_joining {
+                    seen += 1;
+                    found.extend(look(pid));
+                }
+            }
+        }
+        (seen, found)
+    })
+}
+
+/// The capabilities of a process that neither the fixture's spec grants nor the process has a use for.
+fn capabilities_to_spare(pid: i32) -> BTreeSet<String> {
+    const GRANTED: u64 = 0xa804_25fb;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let sets = status
+        .lines()
+        .filter(|line| ["CapPrm", "CapEff", "CapBnd"].iter().any(|name| line.starts_with(name)));
+    let to_spare = sets.filter(|line| {
+        let bits = line.split_whitespace().nth(1).unwrap_or_default();
+        u64::from_str_radix(bits, 16).is_ok_and(|bits| bits & !GRANTED != 0)
+    });
+    to_spare.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_joins_a_pid_namespace_has_no_capability_that_it_has_no_use_for() {
+    on_the_shims_thread(async {
+        // What the user lost: a container with CAP_SYS_PTRACE has what the processes have that it sees.
+        // An exec on its way could be made to load a module into the kernel.
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        let looker = look_at_what_joins(init, capabilities_to_spare);
+        while !looker.is_finished() {
+            let (pid, output) = container.exec(process(&["true"])).await.unwrap();
+            drop(read(output));
+            assert_eq!(wait(pid), 0);
+            let mut third = Fixture::new(&["true"]);
+            let namespace = json!({"type": "pid", "path": format!("/proc/{init}/ns/pid")});
+            third.spec["linux"]["namespaces"][0] = namespace;
+            assert_eq!(third.run().await.0, 0);
+        }
+        let (seen, found) = looker.join().unwrap();
+        assert!(seen > 0, "nothing was seen on its way");
+        assert!(found.is_empty(), "{found:?}");
+        container.delete(true).await;
+        wait(init);
+    });
+}
+
 #[test]
 fn no_process_of_a_container_has_a_directory_open_at_any_stage() {
     on_the_shims_thread(async {
@@ -115,27 +185,7 @@ fn no_process_of_a_container_has_a_directory_open_at_any_stage() {
         let (init, _output) = container.create().await.unwrap();
         assert_eq!(outside(init), BTreeSet::new(), "of a created init");
         container.start().await.unwrap();
-        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let inside = namespace(init).unwrap();
-        let thread = rustix::thread::gettid().as_raw_nonzero();
-        let looker = std::thread::spawn(move || {
-            let (mut seen, mut found) = (0, BTreeSet::new());
-            let began = Instant::now();
-            while began.elapsed() < Duration::from_secs(3) {
-                let list = fs::read_to_string(format!("/proc/self/task/{thread}/children"));
-                let pids = list.unwrap_or_default();
-                for pid in pids.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
-                    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                    let is_joining = name.starts_with("youki:[2")
-                        && namespace(pid).is_ok_and(|namespace| namespace == inside);
-                    if is_joining {
-                        seen += 1;
-                        found.extend(outside(pid));
-                    }
-                }
-            }
-            (seen, found)
-        });
+        let looker = look_at_what_joins(init, outside);
         while !looker.is_finished() {
             let (pid, output) = container.exec(process(&["true"])).await.unwrap();
             drop(read(output));
@@ -358,6 +408,8 @@ fn a_failed_create_in_a_pid_namespace_of_others_leaves_nothing() {
         let error = other.create().await.unwrap_err();
         assert!(error.contains("executable file not found in $PATH"), "{error}");
         other.assert_nothing_left();
+        // It reads nothing of a state that no pipe can hold.
+        other.spec["annotations"] = json!({"long": "x".repeat(200_000)});
         other.spec["hooks"] = json!({"createContainer": [{"path": "/bin/false", "timeout": 5}]});
         let error = other.create().await.unwrap_err();
         assert!(error.contains("non-zero exit code"), "{error}");

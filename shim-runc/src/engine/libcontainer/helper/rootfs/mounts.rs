@@ -202,6 +202,11 @@ impl Mounts {
         let tree = made.map_err(|error| {
             Failure::new(Reason::Other, format!("mount {kind} at {at}: {error}"))
         })?;
+        if kind == "proc" && !tree::is_procfs(&tree).map_err(|error| failed("fstatfs", &error))? {
+            // A process that others see may have opened it.
+            let message = format!("what was opened to be mounted at {at} is no procfs");
+            return Err(Failure::new(Reason::Other, message));
+        }
         let change = mount.options.change_all;
         set(&tree, true, change).map_err(|error| failed(&format!("mount {at}"), &error))?;
         if mount.options.copy_up && mount.is_tmpfs() {

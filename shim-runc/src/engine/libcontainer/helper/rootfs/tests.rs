@@ -541,3 +541,22 @@ fn a_proc_that_is_exchanged_with_a_link_leaves_nothing_open() {
         });
     }
 }
+
+#[test]
+fn what_was_opened_elsewhere_as_procfs_is_looked_at() {
+    // What opens it is seen by other containers, and one with CAP_SYS_PTRACE could have it send a
+    // file system of its own: masks and settings would have gone there.
+    let bundle = Bundle::new();
+    let spec: Spec = serde_json::from_value(bundle.spec.clone()).unwrap();
+    let refused = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let root = RootFs::of(&spec, bundle.directory.path(), false, Path::new("")).unwrap();
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES).unwrap();
+            let flags = rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC;
+            root.take_procfs(vec![rustix::mount::fsopen("tmpfs", flags).unwrap()]);
+            root.enter(|| Ok(()), false).unwrap_err().message
+        });
+        thread.join().unwrap()
+    });
+    assert!(refused.contains("is no procfs"), "{refused}");
+}
