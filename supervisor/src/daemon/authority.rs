@@ -1,8 +1,9 @@
 //! Makes the authority of gRPC's C library one that the HTTP library takes.
 //!
-//! grpcio and the other wrappers of gRPC's C library send the socket's path, percent-encoded, as
-//! `:authority` (`run%2Fx.sock`). RFC 3986 allows it; the `http` crate does not, so h2 resets every
-//! stream with PROTOCOL_ERROR, before anything of ours sees the request. Nobody reads the
+//! grpcio and the other wrappers of gRPC's C library send the socket's path as `:authority`,
+//! percent-encoded (`run%2Fx.sock`) or, in some releases, as it is. RFC 3986 allows the first; the
+//! `http` crate allows neither, so h2 resets every stream with PROTOCOL_ERROR, before anything of
+//! ours sees the request. Nobody reads the
 //! authority, so the characters in question are replaced while bytes come in.
 //! Promise: no length changes, neither of a frame nor of a decoded header, so the two ends' header
 //! tables stay the same. Only the first frame of a header block is looked at, where the pseudo
@@ -189,7 +190,7 @@ fn rewrite(block: &mut [u8]) -> Option<()> {
         match is_packed {
             _ if !is_authority => {}
             true => replace_packed(value),
-            false if value.contains(&b'%') => value
+            false if value.iter().any(|byte| b"%/".contains(byte)) => value
                 .iter_mut()
                 .filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._~".contains(byte))
                 .for_each(|byte| *byte = b'-'),
@@ -236,8 +237,11 @@ const SYMBOLS: [u32; 31] = [
 ];
 /// The code of `%`, of 6 bits; that of `-` is the next one.
 const PERCENT: (usize, u32) = (6, 0b01_0101);
+/// The code of `/`, of 6 bits; that of `3` is the next one.
+const SLASH: (usize, u32) = (6, 0b01_1000);
 
-/// Replaces `%` by `-` in a Huffman-coded string: both have six bits, of which the last two differ.
+/// Replaces `%` by `-` and `/` by `3` in a Huffman-coded string: all have six bits. The first two
+/// differ in the last two bits, the others in the last.
 fn replace_packed(value: &mut [u8]) {
     let (mut length, mut code, mut first) = (0, 0, 0);
     for bit in 0..value.len() * 8 {
@@ -247,10 +251,13 @@ fn replace_packed(value: &mut [u8]) {
         }
         code = code << 1 | u32::from(value[bit / 8] >> (7 - bit % 8) & 1);
         if code - first < SYMBOLS[length] {
-            if (length, code) == PERCENT {
-                for bit in [bit - 1, bit] {
-                    value[bit / 8] ^= 1 << (7 - bit % 8);
-                }
+            let differing = match (length, code) {
+                PERCENT => 2,
+                SLASH => 1,
+                _ => 0,
+            };
+            for bit in bit + 1 - differing..=bit {
+                value[bit / 8] ^= 1 << (7 - bit % 8);
             }
             (length, code, first) = (0, 0, 0);
         } else {
@@ -340,6 +347,9 @@ mod tests {
             let wanted =
                 session(&[&[0x83, 0x86, 0x3f, 0x61, kind, 8][..], b"a-2F-b-1"].concat(), 4);
             assert_eq!(filtered(&session(&field, 4), 3).await, wanted);
+            let path = [&[kind, 8][..], b"/run/x.s"].concat();
+            let wanted = session(&[&[kind, 8][..], b"-run-x.s"].concat(), 4);
+            assert_eq!(filtered(&session(&path, 4), 3).await, wanted);
             let padded = [&[2, 0, 0, 0, 0, 7][..], &[kind, 3], b"a%b", &[0, 0]].concat();
             let wanted = [&[2, 0, 0, 0, 0, 7][..], &[kind, 3], b"a-b", &[0, 0]].concat();
             let sent = session(&padded, 4 | PADDED | PRIORITY);
@@ -362,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huffman_coded_percent_becomes_a_dash() {
+    fn huffman_coded_percents_and_slashes_are_replaced() {
         let kraft: u64 = (1..31).map(|length| u64::from(SYMBOLS[length]) << (30 - length)).sum();
         assert_eq!(kraft, 1 << 30, "the code is complete");
         assert_eq!(SYMBOLS.iter().sum::<u32>(), 257);
@@ -370,8 +380,12 @@ mod tests {
         let mut example = *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
         replace_packed(&mut example);
         assert_eq!(example, *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff");
-        // "%%", then "a%" (00011 010101), each padded with ones.
-        for (before, after) in [([0x55, 0x5f], [0x59, 0x6f]), ([0x1a, 0xbf], [0x1a, 0xdf])] {
+        // "%%", "a%" (00011 010101), "/a" (011000 00011), each padded with ones.
+        for (before, after) in [
+            ([0x55, 0x5f], [0x59, 0x6f]),
+            ([0x1a, 0xbf], [0x1a, 0xdf]),
+            ([0x60, 0x7f], [0x64, 0x7f]),
+        ] {
             let mut packed = before;
             replace_packed(&mut packed);
             assert_eq!(packed, after);

@@ -10,7 +10,7 @@ use super::domain::Domain;
 use crate::container::Container;
 use crate::maker::{self, Fate, Maker};
 use crate::metadata::{Labels, Namespace, RecordError, RootFiles};
-use crate::task::{self, Status};
+use crate::task::Status;
 
 /// How often. The first time is a moment after the start.
 const EVERY: Duration = Duration::from_secs(30);
@@ -146,7 +146,6 @@ async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Co
                 log::warn!("delete task {namespace}/{id}: {}", report(&error));
                 return;
             }
-            task::remove_fifos(&domain.config.state, &state.stdio);
         }
     }
     log::info!("removing container {namespace}/{id}, which was never started: its maker is gone");

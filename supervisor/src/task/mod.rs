@@ -38,7 +38,6 @@ use shim_sdk::{ContainerId, ExecId, Exit, Mount};
 
 pub(crate) use error::TaskError;
 pub(crate) use intake::listen;
-pub(crate) use recovery::remove_fifos;
 pub(crate) use table::{Place, Tasks};
 
 use crate::container::Container;

@@ -117,7 +117,8 @@ impl Tasks {
         };
         match found {
             Found::Living(client, stdio) => {
-                kept.lock().unwrap_or_else(PoisonError::into_inner).push(stdio);
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(stdio.clone());
+                let _ = task.stdio.set(stdio); // this task was reserved here
                 let client = task.set_client(client);
                 self.drain(&task);
                 task.phase.send_replace(Phase::Live);
@@ -262,7 +263,7 @@ fn sweep_fifos(fifos: &Path, kept: &[Stdio]) {
 }
 
 /// Removes the directory of fifos that a task had its streams on, once its client is gone.
-pub(crate) fn remove_fifos(state: &Path, stdio: &Stdio) {
+pub(super) fn remove_fifos(state: &Path, stdio: &Stdio) {
     let fifos = state.join("fifo");
     for stream in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
         if let Some(directory) = Path::new(stream).parent()

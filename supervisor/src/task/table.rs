@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use shim_sdk::resolve::{Places, Platform, is_executable, resolve};
 use shim_sdk::{ContainerId, Exit};
 use tokio::sync::watch;
 
+use super::Stdio;
 use super::bootstrap::{Dialect, Parameters};
 use super::bundle::{Dirs, Remains};
 use super::driver::{Client, Shared};
@@ -59,6 +60,8 @@ pub(super) struct Task {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Ends the making of it: whoever waits for it has given it up.
     pub(super) abandon: tokio::sync::Notify,
+    /// Where init's streams go, once that is known.
+    pub(super) stdio: OnceLock<Stdio>,
     known: Mutex<Known>,
 }
 
@@ -203,6 +206,7 @@ impl Tasks {
             phase: watch::Sender::new(Phase::Starting),
             turn: tokio::sync::Mutex::default(),
             abandon: tokio::sync::Notify::new(),
+            stdio: OnceLock::new(),
             known: Mutex::default(),
         });
         table.insert(key, task.clone());

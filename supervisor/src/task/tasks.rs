@@ -19,6 +19,7 @@ use super::bundle::Remains;
 use super::driver::{CallError, Client, Shared};
 use super::error::TaskError;
 use super::lifecycle::{Phase, Request, Step};
+use super::recovery::remove_fifos;
 use super::table::{Task, Tasks};
 use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
 use crate::metadata::Namespace;
@@ -53,6 +54,7 @@ impl Tasks {
     ) -> Result<u32, TaskError> {
         let shim = self.inner.place.shim(&create.runtime)?;
         let task = self.reserve(namespace, &create.id)?;
+        let _ = task.stdio.set(create.stdio.clone()); // just reserved
         let this = self.clone();
         detached("create", async move {
             let made = tokio::select! {
@@ -179,8 +181,15 @@ impl Tasks {
 
     /// Removes the bundle, with what is mounted in it, and gives the id back.
     async fn remove(&self, task: &Arc<Task>) -> Result<(), TaskError> {
-        let dirs = task.dirs.clone();
-        blocking("removal of a bundle", move || dirs.remove()).await?;
+        let (dirs, stdio) = (task.dirs.clone(), task.stdio.get().cloned());
+        let state = self.inner.place.state.clone();
+        let remove = move || {
+            dirs.remove()?;
+            // A client of ours that lives removes its own.
+            stdio.iter().for_each(|stdio| remove_fifos(&state, stdio));
+            Ok(())
+        };
+        blocking("removal of a bundle", remove).await?;
         self.forget(task);
         Ok(())
     }

@@ -115,7 +115,8 @@ fn killed(ground: &Ground) {
     let runtime = ["run", "--runtime", ground.engine.runtime(), "--name"];
     for number in 0..16u64 {
         let id = format!("{}-k{number}", ground.root().namespace());
-        let words = [&runtime[..], &[&id, crate::ground::IMAGE, "true"]].concat();
+        // One that has been started goes on without its client.
+        let words = [&runtime[..], &[&id, crate::ground::IMAGE, "sleep", "1000"]].concat();
         let mut client = supervisor
             .cli(&words)
             .stdin(Stdio::null())
@@ -131,6 +132,7 @@ fn killed(ground: &Ground) {
         let line = listed.lines().find(|line| line.starts_with(&id)).unwrap_or_default();
         let half_made = line.contains("created") || line.contains("no task");
         if line.is_empty() || half_made {
+            let words = [&runtime[..], &[&id, crate::ground::IMAGE, "true"]].concat();
             let again = supervisor.run(&words);
             succeeded(&again, &format!("the same id, after a client was killed ({line})"));
         }
@@ -191,11 +193,10 @@ fn authority(ground: &Ground) {
     let socket = supervisor.socket();
     let path = socket.display().to_string();
     let escaped = path.replace('/', "%2F");
-    let found: Vec<(String, Result<(), String>)> =
-        ["localhost".to_owned(), path, escaped, String::new()]
-            .into_iter()
-            .map(|name| (name.clone(), call(&socket, &name)))
-            .collect();
+    let found: Vec<(String, Result<(), String>)> = ["localhost".to_owned(), path, escaped]
+        .into_iter()
+        .map(|name| (name.clone(), call(&socket, &name)))
+        .collect();
     supervisor.stop(nix::sys::signal::Signal::SIGTERM);
     for (name, answer) in found {
         assert_eq!(answer, Ok(()), "with the authority {name:?}");

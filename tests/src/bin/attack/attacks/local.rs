@@ -174,7 +174,8 @@ fn modes(ground: &Ground) {
 
 fn first_client(ground: &Ground) {
     let supervisor = Supervisor::new(ground.root()).with_idle_timeout(30);
-    let shell = "ulimit -n 77; ulimit -f 1000; renice -n 15 -p $$ >/dev/null; \
+    // Soft limits alone: a host may lack the capability that raises hard ones.
+    let shell = "ulimit -S -n 77; ulimit -S -f 1000; renice -n 15 -p $$ >/dev/null; \
                  echo 900 >/proc/self/oom_score_adj; exec \"$@\"";
     let inner = supervisor.cli(&["ps"]);
     let mut command = ground.root().command("/bin/sh");
