@@ -58,7 +58,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// Gives the log its second name, and begins another.
 fn anew(path: &Path) -> io::Result<File> {
     match fs::rename(path, path.with_extension("log.1")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => appended(path),
     }
 }
