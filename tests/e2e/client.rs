@@ -134,6 +134,19 @@ fn a_daemon_on_demand_takes_nothing_from_its_first_client() {
     }
 }
 
+/// The signal for a file that is too large ended it, where the limit cannot be raised.
+#[test]
+fn a_daemon_on_demand_starts_with_a_limit_on_files_that_it_cannot_raise() {
+    let root = Root::new();
+    let supervisor = Supervisor::new(&root);
+    let _ = run(&mut after(&root, "ulimit -f 1000", &supervisor.cli(&["ps"]))).success();
+    let ignored = fs::read_to_string(format!("/proc/{}/status", supervisor.daemon()))
+        .expect("it runs")
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:").map(|mask| mask.trim().to_owned()));
+    assert_eq!(ignored.as_deref(), Some("0000000000001000"), "what children would inherit");
+}
+
 #[test]
 fn a_client_of_another_root_is_refused_and_told_both() {
     let root = Root::new();

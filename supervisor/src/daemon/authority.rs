@@ -1,8 +1,8 @@
 //! Makes the authority of gRPC's C library one that the HTTP library takes.
 //!
-//! grpcio and the other wrappers of gRPC's C library send the socket's path as `:authority`,
-//! percent-encoded (`run%2Fx.sock`) or, in some releases, as it is. RFC 3986 allows the first; the
-//! `http` crate allows neither, so h2 resets every stream with PROTOCOL_ERROR, before anything of
+//! grpcio and the other wrappers of gRPC's C library send the socket's path, percent-encoded, as
+//! `:authority` (`run%2Fx.sock`); old ones, and other clients, send it as it is. RFC 3986 allows the
+//! one; the `http` crate neither, so h2 resets every stream with PROTOCOL_ERROR, before anything of
 //! ours sees the request. Nobody reads the
 //! authority, so the characters in question are replaced while bytes come in.
 //! Promise: no length changes, neither of a frame nor of a decoded header, so the two ends' header
@@ -190,7 +190,7 @@ fn rewrite(block: &mut [u8]) -> Option<()> {
         match is_packed {
             _ if !is_authority => {}
             true => replace_packed(value),
-            false if value.iter().any(|byte| b"%/".contains(byte)) => value
+            false if !value.iter().all(is_taken) => value
                 .iter_mut()
                 .filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._~".contains(byte))
                 .for_each(|byte| *byte = b'-'),
@@ -198,6 +198,11 @@ fn rewrite(block: &mut [u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Whether a character may be in an authority (RFC 3986, 3.2), encoded ones excepted.
+fn is_taken(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:@[]!$&'()*+,;=".contains(byte)
 }
 
 /// An integer with a prefix of so many bits (RFC 7541, 5.1).
@@ -235,13 +240,12 @@ const SYMBOLS: [u32; 31] = [
     0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19,
     29, 0, 4,
 ];
-/// The code of `%`, of 6 bits; that of `-` is the next one.
+/// The codes of `%`, `/` and `-` have six bits.
 const PERCENT: (usize, u32) = (6, 0b01_0101);
-/// The code of `/`, of 6 bits; that of `3` is the next one.
 const SLASH: (usize, u32) = (6, 0b01_1000);
+const DASH: u32 = 0b01_0110;
 
-/// Replaces `%` by `-` and `/` by `3` in a Huffman-coded string: all have six bits. The first two
-/// differ in the last two bits, the others in the last.
+/// Replaces `%` and `/` by `-` in a Huffman-coded string.
 fn replace_packed(value: &mut [u8]) {
     let (mut length, mut code, mut first) = (0, 0, 0);
     for bit in 0..value.len() * 8 {
@@ -251,13 +255,10 @@ fn replace_packed(value: &mut [u8]) {
         }
         code = code << 1 | u32::from(value[bit / 8] >> (7 - bit % 8) & 1);
         if code - first < SYMBOLS[length] {
-            let differing = match (length, code) {
-                PERCENT => 2,
-                SLASH => 1,
-                _ => 0,
-            };
-            for bit in bit + 1 - differing..=bit {
-                value[bit / 8] ^= 1 << (7 - bit % 8);
+            if [PERCENT, SLASH].contains(&(length, code)) {
+                for at in (0..6).filter(|at| (code ^ DASH) >> at & 1 == 1) {
+                    value[(bit - at) / 8] ^= 1 << (7 - (bit - at) % 8);
+                }
             }
             (length, code, first) = (0, 0, 0);
         } else {
@@ -341,15 +342,15 @@ mod tests {
 
     #[tokio::test]
     async fn every_form_of_the_field_is_found_and_others_are_left_alone() {
+        // A path as it is.
+        let wanted = session(b"\x01\x07-run-x.", 4);
+        assert_eq!(filtered(&session(b"\x01\x07/run/x.", 4), 3).await, wanted);
         // By index, in each of the three kinds of literals; padded and with a priority.
         for kind in [0x41, 0x01, 0x11] {
             let field = [&[0x83, 0x86, 0x3f, 0x61, kind, 8][..], b"a%2F@b:1"].concat();
             let wanted =
                 session(&[&[0x83, 0x86, 0x3f, 0x61, kind, 8][..], b"a-2F-b-1"].concat(), 4);
             assert_eq!(filtered(&session(&field, 4), 3).await, wanted);
-            let path = [&[kind, 8][..], b"/run/x.s"].concat();
-            let wanted = session(&[&[kind, 8][..], b"-run-x.s"].concat(), 4);
-            assert_eq!(filtered(&session(&path, 4), 3).await, wanted);
             let padded = [&[2, 0, 0, 0, 0, 7][..], &[kind, 3], b"a%b", &[0, 0]].concat();
             let wanted = [&[2, 0, 0, 0, 0, 7][..], &[kind, 3], b"a-b", &[0, 0]].concat();
             let sent = session(&padded, 4 | PADDED | PRIORITY);
@@ -358,6 +359,7 @@ mod tests {
         for other in [
             &b"\x44\x04/%2F"[..],
             b"\x41\x0elocalhost:8080",
+            b"\x41\x0buser@[::1]:",
             b"\x40\x05x-abc\x03%2F",
             // Cut short in every way.
             b"\x41\x7f",
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn huffman_coded_percents_and_slashes_are_replaced() {
+    fn a_huffman_coded_percent_becomes_a_dash() {
         let kraft: u64 = (1..31).map(|length| u64::from(SYMBOLS[length]) << (30 - length)).sum();
         assert_eq!(kraft, 1 << 30, "the code is complete");
         assert_eq!(SYMBOLS.iter().sum::<u32>(), 257);
@@ -380,12 +382,11 @@ mod tests {
         let mut example = *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
         replace_packed(&mut example);
         assert_eq!(example, *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff");
-        // "%%", "a%" (00011 010101), "/a" (011000 00011), each padded with ones.
-        for (before, after) in [
-            ([0x55, 0x5f], [0x59, 0x6f]),
-            ([0x1a, 0xbf], [0x1a, 0xdf]),
-            ([0x60, 0x7f], [0x64, 0x7f]),
-        ] {
+        // "%%", then "a%" (00011 010101), each padded with ones.
+        // "//" as well.
+        let slashes = ([0x61, 0x8f], [0x59, 0x6f]);
+        for (before, after) in [([0x55, 0x5f], [0x59, 0x6f]), ([0x1a, 0xbf], [0x1a, 0xdf]), slashes]
+        {
             let mut packed = before;
             replace_packed(&mut packed);
             assert_eq!(packed, after);

@@ -96,6 +96,11 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("watch for SIGINT"))?;
 
+    // A limit on files that a first client has set and that cannot be raised makes large ones fail,
+    // and not this process. As a handler, not ignored: children inherit what is ignored.
+    let _too_large =
+        signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(failed("watch for SIGXFSZ"))?;
+
     let domain = Domain::open(&config)?;
     // Once more, for what was made only now.
     place::mend_modes(&config)?;

@@ -174,7 +174,7 @@ fn modes(ground: &Ground) {
 
 fn first_client(ground: &Ground) {
     let supervisor = Supervisor::new(ground.root()).with_idle_timeout(30);
-    // Soft limits alone: a host may lack the capability that raises hard ones.
+    // Soft ones: where the capability is missing, not even root gets beyond a hard one.
     let shell = "ulimit -S -n 77; ulimit -S -f 1000; renice -n 15 -p $$ >/dev/null; \
                  echo 900 >/proc/self/oom_score_adj; exec \"$@\"";
     let inner = supervisor.cli(&["ps"]);
