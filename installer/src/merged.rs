@@ -35,7 +35,7 @@ pub struct Merged {
     layers: Vec<OwnedFd>,
     /// Which layers show through at a directory.
     showing: HashMap<Vec<u8>, Rc<[usize]>>,
-    /// Directories at which nothing shows through, because somebody said so.
+    /// Directories at which nothing shows through, because [`Self::hide`] was called for them.
     hidden: BTreeSet<Vec<u8>>,
 }
 
@@ -168,7 +168,7 @@ impl Merged {
         gone
     }
 
-    /// The directories at which nothing shows through, because somebody said so.
+    /// The directories at which nothing shows through, because [`Self::hide`] was called for them.
     pub(crate) fn hidden(&self) -> impl Iterator<Item = &[u8]> {
         self.hidden.iter().map(Vec::as_slice)
     }

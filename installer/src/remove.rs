@@ -134,7 +134,8 @@ fn empty(top: OwnedFd) -> rustix::io::Result<()> {
                             }
                         }
                         Err(Errno::NOENT) => {}
-                        // A full disk has no room for the name. The way down needs descriptors.
+                        // Moving it up failed: a full disk has no block for the new name. It is
+                        // entered where it is, with one more descriptor.
                         Err(_) if open_now < OPEN_AT_MOST => {
                             levels.push(Level::new(next, name));
                         }

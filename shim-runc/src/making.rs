@@ -3,9 +3,9 @@
 //! A shim that is killed takes its libcontainer helper along, but not at once, and what the helper
 //! has cloned runs on until it misses the helper: for that long it may still join and make cgroups.
 //!
-//! Promise: while any of these lives, [`ended`]
-//! knows, but for a clone that is in the container's root, or joins it: that one holds nothing of the
-//! host's, and ends when it misses the helper.
+//! Promise: [`ended`] knows while the helper or one of its clones lives. It does not know of a clone
+//! that is in the container's root, or joins it: that one holds nothing of the host's, and ends by
+//! itself when the helper is gone.
 //! The mark is on the bundle's spec, which every bundle has, and not on the bundle: by a directory's
 //! descriptor, seen by a process of the container, the host's files could be reached.
 //! Not here: making or removing anything.

@@ -1,7 +1,8 @@
 //! Ends what takes too long, a runtime or a helper, with everything that it has started.
 //!
-//! Promise: the process and what descends from it are dead when [`end`] returns. What has made itself
-//! nobody's child before is not found here: it is in the container's groups, where a delete finds it.
+//! Promise: the process and what descends from it are dead when [`end`] returns. A process that has
+//! left this tree before (its parent ended) is not found here. It is in the container's groups, where a
+//! delete finds it.
 //! See kill(2), proc(5) on `/proc/PID/task/TID/children`, setsid(2).
 
 use std::fs;

@@ -50,8 +50,8 @@ pub(crate) fn file_beside(records: &Path, id: &str) -> PathBuf {
 /// How far up a process's ancestors are looked for.
 const MAX_ANCESTORS: usize = 4096;
 
-/// How long what is left is looked at before it counts as others': what was killed, or has ended with
-/// its init, needs a moment to leave.
+/// How long processes may take to leave the groups after they were killed, or after init has ended.
+/// What is still there then counts as others'.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The groups of one container.

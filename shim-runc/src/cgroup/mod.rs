@@ -128,7 +128,8 @@ impl Cgroup {
         self.signal_those(signal, paused, None).await
     }
 
-    /// The same, for those processes alone that are meant, where the groups are not the container's alone.
+    /// The same, but signals only the processes for which `meant` is true: for groups that are shared
+    /// with others.
     pub(crate) async fn signal_those(
         &self,
         signal: Signal,
@@ -140,7 +141,7 @@ impl Cgroup {
                 let mut pids = self.pids()?;
                 pids.retain(|pid| meant(*pid));
                 send(&pids, signal);
-                // What was forked meanwhile.
+                // Processes that were forked while the signal was sent are found by the next look.
                 if signal != Signal::KILL || pids.is_empty() {
                     break;
                 }

@@ -49,7 +49,8 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
     let file = bundle.join(made::FILE);
     let has_init = bundle.join(INIT_PID_FILE).exists();
     match Made::read(&file) {
-        // Without an init that is known the making was cut off: nothing else tells of what it has.
+        // Without a recorded init the create was cut off. Only the groups tell which processes are
+        // the container's, so they are killed there.
         Some(made) => end(&made, &file, !(has_init && made.ends_with_init)).await,
         None if has_init => remains_by_name(bundle, id).await,
         // Nothing was made yet.

@@ -171,7 +171,8 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
     } else {
         let place = find(entry, root, true)?;
         mount_at(entry, &place::path_of(&place), &options).map_err(failed)?;
-        // The descriptor is what is below the mount. What follows changes a mount of this root at most.
+        // `place` is below the new mount, so the place is found anew. If it was exchanged meanwhile,
+        // the flags below change another mount of this root, and none of the host's.
         Mounted::Inside(find(entry, root, true)?, target.clone())
     };
     let after = || -> Result<(), Errno> {

@@ -45,7 +45,8 @@ pub(super) fn inside(root: impl AsFd, target: &Path, is_directory: bool) -> io::
                 openat(&place, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
             };
             match made {
-                // Another was faster, or it is a link to what is not there: the loop ends.
+                // EEXIST: another process has made it first, or it is a dangling link. The next look
+                // tells which; the number of looks is bounded.
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }

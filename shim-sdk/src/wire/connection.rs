@@ -29,8 +29,8 @@ use tokio::time::timeout;
 const REQUESTS: usize = 4096;
 /// Bytes of the requests of one connection that are at work.
 const PAYLOAD_BYTES: usize = 32 << 20;
-/// Answers of one connection that have not been written yet, besides those whose request still
-/// counts as being at work.
+/// Answers of one connection that wait to be written, beside those whose requests still count towards
+/// [`REQUESTS`].
 const ANSWERS: usize = 16;
 
 /// The answer to one call, on its way.
@@ -79,7 +79,7 @@ async fn read(
             Err(Unread::Ignored) => continue,
             Err(Unread::Ended) => return,
         };
-        // Given back for the handlers, of which one may be waiting for it.
+        // The room is given back: an answer of an earlier request may need it.
         drop(room);
         let taken = Arc::clone(&requests).try_acquire_owned();
         let bytes = Arc::clone(&payloads).try_acquire_many_owned(header.length);

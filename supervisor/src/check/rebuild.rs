@@ -85,7 +85,8 @@ impl Checker {
 
     /// The newest whole database of this root.
     fn base(&self, files: &RootFiles, doubt: &Doubt) -> Option<PathBuf> {
-        // A database beside a mark that cannot be read may be whole; one that is damaged is not taken.
+        // A database is also in doubt when the mark beside it cannot be read; it may be whole then.
+        // `usable` checks that, and does not take a damaged one.
         let own = matches!(doubt, Doubt::Older { .. } | Doubt::Damaged { .. });
         own.then(|| files.database())
             .into_iter()
@@ -114,7 +115,7 @@ impl Draft {
     fn remove(&self) {
         metadata::forget_log(&self.0);
         for path in [self.0.clone(), self.0.with_extension("reserve")] {
-            // Absent is as good.
+            // A file that is not there needs no removal.
             let _ = std::fs::remove_file(path);
         }
     }

@@ -1,7 +1,7 @@
 //! `rm`: containers, with their tasks and snapshots.
 //!
-//! Promise: what is said to be removed is gone, with its processes and mounts. A removal ends within
-//! [`PATIENCE`] or says what stays.
+//! Promise: what is said to be removed is gone, with its processes and mounts. Each step of a removal
+//! ends within [`PATIENCE`], or the removal says what stays.
 
 use std::future::Future;
 use std::time::Duration;

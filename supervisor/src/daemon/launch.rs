@@ -74,7 +74,7 @@ pub(crate) fn is_listening(config: &DaemonConfig) -> Result<bool, DaemonError> {
     reach(config).map(|stream| stream.is_some())
 }
 
-/// Why a daemon was not got to know.
+/// Why the first question to a daemon got no answer that can be used.
 enum First {
     /// It went away before it answered, which another one may do.
     Gone(DaemonError),
@@ -99,7 +99,7 @@ async fn first_answer(stream: UnixStream, config: &DaemonConfig) -> Result<Chann
                 cause,
             }));
         }
-        // Whatever it is, it is none of ours.
+        // Any other error: the socket is not a supervisor's.
         Err(_) => None,
     };
     if served.as_ref() != Some(&config.root) {
@@ -121,7 +121,7 @@ fn silent(config: &DaemonConfig) -> DaemonError {
     DaemonError::Silent { address, lock, seconds: ANSWER.as_secs() }
 }
 
-/// [`ensure_running`], beside the runtime's thread: its time is limited by other means.
+/// [`ensure_running`] on a blocking thread. It has limits of its own.
 async fn ensure_running_beside(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
     let config = config.clone();
     let running = tokio::task::spawn_blocking(move || ensure_running(&config)).await;

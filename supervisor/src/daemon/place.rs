@@ -26,7 +26,7 @@ const ROOT_MODE: u32 = 0o700;
 /// The mode of the state directory, and of what leads to bundles in it.
 const STATE_MODE: u32 = 0o711;
 
-/// What an earlier daemon left in a root directory, with its mode.
+/// Files and directories that a daemon makes in a root directory, with their modes.
 const IN_ROOT: [(&str, u32); 7] = [
     ("lock", 0o600),
     ("uuid", 0o600),
@@ -113,10 +113,11 @@ fn own(
     if !is_known {
         for entry in fs::read_dir(path).map_err(failed("read directory"))? {
             let name = entry.map_err(failed("read directory"))?.file_name();
-            // The other directory may be in this one, and a service manager makes the socket first.
+            // The state directory may be inside the root directory, and a service manager makes the
+            // socket before the daemon starts.
             let ours = [&config.root, &config.state, &config.address, &config.opt];
             let is_ours = ours.iter().any(|other| other.starts_with(path.join(&name)));
-            // A file system of its own has this one.
+            // mkfs makes `lost+found`.
             if name != "lost+found" && !is_ours {
                 return Err(DaemonError::Foreign { path: path.to_owned(), other: name });
             }

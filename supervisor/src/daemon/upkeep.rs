@@ -16,7 +16,8 @@ use crate::task::Status;
 const EVERY: Duration = Duration::from_secs(30);
 /// What was made a shorter time ago is left alone: another client may be about to start it.
 const SETTLED: Duration = Duration::from_secs(10);
-/// What a maker of another pid namespace made is half made after this.
+/// Whether a maker in another pid namespace lives cannot be seen. What it made counts as left behind
+/// after this time.
 const UNKNOWN: Duration = Duration::from_secs(24 * 60 * 60);
 /// The signal that ends a container that was never started.
 const SIGKILL: u32 = 9;
@@ -132,8 +133,8 @@ async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Co
                     let _ = tokio::time::timeout(ENDING, exit).await;
                 }
                 Status::Stopped if goes => {}
-                // It was started, and is in use whoever made it: a daemon that was killed in that
-                // moment took no note.
+                // It was started, so it is in use. It still has its label if the daemon was killed
+                // before it could remove the label.
                 _ => {
                     let noted = domain.containers.started(namespace, id.as_str()).await;
                     if let Err(error) = noted {

@@ -385,9 +385,9 @@ pub(super) fn missing_table(
     Ok(None)
 }
 
-/// Compares the numbers that name snapshots' directories with the last that the database gave. One
-/// number further is a snapshot whose record was never durable; more is a database that is older
-/// than the directories.
+/// Compares the highest number that a snapshot's directory or an ingest's file bears with the last
+/// number that the database gave. One above it is a snapshot or an ingest whose record never became
+/// durable. More than one above means that the database is older than the directories.
 fn numbers(connection: &Connection, files: &RootFiles) -> Result<Option<Doubt>, MetadataError> {
     for (table, folder) in [("snapshots", files.snapshots()), ("ingests", files.ingests())] {
         let Some(highest) = highest(&folder) else { continue };
@@ -435,7 +435,8 @@ pub(crate) fn forget_log(database: &Path) {
     for suffix in ["-wal", "-shm"] {
         let mut path = database.as_os_str().to_owned();
         path.push(suffix);
-        // Absent is as good; one that stays makes the opening fail, which is told.
+        // A file that is not there needs no removal; one that stays makes the opening fail, which is
+        // told.
         let _ = fs::remove_file(path);
     }
 }

@@ -91,8 +91,9 @@ pub(crate) fn install(
         Ok(connection.query_row(query, [], |row| row.get(0))?)
     })?;
     let path = files.database();
-    // A copy that is renamed into place: the rebuilt one has a log, which goes by its name. It is
-    // whole before the old one goes: a full file system must not leave the root without either.
+    // Copied first, then renamed: the rebuilt database has a write-ahead log, which SQLite finds by the
+    // database's name. The copy is whole before the old database goes: a full file system must not
+    // leave the root without either.
     let new = files.rebuilt();
     copy::keep(rebuilt.path(), &new)?;
     for suffix in ["", "-wal"] {

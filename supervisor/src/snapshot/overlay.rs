@@ -270,8 +270,9 @@ fn number(path: &Path) -> Option<i64> {
     name.parse::<i64>().ok().filter(|id| id.to_string() == name)
 }
 
-/// Whether a directory was made as a snapshot's, or was as good as removed. A removal that was killed
-/// has left deep directories of it at its top.
+/// Whether a directory has the form of a snapshot's: nothing in it but `fs` and `work`. A snapshot that
+/// was being removed may have lost either, and may have directories that the removal has moved up
+/// ([`LIFTED`]).
 fn is_snapshot(path: &Path) -> bool {
     let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
     let is_ours = |name: &str| ["fs", "work"].contains(&name) || name.starts_with(LIFTED);

@@ -80,7 +80,7 @@ pub(super) fn decide(now: Phase, request: Request) -> Result<Step, Refused> {
         // To clients a task exists once Create has answered, until Delete has.
         (Starting | Deleting | Gone, Ask | Drive | Signal) => Err(Refused::NotFound),
         (Deleting | Gone, Delete) => Err(Refused::NotFound),
-        // Or a runtime that hangs would have its container be made for ever.
+        // A Delete ends a Create: otherwise a task whose runtime hangs could never be removed.
         (Starting, Delete) => Ok(Step::Abandon),
         (Live, Ask | Drive | Signal | Delete) => Ok(Step::Forward),
         (Dead, Ask) => Ok(Step::Recall),

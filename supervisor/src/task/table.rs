@@ -58,7 +58,7 @@ pub(super) struct Task {
     pub(super) phase: watch::Sender<Phase>,
     /// Held by whoever deletes or buries the task: they take turns.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// Ends the making of it: whoever waits for it has given it up.
+    /// Tells a Create under way to give up: the task is to be deleted.
     pub(super) abandon: tokio::sync::Notify,
     /// Where init's streams go, once that is known.
     pub(super) stdio: OnceLock<Stdio>,

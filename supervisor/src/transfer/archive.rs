@@ -273,8 +273,8 @@ fn copy(
     Ok((Stored { digest, size_bytes, head }, ingest))
 }
 
-/// An ingest in place of the blob `digest`, which differs from the archive's behind `equal` bytes.
-/// Which of the two is right, the digest says at its commit.
+/// Begins an ingest that takes the place of blob `digest`, which differs from the archive's after
+/// `equal` bytes. The commit compares the digest, so wrong bytes of the archive replace nothing.
 fn replace(
     digest: &Digest,
     equal: u64,

@@ -296,8 +296,8 @@ fn open(root: &File, path: &Path, flags: OFlags) -> io::Result<Option<File>> {
 
 /// What is wrong with a file that has the given size in its layer.
 fn sized(root: &File, path: &Path, size: u64) -> io::Result<Option<String>> {
-    // A link on the way was not there when the layer was applied, or the layer went through it:
-    // what is behind it is not looked at.
+    // A link on the way was made later, or the layer was written through it. The file behind it may
+    // not be this layer's own, so it is not compared.
     let found = match open(root, path, OFlags::PATH) {
         Err(error) if is_link(&error) => return Ok(None),
         other => other?,

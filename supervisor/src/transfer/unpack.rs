@@ -1,8 +1,8 @@
 //! Unpacks an image's layers into snapshots.
 //!
 //! Each layer becomes the committed snapshot of its chain id, which says what is in it: one that
-//! is there already is used as it is, one whose directory was lost is put back. The config's label then keeps the topmost from garbage
-//! collection, as the image's target keeps the config.
+//! is there already is used as it is, one whose directory was lost is put back. The config's label
+//! then keeps the topmost from garbage collection, as the image's target keeps the config.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -214,8 +214,8 @@ impl Connection {
         stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
     }
 
-    /// Kills the helper, and what it has cloned for nobody: all but those that were handed over. Waits
-    /// until they are gone. What else has become a child of the shim lives on.
+    /// Kills the helper and its clones, except those that were handed over to the engine. Waits until
+    /// they are gone. Other children of the shim live on.
     pub(super) async fn kill(self, is_handed_over: impl Fn(i32) -> bool) {
         if !self.has_ended()
             && let Some(helper) = Pid::from_raw(self.pid)

@@ -19,7 +19,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat, unlink};
 /// What libcontainer says; any text will do.
 const WORD: &[u8] = b"start container";
 
-/// More than anybody says.
+/// The most that init reads of the word.
 const WORD_BYTES: u64 = 4096;
 
 /// Makes the socket on which the init of the container whose record is in `directory` is told.
@@ -32,7 +32,7 @@ pub(super) fn listen(directory: &Path) -> io::Result<UnixListener> {
 /// Waits until the calling init is told.
 pub(super) fn wait(socket: &UnixListener) -> io::Result<()> {
     let (shim, _) = socket.accept()?;
-    // There is no more to it than that it ends.
+    // The end of the connection is the message; its text does not matter.
     let mut word = Vec::new();
     shim.take(WORD_BYTES).read_to_end(&mut word).map(drop)
 }

@@ -85,7 +85,8 @@ fn overlaid(binary: &Path) -> io::Result<Protected> {
         [&*escaped(directory.as_os_str().as_bytes()), b":", second.as_bytes()].concat(),
     );
     fsconfig_set_string(&overlay, "lowerdir", &layers)?;
-    // Numbers that are unique across layers are of no use, and the kernel logs that it has none.
+    // xino=off: inode numbers that are unique over both layers are not needed, and the kernel would
+    // log that it cannot give them.
     let _ = fsconfig_set_string(&overlay, "xino", "off");
     fsconfig_create(&overlay)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
@@ -140,7 +141,8 @@ mod tests {
     use super::*;
     use crate::engine::libcontainer::sys;
 
-    /// A file that is not busy, so that nothing but the image's own protection is asked.
+    /// A binary that no process runs, so that ETXTBSY does not protect it and only the image's own
+    /// protection is tried.
     fn idle_binary() -> tempfile::TempDir {
         let folder = tempfile::Builder::new().prefix("shim:image,").tempdir().unwrap();
         std::fs::write(folder.path().join("binary"), "the host's").unwrap();

@@ -1,9 +1,10 @@
-//! Containers made by libcontainer, with no runtime binary, in a helper process of the shim's own.
+//! Containers made with libcontainer's records and checks and our own way from clone to execve, with
+//! no runtime binary, in helper processes of the shim's own.
 //!
 //! ```text
-//!   shim ──spawns──> helper ──libcontainer──> intermediate ──> init, execs
-//!    │  <──answers───  │                            │              │
-//!    └── parent of all four (CLONE_PARENT) ─────────┴──────────────┘
+//!   shim ──spawns──> helper ──clones──> init, execs
+//!    │  <──answers───  │                    │
+//!    └── parent of all (CLONE_PARENT) ──────┘
 //! ```
 //!
 //! A helper has one thread, is started when first needed (or by [`Libcontainer::prepare`]),
@@ -73,8 +74,8 @@ const CLEAN_UPS: usize = 20;
 /// How many processes are remembered before those that have gone are forgotten.
 const KNOWN: usize = 256;
 
-/// How long an exec may take that the end of its container's init has overtaken. What has joined the
-/// container ends with init; this is for a helper that does not notice.
+/// How long an exec may still take after its container's init has ended. The kernel kills what has
+/// joined the pid namespace, and the helper notices; this bound is for a helper that does not.
 const OVERTAKEN: Duration = Duration::from_millis(200);
 
 /// Becomes what the first argument says, if this process was started by the engine itself.

@@ -1,10 +1,10 @@
 //! What goes wrong between clone and exec, told by the process in which it went wrong.
 //!
-//! libcontainer hands an error of its init to the caller as the text of the outermost one, "failed
-//! syscall", and says the rest to `tracing`. So each container and each exec has a pipe, its
-//! *report*: this module listens to libcontainer's error events, in the helper and in what it
-//! clones, and writes them there, and so do the clones with what they know themselves. The pipe
-//! closes when the user's command is executed, which is how a start learns that it worked.
+//! An error of a clone would reach the caller as an exit status alone, and libcontainer says the
+//! causes of its errors to `tracing` only. So each container and each exec has a pipe, its *report*.
+//! Clones write to it what they know. This module also listens to libcontainer's error events, in the
+//! helper and in what it clones, and writes them there. The pipe closes when the user's command is
+//! executed: so a start learns that it worked.
 //!
 //! Promise: writing never blocks and never fails its writer; a line is whole or absent.
 //! See pipe(7) on PIPE_BUF.
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_executor_tells_wins_over_events() {
+    fn what_a_clone_tells_wins_over_events() {
         let report = Report::open().unwrap();
         write(report.write.as_fd(), &Line::Event("failed to mount (err: EPERM)".into()));
         let failure = Failure::new(Reason::CommandNotFound, "exec: \"x\": not found");

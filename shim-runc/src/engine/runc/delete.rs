@@ -37,7 +37,8 @@ struct Cgroups {
     systemd: bool,
 }
 
-/// Removes the groups of a stopped container that it has made, and its record; false if the runtime must be asked.
+/// Removes the record of a stopped container and those of its groups that `owns` names; false if the
+/// runtime must be asked.
 pub(super) fn by_hand(program: &Path, record: &Path, owns: impl Fn(&Path) -> bool) -> bool {
     if !is_runc(program) {
         return false;

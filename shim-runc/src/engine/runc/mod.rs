@@ -284,7 +284,8 @@ impl Engine for Runc {
             if delete::by_hand(&self.program, &self.record(id), owns) {
                 return Ok(());
             }
-            // If init has ended, what is in its groups is others', and runc would not leave it there.
+            // Once init has ended, what is left in its groups belongs to others. `runc delete` would
+            // not leave it there; here it is left, and the record is removed by hand.
             let has_ended = self.init.get().is_some_and(|init| !overdue::is_alive(init));
             if let Some(made) = made.filter(|made| made.ends_with_init && made.is_any())
                 && has_ended
@@ -301,7 +302,7 @@ impl Engine for Runc {
             {
                 Ok(())
             }
-            // Removed but for groups, which are left to those that others are in.
+            // The record is gone; only groups are left, in which other processes are. Those stay.
             Err(EngineError::Refused { .. })
                 if force && self.keeps_records() && !self.record(id).exists() =>
             {

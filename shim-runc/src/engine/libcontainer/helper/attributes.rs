@@ -51,8 +51,8 @@ pub(super) fn set(process: &Process) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives the calling process its limits, now that all is made that takes files or memory. Higher ones
-/// than it had were given to it by [`set`]; lower ones want no rights.
+/// Sets the limits of the spec, after everything is made that needs files or memory. [`set`] has raised
+/// those that are higher, which needs rights over the host; lowering needs none.
 pub(super) fn limit(process: &Process) -> Result<(), Failure> {
     let call = create_syscall();
     process.rlimits().iter().flatten().try_for_each(|limit| {

@@ -1,4 +1,5 @@
-//! A container's life, in libcontainer's calls.
+//! A container's life from create to delete: over our own launch, and libcontainer's record of the
+//! container.
 //!
 //! Promise: a create that fails leaves nothing; a delete finds whatever an interrupted create or
 //! delete left, and what it did not find is not an error. What libcontainer's record says of a
@@ -168,7 +169,8 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
         Some(made) => {
             let init = state.as_ref().and_then(|state| state.pid);
             end_init(init, &cgroups)?;
-            // Without an init that is known its making was cut off: nothing else tells of what it has.
+            // Without a recorded init the create was cut off. Only the groups tell which processes are
+            // the container's, so they are killed there.
             end_groups(made, &file, root, init.is_none() || !made.ends_with_init)?;
         }
         // The record of an earlier version.

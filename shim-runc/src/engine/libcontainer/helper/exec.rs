@@ -105,7 +105,8 @@ fn not_running() -> Failure {
     Failure::new(Reason::WrongState, "cannot exec in a stopped container")
 }
 
-/// What a listener gets of a process is for init's helper to hand on.
+/// Refuses an exec under a profile with a listener: only the helper of init hands the notifications'
+/// descriptor to the listener.
 fn refuse_listener(spec: &Spec) -> Result<(), Failure> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     if !profile.is_some_and(libcontainer::seccomp::is_notify) {

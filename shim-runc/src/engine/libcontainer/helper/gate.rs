@@ -5,6 +5,9 @@
 //!   init:    namespaces, mounts, pivot ───────────────────── pass ────────┴── the user's command
 //! ```
 //!
+//! A *door* is the open `tasks` file of a group of version 1: a process of one thread joins by writing
+//! to it.
+//!
 //! Promise: nothing of the user's runs before it is in all of its groups, and an init whose helper
 //! gives up or dies does not go on.
 //! See cgroups(7), unix(7) on SCM_RIGHTS.

@@ -1,8 +1,8 @@
-//! Where a process waits until it has been told of: a further one, ready to execute its command, until
-//! the shim knows of it; a clone of a clone until the helper does.
+//! A pipe on which a process waits until its pid is told: an exec waits until the shim is told, a clone
+//! of a clone until the helper is.
 //!
-//! Promise: a process whose helper dies before it has answered for it ends by itself, and so does
-//! nothing of the user's that no caller knows of. See pipe(7).
+//! Promise: a process whose helper dies first ends by itself, so no command of the user's runs whose
+//! pid no caller has. See pipe(7).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

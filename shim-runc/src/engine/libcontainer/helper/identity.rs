@@ -118,8 +118,9 @@ impl Identity {
         tell: impl FnOnce(OwnedFd) -> Result<(), Failure>,
     ) -> Result<Command, Failure> {
         let uid = Uid::from_raw(self.user.uid());
-        // Another user may still be let in where root, without all capabilities over the files'
-        // owners, is not.
+        // Tried as root first. Root has no capabilities over files that the user namespace does not
+        // map (or NFS squashes it), so it may be refused where the user is not; then it is tried again
+        // as the user.
         let entered = match inside::enter(&self.directory) {
             Err(Errno::ACCESS | Errno::PERM) => false,
             other => other.map(|()| true).map_err(|error| self.no_directory(error))?,

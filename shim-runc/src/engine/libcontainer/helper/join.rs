@@ -61,7 +61,7 @@ pub(super) struct Joining {
 
 /// How the process gets into the container's control groups.
 pub(super) enum Entry {
-    /// Of version 1: it writes itself there.
+    /// Of version 1: the open `tasks` files, to which it writes itself (`gate`).
     Doors(Vec<File>),
     /// Of version 2: it is cloned there.
     Group(OwnedFd),

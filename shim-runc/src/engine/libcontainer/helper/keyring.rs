@@ -21,7 +21,7 @@ use super::super::wire::{Failure, Reason};
 /// The file in a container's record.
 const FILE: &str = "keyring";
 
-/// What the kernel takes for a name, by far.
+/// The longest name that is read back from a record; names written here are shorter.
 const NAME_BYTES: usize = 256;
 
 /// The possessor may do everything. Its owner may find it by its name, which an exec needs, and not

@@ -6,10 +6,10 @@
 //!   opens their doors ──────────────────────────> joins, becomes the user, waits for its start
 //! ```
 //!
-//! Groups of version 1 are made while init makes its mounts, and init joins them last of all, unless
-//! something before would be another in its groups ([`joins_first`]). Into a group of version 2, init
-//! is cloned. An init that wants more of its parent than a clone can give ([`Spaces`]) has an
-//! intermediate process between the helper and itself.
+//! *Doors* are the open `tasks` files of groups of version 1 (`gate`). These groups are made while init
+//! makes its mounts, and init joins them last of all, unless something before would be another in its
+//! groups ([`joins_first`]). Into a group of version 2, init is cloned. An init that wants more of its
+//! parent than a clone can give ([`Spaces`]) has an intermediate process between the helper and itself.
 //!
 //! Promise: after a failure nothing runs. Not here: init's own part ([`Init`]).
 //! See clone(2), cgroups(7), the OCI runtime specification on the lifecycle and on hooks.
@@ -255,7 +255,8 @@ fn clone(
     }
     let result = make_groups().and_then(|()| helper.attend());
     if result.is_err() {
-        // It may wait for us. Another that it has cloned ends when it misses us.
+        // The clone may be waiting for an answer of ours. An init that an intermediate process has
+        // cloned ends when our end of the socket closes.
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     }
     result

@@ -33,9 +33,8 @@ const FOR_ALL: [&str; 11] = [
     "c 10:200 rwm",
 ];
 
-/// What a spec wants to be limited. Where no rule says so, devices are denied. The weights of block
-/// devices are set afterwards on a host of version 2, see `corrections`: libcontainer's own number is
-/// another, or none.
+/// The limits of a spec; a spec without rules for devices denies them all. On version 2 the weights of
+/// block devices are left to `corrections`, because libcontainer computes another number, or none.
 pub(super) fn wanted(spec: &Spec) -> LinuxResources {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
     let mut resources = resources.unwrap_or_default();

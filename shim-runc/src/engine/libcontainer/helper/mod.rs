@@ -95,7 +95,8 @@ fn prepare() -> io::Result<OwnedFd> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_name(NAME)?;
     rustix::process::chdir("/")?;
-    // Inherited by whatever is cloned from here on; libc left two of its own signals ignored.
+    // Clones inherit this. posix_spawn(3), by which the shim starts the helper, leaves signals 32 and
+    // 33 ignored.
     sys::process::reset_signals(libc::SIGPIPE)?;
     // A hook may end without having read its state. What is executed in a container gets the default.
     sys::ignore_broken_pipes()?;

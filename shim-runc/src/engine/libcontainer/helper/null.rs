@@ -1,7 +1,8 @@
-//! The null device of a further process whose streams nobody wants.
+//! The null device of an exec without streams.
 //!
-//! A stream that is absent is the helper's own, which is the host's null device. The container's is
-//! better: whoever may open that one again may open `/dev/stdout`. Init's is exchanged by `rootfs`.
+//! A standard stream that is absent is the helper's, which is the host's null device. It is exchanged
+//! for the container's own, because a user that has no right to the host's node could not open
+//! `/dev/stdout` again. `rootfs` does the same for init.
 //! See null(4).
 
 use std::os::fd::{AsFd, OwnedFd};

@@ -9,7 +9,9 @@
 //!                           joins the pid namespace                               sends it, is killed
 //! ```
 //!
-//! The opener is seen by the others that are there, and it must not be one that has the host's root.
+//! The *hermit* is a process with an empty root and no descriptor but its socket; the *opener* is its
+//! clone in the pid namespace. Other processes in that namespace see the opener, so it must not have
+//! the host's root.
 //!
 //! Promise: what others see has an empty root, one socket, no capability but that of mounting, and is
 //! gone afterwards whatever they do to it. What it sends is looked at by who mounts it.
@@ -35,7 +37,7 @@ use super::super::wire::{Failure, Reason};
 use super::hold;
 use super::words::{self, Word, Words};
 
-/// More than one packet carries is more than anybody mounts.
+/// One packet carries at most this many descriptors; no spec is expected to mount procfs more often.
 const MOST: usize = 16;
 
 /// Opens procfs so many times in a pid namespace. Called by a process whose own clones are in the
@@ -138,7 +140,7 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     there.hand(&Word::Opened, &opened)
 }
 
-/// Leaves every file system that there is.
+/// Makes an empty tmpfs the root, and leaves every other file system.
 fn empty_root() -> std::io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;

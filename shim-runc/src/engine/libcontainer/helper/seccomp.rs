@@ -292,15 +292,17 @@ fn flags(profile: &LinuxSeccomp) -> u64 {
         })
         .fold(0, |flags, flag| flags | flag);
     if libcontainer::seccomp::is_notify(profile) {
-        // Threads that could not be given the profile would be told in place of the listener; a
-        // process that is being made has one.
+        // The kernel refuses both flags together: the answer would be the listener's descriptor, or a
+        // thread that could not be reached. A process that is being made has one thread, so TSYNC is
+        // not needed.
         return asked & !libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     }
     // Of a listener.
     asked & !WAIT_KILLABLE_RECV
 }
 
-/// Refuses a listener for calls without which the process could not tell it that it is one.
+/// Refuses a profile that asks the listener about write(2), or about every call that it does not name:
+/// under it the process hands the listener's descriptor over, and writes its report.
 fn check_listener(profile: &LinuxSeccomp) -> Result<(), Failure> {
     let refused = |what: &str| {
         let text = format!("seccomp: SCMP_ACT_NOTIFY cannot be used {what}");

@@ -1,4 +1,4 @@
-//! A terminal for a process, and the socket of whoever wants it.
+//! Gives a process a terminal, and sends the master to the console socket.
 //!
 //! Promise: the console socket gets the master; the process has the slave as its controlling terminal
 //! and as its standard streams. Not here: opening one in the container (`rootfs`).

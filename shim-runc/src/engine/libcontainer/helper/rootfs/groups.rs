@@ -83,7 +83,8 @@ impl Groups {
         };
         attach(&tree, &place.fd).map_err(|error| failed(&what, &error))?;
         if !self.unified {
-            // Mounts are made in it, so it is in its place already.
+            // The tmpfs is attached before the hierarchies, so that each of them is mounted at its
+            // final place.
             for hierarchy in &self.hierarchies {
                 let what = format!("mount the cgroups of {} at {at}", hierarchy.name);
                 self.version_1(hierarchy, &tree, change).map_err(|error| failed(&what, &error))?;
@@ -100,7 +101,8 @@ impl Groups {
     fn version_2(&self, change: Change) -> io::Result<OwnedFd> {
         let new = NewFileSystem { kind: "cgroup2", source: "cgroup", flags: &[], data: &[] };
         new.mount(change.set).or_else(|_| {
-            // In a user namespace without one of control groups.
+            // A user namespace may not mount cgroup2 without a cgroup namespace of its own; the
+            // container's group is bound instead.
             let tree = clone_tree(CWD, &self.of_container(Path::new(ROOT)), false)?;
             set(&tree, false, change)?;
             Ok(tree)

@@ -111,7 +111,7 @@ impl Mount {
 struct Held {
     at: PathBuf,
     fd: OwnedFd,
-    /// Something seems to be mounted over it, at least for a moment.
+    /// Something may be mounted over it.
     covered: bool,
 }
 
@@ -316,7 +316,8 @@ impl Mounts {
         if name == Path::new("/") {
             self.tree.set_root(tree);
         } else if special {
-            // The paths of masks are as the spec says them, and so is this.
+            // By the path in the spec: masked paths are compared with it, and they are written the
+            // same way.
             self.held.push(Held { at: clean(&mount.at), fd: tree, covered: false });
         }
         Ok(())
@@ -339,9 +340,10 @@ impl Mounts {
         Ok(self.own.contains(&tree::mount_id(fd)?))
     }
 
-    /// Opens what a path of the spec leads to in the finished tree, below the very mounts of procfs
-    /// and sysfs that were made. More than one place where such a mount is covered by something: by
-    /// names alone that could be made to seem so.
+    /// Opens what a path of the spec leads to in the finished tree. Below a procfs or sysfs that was
+    /// made, it is opened from the mount's own descriptor. Where something seems to be mounted over it,
+    /// the place that the path now shows is a second answer. That is told from names alone, and a
+    /// hostile image can make it seem so; therefore the first answer stays.
     pub(super) fn find(&self, path: &Path) -> Result<Vec<OwnedFd>, Errno> {
         let path = clean(path);
         let mut found = Vec::new();
@@ -435,7 +437,8 @@ fn named(what: &str, error: Errno) -> io::Error {
     io::Error::new(io::Error::from(error).kind(), format!("{what}: {error}"))
 }
 
-/// What the kernel says of a file system that it did not make, without its class.
+/// The kernel's explanation of why a file system was not made, without the letter in front of it
+/// (`e `).
 fn explanation(context: &OwnedFd) -> Option<String> {
     let mut text = [0; 512];
     let length = rustix::io::read(context, &mut text).ok()?;

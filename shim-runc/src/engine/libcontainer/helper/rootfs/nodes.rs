@@ -229,7 +229,7 @@ fn ptmx(dev: &OwnedFd) -> Result<(), Errno> {
         Err(error) => return Err(error),
     }
     match symlinkat(TARGET, dev, "ptmx") {
-        // Another container that shares the root was faster.
+        // Another container that shares the root has made it first.
         Err(Errno::EXIST) => Ok(()),
         other => other,
     }

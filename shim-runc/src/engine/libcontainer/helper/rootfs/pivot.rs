@@ -110,8 +110,8 @@ pub(super) fn enter(tree: &Tree, pivot: bool) -> Result<(), Failure> {
     chdir("/").map_err(|error| failed("chdir to /", &error))
 }
 
-/// Has the root propagate as it was asked to. Last of all: what is mounted in a shared root appears
-/// once more in every copy of a part of it.
+/// Sets the root's propagation. It comes last, because each mount in a shared root appears in every
+/// copy of a part of it, too.
 pub(super) fn finish(tree: &Tree, propagation: Propagation) -> Result<(), Failure> {
     match propagation.after() {
         Some(kind) => propagate(tree.root(), kind)
@@ -123,9 +123,9 @@ pub(super) fn finish(tree: &Tree, propagation: Propagation) -> Result<(), Failur
 fn exchange() -> Result<(), Failure> {
     let host = open_directory(Path::new("/")).map_err(|error| failed("open /", &error))?;
     pivot_root(".", ".").map_err(|error| failed("pivot_root", &error))?;
-    // Now the host's is mounted over the container's.
+    // pivot_root(".", ".") has mounted the old root on top of the new one.
     fchdir(&host).map_err(|error| failed("chdir to the old root", &error))?;
-    // It is not to be unmounted where it came from, too.
+    // Otherwise the unmount would propagate to the host's mount namespace.
     propagate(&host, MsFlags::MS_SLAVE | MsFlags::MS_REC)
         .map_err(|error| failed("set the propagation of the old root", &error))?;
     unmount(".", UnmountFlags::DETACH).map_err(|error| failed("unmount the old root", &error))

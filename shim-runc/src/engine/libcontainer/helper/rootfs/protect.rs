@@ -34,8 +34,8 @@ pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), F
     Ok(())
 }
 
-/// Hides paths: files behind the null device, directories behind an empty one. `spare` is the
-/// host's null device, where the container's is not ours to make.
+/// Hides files behind the null device and directories behind an empty one. `spare` is the host's null
+/// device. It is given where the container's /dev is not ours, and used if no null device is in it.
 pub(super) fn mask(
     mounts: &Mounts,
     paths: &[PathBuf],

@@ -147,7 +147,8 @@ impl Tree {
             match file_type(&fd)? {
                 FileType::Symlink if !ahead.is_empty() || last == LastLink::Follow => {
                     links += 1;
-                    // What a link of procfs says is a path of nobody's root.
+                    // A link of procfs is refused: its text is a path in another root than the one
+                    // that is walked here.
                     if links > LINKS || is_procfs(&fd)? {
                         return Err(Errno::LOOP);
                     }
