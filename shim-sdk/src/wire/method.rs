@@ -10,6 +10,7 @@
 //! core and waits for the answer, so being dropped loses the answer and nothing else.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use protos::ttrpc::protobuf::Message;
@@ -88,7 +89,7 @@ where
 fn spawned<R, I, O, F, D>(
     jobs: &Jobs<R>,
     act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
-    drive: impl Fn(F, oneshot::Sender<Result<O>>) -> D + Copy + Send + Sync + 'static,
+    drive: impl Fn(Pin<Box<F>>, oneshot::Sender<Result<O>>) -> D + Copy + Send + Sync + 'static,
 ) -> Handler
 where
     R: Runtime,
@@ -101,7 +102,10 @@ where
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |core| {
-            tokio::task::spawn_local(drive(act(Rc::clone(core), request), reply));
+            // Boxed: a call is several kilobytes, and each move of it would take as much stack, which
+            // stays with the process.
+            let job = Box::pin(act(Rc::clone(core), request));
+            tokio::task::spawn_local(drive(job, reply));
         }));
         async move {
             sent.map_err(|_| leaving())?;
