@@ -8,12 +8,14 @@
 //!   (umoci, skopeo) make them, once per recipe.
 //! - [`shim`] drives a shim as its daemon would, without one.
 //! - [`stage`] plays a daemon's part for a test: shims, bundles and events in one root.
+//! - [`disk`] is a file system in a file.
 //! - [`tree`] compares directory trees entry by entry.
 //!
 //! Nothing is skipped: what is missing after set-up makes the test that needs it fail and say so.
 
 pub mod command;
 pub mod containerd;
+pub mod disk;
 pub mod fixtures;
 pub mod image;
 pub mod leak;
@@ -29,6 +31,7 @@ pub mod wait;
 
 pub use command::{Finished, run, run_with_input};
 pub use containerd::Containerd;
+pub use disk::Disk;
 pub use root::Root;
 pub use supervisor::Supervisor;
 pub use wait::eventually;

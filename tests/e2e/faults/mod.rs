@@ -7,13 +7,13 @@
 mod layer;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use harness::image::{Image, Layer, hex};
-use harness::{Finished, Root, Supervisor, eventually, programs, run, run_with_input, wait};
+use harness::{Disk, Finished, Root, Supervisor, eventually, run, run_with_input, wait};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
@@ -78,36 +78,13 @@ fn a_fault_at_any_call_of_a_removal_and_collection_leaves_all_or_nothing() {
     walk(&Operation { before: &[], itself: &["images", "rm", "--sync", BASE], keep: &[] });
 }
 
-/// A file system in a file, for as long as it lives.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(file: &Path, at: PathBuf) -> Self {
-        fs::create_dir_all(&at).expect("make a mount point");
-        let mut mount = Command::new(programs::system("mount"));
-        let _ = run(mount.args(["-o", "loop"]).arg(file).arg(&at)).success();
-        Self(at)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Not lazily: its loop device is to go with it.
-        let mut unmount = Command::new(programs::system("umount"));
-        let _ = run(unmount.arg(&self.0));
-    }
-}
-
 /// Imports on a disk of its own, and cuts the power at the answer. How many of the image's blobs are
 /// whole afterwards, to a daemon that has started from what is left.
 fn blobs_after_a_power_cut(lies: bool) -> usize {
     let root = Root::new();
     let mut supervisor = Supervisor::new(&root);
     let (file, copy) = (root.path().join("disk"), root.path().join("copy"));
-    File::create(&file).and_then(|file| file.set_len(64 << 20)).expect("make a disk");
-    let mut make = Command::new(programs::system("mkfs.ext4"));
-    let _ = run(make.arg("-q").arg(&file)).success();
-    let disk = Disk::mount(&file, supervisor.root());
+    let disk = Disk::new(&file, 64 << 20, supervisor.root());
     let archive = image(OTHER, b"of the other").write(&root.path().join("other.tar"));
     let ground = Ground { root: &root, supervisor: Supervisor::new(&root), chain: String::new() };
     let daemon = ground.start();

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use harness::image::Image;
-use harness::{Supervisor, programs, run};
+use harness::{Disk, Supervisor, run};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 
@@ -297,33 +296,10 @@ fn truncated(ground: &Ground) {
     }
 }
 
-/// A file system in a file, mounted for as long as it lives.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(file: &Path, at: PathBuf) -> Self {
-        fs::create_dir_all(&at).expect("make a mount point");
-        let mut mount = Command::new(programs::system("mount"));
-        let _ = run(mount.args(["-o", "loop"]).arg(file).arg(&at)).success();
-        Self(at)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Not lazily: the loop device is to go with it.
-        let mut unmount = Command::new(programs::system("umount"));
-        let _ = run(unmount.arg(&self.0));
-    }
-}
-
 fn power_cut(ground: &Ground) {
     let file = ground.root().path().join("disk");
-    File::create(&file).and_then(|file| file.set_len(256 << 20)).expect("make a disk");
-    let mut make = Command::new(programs::system("mkfs.ext4"));
-    let _ = run(make.arg("-q").arg(&file)).success();
     let mut supervisor = Supervisor::new(ground.root());
-    let disk = Disk::mount(&file, supervisor.root());
+    let disk = Disk::new(&file, 256 << 20, supervisor.root());
     supervisor.serve();
     supervisor.import(&image(ground));
     // What had reached the disk when the answer came is what a power cut leaves.
