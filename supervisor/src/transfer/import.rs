@@ -1,6 +1,5 @@
 //! Imports an archive: read, verify, unpack, and only then name.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,13 +115,7 @@ impl Importer {
         let wanted = destination.unpacks.clone();
         let found = blocking(move || {
             let contents = archive::read(archive, &sink)?;
-            let walk = Walk {
-                store: &sink.store,
-                namespace: &sink.namespace,
-                wanted: &wanted,
-                budget: &sink.budget,
-                known: RefCell::default(),
-            };
+            let walk = Walk::new(&sink.store, &sink.namespace, &wanted, &sink.budget);
             let mut trees = Vec::new();
             for found in layout::images(&contents, &sink)? {
                 sink.budget.check()?;

@@ -1,7 +1,6 @@
 //! What the check of a root asks of images: which layer a snapshot was unpacked from, whether it is
 //! still as that layer says, and the images that a store without names holds.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -62,13 +61,7 @@ impl Importer {
         for image in images {
             // One for each, as each was a transfer of its own: together they may be above any limit.
             let budget = Budget::default();
-            let walk = Walk {
-                store: &self.content,
-                namespace,
-                wanted: &[],
-                budget: &budget,
-                known: RefCell::default(),
-            };
+            let walk = Walk::new(&self.content, namespace, &[], &budget);
             // An image that is not whole is told of with its blobs.
             let Ok(tree) = walk.tree(&image.target) else { continue };
             for image in tree.images {
@@ -165,13 +158,7 @@ impl Importer {
         let platform = Platform::host();
         let wanted = [platform.clone()];
         let budget = Budget::default();
-        let walk = Walk {
-            store: &self.content,
-            namespace,
-            wanted: &wanted,
-            budget: &budget,
-            known: RefCell::default(),
-        };
+        let walk = Walk::new(&self.content, namespace, &wanted, &budget);
         let tree = walk.tree(target)?;
         let lease = self.lease(namespace).await?;
         let unpacker = Unpacker {
@@ -227,13 +214,7 @@ impl Importer {
             }
             // One for each, as each was a transfer of its own.
             let budget = Budget::default();
-            let walk = Walk {
-                store: &self.content,
-                namespace,
-                wanted: &[],
-                budget: &budget,
-                known: RefCell::default(),
-            };
+            let walk = Walk::new(&self.content, namespace, &[], &budget);
             let (tree, missing) = match walk.tree(&target) {
                 Ok(tree) => (tree, None),
                 Err(error) => (Tree::default(), Some(shim_sdk::error::report(&error))),

@@ -74,6 +74,18 @@ enum Visited {
     Manifest(Image),
 }
 
+impl<'a> Walk<'a> {
+    /// One that has looked at nothing yet.
+    pub(super) fn new(
+        store: &'a Store,
+        namespace: &'a Namespace,
+        wanted: &'a [Platform],
+        budget: &'a Budget,
+    ) -> Self {
+        Self { store, namespace, wanted, budget, known: RefCell::default() }
+    }
+}
+
 impl Walk<'_> {
     /// Follows `target`.
     pub(super) fn tree(&self, target: &Descriptor) -> Result<Tree, TransferError> {
