@@ -23,7 +23,7 @@ pub enum Kind {
     FailedPrecondition,
     /// The data is damaged or ends early.
     DataLoss,
-    /// It was stopped because nobody wants it any more.
+    /// It was stopped: its client has gone.
     Cancelled,
     /// Anything else that the system refused.
     Internal,

@@ -232,7 +232,7 @@ impl Plan {
                     return Err(refused("files with set-id bits are not installed"));
                 }
                 let digest = content_digest(image, source.layer, archive)?;
-                // Whatever else the image says: others may run and read it, nobody may write it.
+                // Whatever the image says: all users may run and read it, only root may write it.
                 let mode = if entry.mode & 0o111 == 0 { 0o644 } else { 0o755 };
                 Planned::File { source, mode, digest, size_bytes: *size_bytes }
             }

@@ -89,7 +89,7 @@ impl CheckError {
     }
 }
 
-/// What findings are told to.
+/// Takes findings as they are made.
 pub(crate) type Tell<'a> = &'a (dyn Fn(Finding) + Sync);
 
 /// The stores of one root over one database.

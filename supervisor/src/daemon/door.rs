@@ -292,7 +292,7 @@ mod tests {
         assert!(matches!(lock::attempt(&place.start_lock).unwrap(), Attempt::Held(_)));
     }
 
-    /// A daemon whose directories were removed stayed for ever, and nobody could reach it.
+    /// A daemon whose directories were removed stayed for ever, out of every client's reach.
     #[tokio::test]
     async fn an_idle_door_closes_also_when_its_directory_was_removed() {
         let place = place();

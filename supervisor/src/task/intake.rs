@@ -172,7 +172,7 @@ mod tests {
         (place, intake, address)
     }
 
-    /// 256 MiB of requests whose answers nobody read were all in memory.
+    /// 256 MiB of requests whose answers were not read were all in memory.
     #[tokio::test]
     async fn what_does_not_read_its_answers_is_not_read_for_ever() {
         let (_place, _intake, address) = intake();

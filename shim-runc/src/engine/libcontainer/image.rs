@@ -42,7 +42,7 @@ const SEAL_EXEC: SealFlags = SealFlags::from_bits_retain(0x20);
 #[derive(Debug, Default)]
 pub(super) struct Image(OnceCell<Protected>);
 
-/// A file that nobody can write.
+/// A file that no process can write.
 #[derive(Debug)]
 struct Protected {
     file: OwnedFd,

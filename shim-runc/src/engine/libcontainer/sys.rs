@@ -128,7 +128,7 @@ pub(super) fn reset_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> 
     unsafe { set(signal, SigHandler::SigDfl) }.map(|_| ())
 }
 
-/// Has a write that nobody reads fail, and not end the process.
+/// Makes a write without a reader fail instead of ending the process (SIGPIPE).
 pub(super) fn ignore_broken_pipes() -> nix::Result<()> {
     use nix::sys::signal::{SigHandler, Signal, signal as set};
     // SAFETY: no handler of ours is run.

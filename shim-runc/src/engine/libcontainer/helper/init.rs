@@ -59,7 +59,7 @@ pub(super) struct Init<'a> {
     pub(super) streams: [Option<OwnedFd>; 3],
     pub(super) console: Option<UnixStream>,
     pub(super) listener: UnixListener,
-    /// What hooks are told.
+    /// The state that hooks read on their standard input.
     pub(super) state: State,
     pub(super) report: Rc<OwnedFd>,
     /// The mark of the container's making.

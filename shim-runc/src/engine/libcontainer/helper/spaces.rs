@@ -40,7 +40,7 @@ pub(super) enum Space {
 pub(super) struct Spaces {
     user: Space,
     time: Space,
-    /// What a new time namespace is told.
+    /// The clock offsets of a new time namespace.
     offsets: String,
     pid: Space,
     mount: Space,

@@ -399,7 +399,7 @@ pub(super) struct NewFileSystem<'a> {
 }
 
 impl NewFileSystem<'_> {
-    /// Mounts it where nobody sees it.
+    /// Mounts it detached.
     pub(super) fn mount(&self, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|error| named("fsopen", error))?;
@@ -459,7 +459,7 @@ pub(super) fn clone_tree(from: impl AsFd, path: &Path, recursive: bool) -> io::R
     Ok(open_tree(from, path, flags)?)
 }
 
-/// Moves a mount that nobody sees yet onto a place.
+/// Moves a detached mount onto a place.
 pub(super) fn attach(mount: impl AsFd, place: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", place, "", flags)?)
