@@ -47,6 +47,27 @@ pub(crate) fn file_beside(records: &Path, id: &str) -> PathBuf {
     records.join(format!(".{id}.{FILE}"))
 }
 
+/// Where a container's file is written before it is named.
+fn draft_of(file: &Path) -> PathBuf {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    draft.into()
+}
+
+/// Removes a container's file, and the draft of a write that was cut off. Neither need be there.
+pub(crate) fn forget(file: &Path) -> io::Result<()> {
+    for path in [draft_of(file).as_path(), file] {
+        match fs::remove_file(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                let what = format!("remove {}: {cause}", path.display());
+                return Err(io::Error::new(cause.kind(), what));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// How far up a process's ancestors are looked for.
 const MAX_ANCESTORS: usize = 4096;
 
@@ -123,13 +144,7 @@ impl<'a> Ending<'a> {
             Left::Others => self.made.hand_over(&self.others),
             Left::Groups(cause) => return Err(cause),
         }
-        match fs::remove_file(self.file) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                let what = format!("remove {}: {cause}", self.file.display());
-                Err(io::Error::new(cause.kind(), what))
-            }
-            _ => Ok(()),
-        }
+        forget(self.file)
     }
 }
 
@@ -163,12 +178,16 @@ impl Made {
         (made.version == VERSION).then_some(made)
     }
 
-    /// Writes a file that is read whole or not at all.
+    /// Writes a file that is read whole or not at all. A write that fails leaves nothing; one whose
+    /// process was killed leaves a draft, which [`forget`] removes.
     pub(crate) fn write(&self, file: &Path) -> io::Result<()> {
-        let mut beside = file.as_os_str().to_owned();
-        beside.push(".new");
-        fs::write(&beside, serde_json::to_vec(self)?)?;
-        fs::rename(&beside, file)
+        let draft = draft_of(file);
+        let json = serde_json::to_vec(self)?;
+        let written = fs::write(&draft, json).and_then(|()| fs::rename(&draft, file));
+        if written.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        written
     }
 
     /// Whether the container has made any group.

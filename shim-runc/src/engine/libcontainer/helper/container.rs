@@ -140,8 +140,12 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
     let file = made::file_beside(root, id);
     let made = Made::read(&file);
     if !directory.exists() {
-        // A create that was cut off before it had a record has made no groups.
-        return made.map_or(Ok(()), |made| end_groups(&made, &file, root, true));
+        // A create that was cut off before it had a record has made no groups. Without a file there may
+        // be the draft of one.
+        return match made {
+            Some(made) => end_groups(&made, &file, root, true),
+            None => made::forget(&file).map_err(|error| failure(Reason::Other, &error)),
+        };
     }
     // Written before anything else is made of a container: without it there is nothing else.
     let Ok(config) = YoukiConfig::load(&directory) else {

@@ -162,7 +162,10 @@ impl Fixture {
     }
 
     pub(super) fn assert_nothing_left(&self) {
-        assert!(!self.record().exists(), "the record is still there");
+        let records = fs::read_dir(&self.engine.root).into_iter().flatten().flatten();
+        let names = records.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let left: Vec<String> = names.filter(|name| name.contains(&self.id)).collect();
+        assert_eq!(left, Vec::<String>::new(), "records are still there");
         for directory in cgroup_directories(Path::new(&format!("/shim-test/{}", self.id))) {
             assert!(!directory.exists(), "{} is still there", directory.display());
         }
