@@ -303,7 +303,7 @@ impl Container {
     pub(crate) fn stats(&self) -> Result<Payload, EngineError> {
         let made = self.made(Operation::Stats)?;
         match made.cgroup.filter(Cgroup::exists) {
-            Some(cgroup) => Ok(stats::of(&cgroup)),
+            Some(cgroup) => stats::of(&cgroup),
             None => Err(EngineError::Refused {
                 operation: Operation::Stats,
                 kind: Kind::NotFound,

@@ -142,6 +142,8 @@ mod event;
 #[cfg(feature = "serve")]
 mod log_fifo;
 #[cfg(feature = "serve")]
+pub mod messages;
+#[cfg(feature = "serve")]
 mod notifier;
 #[cfg(feature = "serve")]
 mod program;

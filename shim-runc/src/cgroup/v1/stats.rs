@@ -5,12 +5,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::Groups;
-use crate::cgroup::{Keyed, huge_page_sizes, rdma_entries, read_number};
-use crate::stats::v1::{
-    BlkioEntry, BlkioStat, CpuStat, CpuUsage, HugetlbStat, MemoryEntry, MemoryOomControl,
+use shim_sdk::messages::cgroups_v1::{
+    BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl,
     MemoryStat, Metrics, PidsStat, RdmaEntry, RdmaStat, Throttle,
 };
+
+use super::Groups;
+use crate::cgroup::{Keyed, huge_page_sizes, rdma_entries, read_number};
 
 /// Nanoseconds in one of the ticks that cpuacct.stat counts: USER_HZ is 100 on every platform
 /// that runs containers.
@@ -21,19 +22,20 @@ impl Groups {
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics {
             hugetlb: self.controller("hugetlb").map(hugetlb).unwrap_or_default(),
-            pids: self.controller("pids").map(pids),
-            cpu: self.cpu(),
-            memory: self.controller("memory").and_then(memory),
-            blkio: self.controller("blkio").map(blkio),
-            rdma: self.controller("rdma").map(rdma),
-            memory_oom_control: self.controller("memory").and_then(oom_control),
+            pids: self.controller("pids").map(pids).into(),
+            cpu: self.cpu().into(),
+            memory: self.controller("memory").and_then(memory).into(),
+            blkio: self.controller("blkio").map(blkio).into(),
+            rdma: self.controller("rdma").map(rdma).into(),
+            memory_oom_control: self.controller("memory").and_then(oom_control).into(),
+            ..Metrics::default()
         }
     }
 
-    fn cpu(&self) -> Option<CpuStat> {
+    fn cpu(&self) -> Option<CPUStat> {
         let usage = self.controller("cpuacct").map(|group| {
             let split = Keyed::read(&group.join("cpuacct.stat")).unwrap_or(Keyed(String::new()));
-            CpuUsage {
+            CPUUsage {
                 total: read_number(&group.join("cpuacct.usage")).unwrap_or_default(),
                 kernel: split.count("system") * TICK_NANOS,
                 user: split.count("user") * TICK_NANOS,
@@ -42,6 +44,7 @@ impl Groups {
                     .split_whitespace()
                     .filter_map(|count| count.parse().ok())
                     .collect(),
+                ..CPUUsage::default()
             }
         });
         let throttling = self.controller("cpu").and_then(|group| {
@@ -50,9 +53,14 @@ impl Groups {
                 periods: stat.count("nr_periods"),
                 throttled_periods: stat.count("nr_throttled"),
                 throttled_time: stat.count("throttled_time"),
+                ..Throttle::default()
             })
         });
-        (usage.is_some() || throttling.is_some()).then_some(CpuStat { usage, throttling })
+        (usage.is_some() || throttling.is_some()).then_some(CPUStat {
+            usage: usage.into(),
+            throttling: throttling.into(),
+            ..CPUStat::default()
+        })
     }
 }
 
@@ -68,6 +76,7 @@ fn hugetlb(group: &Path) -> Vec<HugetlbStat> {
                 max: read("max_usage_in_bytes"),
                 failcnt: read("failcnt"),
                 pagesize,
+                ..HugetlbStat::default()
             }
         })
         .collect()
@@ -78,6 +87,7 @@ fn pids(group: &Path) -> PidsStat {
         current: read_number(&group.join("pids.current")).unwrap_or_default(),
         // No limit is 0 on v1; containerd's clients know it so.
         limit: read_number(&group.join("pids.max")).filter(|limit| *limit != u64::MAX).unwrap_or(0),
+        ..PidsStat::default()
     }
 }
 
@@ -91,6 +101,7 @@ fn memory(group: &Path) -> Option<MemoryStat> {
             usage: read("usage_in_bytes").unwrap_or_default(),
             max: read("max_usage_in_bytes").unwrap_or_default(),
             failcnt: read("failcnt").unwrap_or_default(),
+            ..MemoryEntry::default()
         })
     };
     Some(MemoryStat {
@@ -126,10 +137,11 @@ fn memory(group: &Path) -> Option<MemoryStat> {
         total_inactive_file: count("total_inactive_file"),
         total_active_file: count("total_active_file"),
         total_unevictable: count("total_unevictable"),
-        usage: entry(""),
-        swap: entry("memsw."),
-        kernel: entry("kmem."),
-        kernel_tcp: entry("kmem.tcp."),
+        usage: entry("").into(),
+        swap: entry("memsw.").into(),
+        kernel: entry("kmem.").into(),
+        kernel_tcp: entry("kmem.tcp.").into(),
+        ..MemoryStat::default()
     })
 }
 
@@ -139,10 +151,11 @@ fn oom_control(group: &Path) -> Option<MemoryOomControl> {
         oom_kill_disable: control.count("oom_kill_disable"),
         under_oom: control.count("under_oom"),
         oom_kill: control.count("oom_kill"),
+        ..MemoryOomControl::default()
     })
 }
 
-fn blkio(group: &Path) -> BlkioStat {
+fn blkio(group: &Path) -> BlkIOStat {
     // Each count has a file of the scheduler that keeps it: BFQ, CFQ before 5.0, or else the
     // throttling layer, which sees all requests but counts less.
     let first = |files: &[&str]| {
@@ -152,7 +165,7 @@ fn blkio(group: &Path) -> BlkioStat {
             .find(|e| !e.is_empty())
             .unwrap_or_default()
     };
-    BlkioStat {
+    BlkIOStat {
         io_service_bytes_recursive: first(&[
             "blkio.bfq.io_service_bytes_recursive",
             "blkio.io_service_bytes_recursive",
@@ -177,11 +190,12 @@ fn blkio(group: &Path) -> BlkioStat {
         io_merged_recursive: first(&["blkio.bfq.io_merged_recursive", "blkio.io_merged_recursive"]),
         io_time_recursive: first(&["blkio.bfq.time_recursive", "blkio.time_recursive"]),
         sectors_recursive: first(&["blkio.bfq.sectors_recursive", "blkio.sectors_recursive"]),
+        ..BlkIOStat::default()
     }
 }
 
 /// Lines are `MAJOR:MINOR [OPERATION] VALUE`; the total over all devices has no device.
-fn blkio_entries(path: &Path) -> Vec<BlkioEntry> {
+fn blkio_entries(path: &Path) -> Vec<BlkIOEntry> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .filter_map(|line| {
@@ -193,12 +207,13 @@ fn blkio_entries(path: &Path) -> Vec<BlkioEntry> {
                 None => ("", second),
             };
             let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
-            Some(BlkioEntry {
+            Some(BlkIOEntry {
                 op: op.to_owned(),
                 device: device_name(major, minor),
                 major,
                 minor,
                 value: value.parse().ok()?,
+                ..BlkIOEntry::default()
             })
         })
         .collect()
@@ -219,10 +234,11 @@ fn rdma(group: &Path) -> RdmaStat {
                 device,
                 hca_handles,
                 hca_objects,
+                ..RdmaEntry::default()
             })
             .collect()
     };
-    RdmaStat { current: entries("rdma.current"), limit: entries("rdma.max") }
+    RdmaStat { current: entries("rdma.current"), limit: entries("rdma.max"), ..RdmaStat::default() }
 }
 
 #[cfg(test)]
@@ -244,8 +260,9 @@ mod tests {
         let (_folder, groups) =
             groups(&["pids"], &[("pids.current", "3\n"), ("pids.max", "max\n")]);
         let metrics = groups.metrics();
-        assert_eq!(metrics.pids, Some(PidsStat { current: 3, limit: 0 }));
-        assert_eq!((metrics.cpu, metrics.memory, metrics.blkio), (None, None, None));
+        let pids = PidsStat { current: 3, limit: 0, ..PidsStat::default() };
+        assert_eq!(metrics.pids.0, Some(Box::new(pids)));
+        assert_eq!((metrics.cpu.0, metrics.memory.0, metrics.blkio.0), (None, None, None));
     }
 
     #[test]
@@ -282,8 +299,10 @@ mod tests {
         let metrics = groups.metrics();
         let memory = metrics.memory.unwrap();
         assert_eq!((memory.cache, memory.total_cache, memory.hierarchical_swap_limit), (1, 2, 9));
-        assert_eq!(memory.usage, Some(MemoryEntry { limit: 100, usage: 50, max: 60, failcnt: 1 }));
-        assert_eq!(memory.swap, None);
+        let usage =
+            MemoryEntry { limit: 100, usage: 50, max: 60, failcnt: 1, ..MemoryEntry::default() };
+        assert_eq!(memory.usage.0, Some(Box::new(usage)));
+        assert_eq!(memory.swap.0, None);
         assert_eq!(metrics.memory_oom_control.unwrap().oom_kill, 4);
         assert_eq!(groups.oom_kills(), Some(4));
     }

@@ -3,24 +3,26 @@
 use std::fs;
 use std::path::Path;
 
+use shim_sdk::messages::cgroups_v2::{
+    CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats,
+    PidsStat, RdmaEntry, RdmaStat,
+};
+
 use super::Group;
 use crate::cgroup::{Keyed, huge_page_sizes, parse_number, rdma_entries, read_number};
-use crate::stats::v2::{
-    CpuStat, HugetlbStat, IoEntry, IoStat, MemoryEvents, MemoryStat, Metrics, PidsStat, PsiData,
-    PsiStats, RdmaEntry, RdmaStat,
-};
 
 impl Group {
     /// Everything that the kernel counts for the container.
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics {
-            pids: self.pids(),
-            cpu: self.cpu(),
-            memory: self.memory(),
-            rdma: self.rdma(),
-            io: self.io(),
+            pids: self.pids().into(),
+            cpu: self.cpu().into(),
+            memory: self.memory().into(),
+            rdma: self.rdma().into(),
+            io: self.io().into(),
             hugetlb: self.hugetlb(),
-            memory_events: self.events(),
+            memory_events: self.events().into(),
+            ..Metrics::default()
         }
     }
 
@@ -32,21 +34,23 @@ impl Group {
         Some(PidsStat {
             current: read_number(&self.file("pids.current"))?,
             limit: self.number("pids.max"),
+            ..PidsStat::default()
         })
     }
 
-    fn cpu(&self) -> Option<CpuStat> {
+    fn cpu(&self) -> Option<CPUStat> {
         let stat = Keyed::read(&self.file("cpu.stat"))?;
-        Some(CpuStat {
+        Some(CPUStat {
             usage_usec: stat.count("usage_usec"),
             user_usec: stat.count("user_usec"),
             system_usec: stat.count("system_usec"),
             nr_periods: stat.count("nr_periods"),
             nr_throttled: stat.count("nr_throttled"),
             throttled_usec: stat.count("throttled_usec"),
-            psi: pressure(&self.file("cpu.pressure")),
+            psi: pressure(&self.file("cpu.pressure")).into(),
             nr_bursts: stat.count("nr_bursts"),
             burst_usec: stat.count("burst_usec"),
+            ..CPUStat::default()
         })
     }
 
@@ -96,7 +100,8 @@ impl Group {
             swap_limit: self.number("memory.swap.max"),
             max_usage: self.number("memory.peak"),
             swap_max_usage: self.number("memory.swap.peak"),
-            psi: pressure(&self.file("memory.pressure")),
+            psi: pressure(&self.file("memory.pressure")).into(),
+            ..MemoryStat::default()
         })
     }
 
@@ -109,27 +114,30 @@ impl Group {
             oom: events.count("oom"),
             oom_kill: events.count("oom_kill"),
             oom_group_kill: events.count("oom_group_kill"),
+            ..MemoryEvents::default()
         })
     }
 
-    fn io(&self) -> Option<IoStat> {
+    fn io(&self) -> Option<IOStat> {
         let text = fs::read_to_string(self.file("io.stat")).ok()?;
-        Some(IoStat {
+        Some(IOStat {
             usage: text.lines().filter_map(io_entry).collect(),
-            psi: pressure(&self.file("io.pressure")),
+            psi: pressure(&self.file("io.pressure")).into(),
+            ..IOStat::default()
         })
     }
 
-    fn hugetlb(&self) -> Vec<HugetlbStat> {
+    fn hugetlb(&self) -> Vec<HugeTlbStat> {
         huge_page_sizes(self.path(), ".current")
             .into_iter()
-            .map(|pagesize| HugetlbStat {
+            .map(|pagesize| HugeTlbStat {
                 current: self.number(&format!("hugetlb.{pagesize}.current")),
                 max: self.number(&format!("hugetlb.{pagesize}.max")),
                 failcnt: Keyed::read(&self.file(&format!("hugetlb.{pagesize}.events")))
                     .map(|events| events.count("max"))
                     .unwrap_or_default(),
                 pagesize,
+                ..HugeTlbStat::default()
             })
             .collect()
     }
@@ -142,21 +150,24 @@ impl Group {
                     device,
                     hca_handles,
                     hca_objects,
+                    ..RdmaEntry::default()
                 })
                 .collect()
         };
-        self.file("rdma.current")
-            .exists()
-            .then(|| RdmaStat { current: entries("rdma.current"), limit: entries("rdma.max") })
+        self.file("rdma.current").exists().then(|| RdmaStat {
+            current: entries("rdma.current"),
+            limit: entries("rdma.max"),
+            ..RdmaStat::default()
+        })
     }
 }
 
 /// A line of io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.
-fn io_entry(line: &str) -> Option<IoEntry> {
+fn io_entry(line: &str) -> Option<IOEntry> {
     let mut words = line.split_whitespace();
     let (major, minor) = words.next()?.split_once(':')?;
     let mut entry =
-        IoEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..IoEntry::default() };
+        IOEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..IOEntry::default() };
     for (key, value) in words.filter_map(|word| word.split_once('=')) {
         let value = parse_number(value).unwrap_or_default();
         match key {
@@ -171,11 +182,11 @@ fn io_entry(line: &str) -> Option<IoEntry> {
 }
 
 /// Pressure stall information; `None` where the kernel was built or booted without it.
-fn pressure(path: &Path) -> Option<PsiStats> {
+fn pressure(path: &Path) -> Option<PSIStats> {
     let text = fs::read_to_string(path).ok()?;
     let line = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        let mut data = PsiData::default();
+        let mut data = PSIData::default();
         for (key, value) in line.split_whitespace().filter_map(|word| word.split_once('=')) {
             match key {
                 "avg10" => data.avg10 = value.parse().unwrap_or_default(),
@@ -187,7 +198,7 @@ fn pressure(path: &Path) -> Option<PsiStats> {
         }
         Some(data)
     };
-    Some(PsiStats { some: line("some"), full: line("full") })
+    Some(PSIStats { some: line("some").into(), full: line("full").into(), ..PSIStats::default() })
 }
 
 #[cfg(test)]
@@ -227,6 +238,6 @@ mod tests {
         assert_eq!(metrics.memory_events.unwrap().oom_kill, 1);
         assert_eq!(metrics.io.unwrap().usage[0].wios, 4);
         assert_eq!(metrics.hugetlb[0].max, u64::MAX);
-        assert_eq!((metrics.pids, metrics.rdma), (None, None));
+        assert_eq!((metrics.pids.0, metrics.rdma.0), (None, None));
     }
 }
