@@ -12,7 +12,7 @@ use shim_sdk::{Checkpoint, ContainerId};
 
 use crate::engine::{CheckpointContainer, Engine, RestoreContainer};
 use crate::error::EngineError;
-use crate::options::{CheckpointOptions, Options};
+use crate::options::{Options, checkpoint_options};
 
 /// The name of criu's log in its work directory, and of the copy in the bundle.
 const DUMP_LOG: (&str, &str) = ("dump.log", "criu-dump.log");
@@ -64,7 +64,7 @@ pub(crate) async fn write(
     bundle: &Path,
     request: &Checkpoint,
 ) -> Result<(), EngineError> {
-    let options = CheckpointOptions::from_payload(request.options.as_ref())?;
+    let options = checkpoint_options(request.options.as_ref())?;
     let named = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
     let image = named(&options.image_path).unwrap_or_else(|| request.path.clone());
     make_directory(&image)?;

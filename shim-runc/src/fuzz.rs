@@ -3,7 +3,7 @@
 use ::fuzz::Target;
 use shim_sdk::Payload;
 
-use crate::options::{CheckpointOptions, Options};
+use crate::options::{Options, checkpoint_options};
 
 #[test]
 fn options_of_any_bytes_are_read_or_refused() {
@@ -16,9 +16,6 @@ fn options_of_any_bytes_are_read_or_refused() {
             assert_eq!(Options::read(folder.path()).unwrap(), options);
         }
         let name = "containerd.runc.v1.CheckpointOptions".to_owned();
-        let _ = CheckpointOptions::from_payload(Some(&Payload {
-            type_url: name,
-            value: value.to_vec(),
-        }));
+        let _ = checkpoint_options(Some(&Payload { type_url: name, value: value.to_vec() }));
     });
 }

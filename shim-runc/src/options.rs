@@ -10,107 +10,75 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use prost::Message;
 use serde::{Deserialize, Serialize};
 use shim_sdk::Payload;
 use shim_sdk::file::read_regular;
+use shim_sdk::messages::{Empty, Message, UnknownValueRef, runc_options};
 
 use crate::error::EngineError;
 
 /// The largest file of options that is read.
 const MAX_OPTIONS_BYTES: u64 = 1 << 20;
 
-/// How containers are made; absent fields have containerd's defaults.
-#[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
+/// The runtime options of Create, as `options.json` holds them; absent fields have containerd's
+/// defaults.
+///
+/// Two fields of the message are not kept, since a shim has no use for them: the address and the
+/// version of a task service that is served elsewhere. The criu path that clients before containerd
+/// 2.0 sent is no field any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Options {
-    /// Use MS_MOVE instead of pivot_root.
-    #[prost(bool, tag = "1")]
+    /// Use MS_MOVE instead of pivot_root(2).
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) no_pivot_root: bool,
     /// Share the session keyring of the shim.
-    #[prost(bool, tag = "2")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) no_new_keyring: bool,
-    /// The cgroup that the shim itself goes to.
-    #[prost(string, tag = "3")]
+    /// The cgroup of the shim itself.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) shim_cgroup: String,
-    /// Owner of the standard streams' pipes.
-    #[prost(uint32, tag = "4")]
+    /// User that owns the pipes of the standard streams.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) io_uid: u32,
-    /// Group of the standard streams' pipes.
-    #[prost(uint32, tag = "5")]
+    /// Group that owns the pipes of the standard streams.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) io_gid: u32,
     /// The OCI runtime: a path, a name on PATH, or the name of the engine inside the shim.
-    #[prost(string, tag = "6")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) binary_name: String,
-    /// Where the runtime keeps its records; a directory for each namespace is made below.
-    #[prost(string, tag = "7")]
+    /// Root directory of the runtime's state; each namespace has a directory below it.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) root: String,
-    /// The criu that old clients name; criu is looked up on PATH since containerd 2.0.
-    #[prost(string, tag = "8")]
-    #[serde(skip_serializing_if = "is_default")]
-    pub(crate) criu_path: String,
-    /// Let systemd make the cgroups.
-    #[prost(bool, tag = "9")]
+    /// Let systemd create the cgroups.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) systemd_cgroup: bool,
-    /// Where criu's images are, if not where the request says.
-    #[prost(string, tag = "10")]
+    /// The directory of criu's images, if it is not the one in the request.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) criu_image_path: String,
-    /// Where criu keeps its logs.
-    #[prost(string, tag = "11")]
+    /// The directory of criu's logs.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) criu_work_path: String,
 }
 
-/// How a checkpoint is made.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub(crate) struct CheckpointOptions {
-    /// End the container with it.
-    #[prost(bool, tag = "1")]
-    pub(crate) exit: bool,
-    /// Keep open TCP connections.
-    #[prost(bool, tag = "2")]
-    pub(crate) open_tcp: bool,
-    /// Allow unix sockets whose other end is outside.
-    #[prost(bool, tag = "3")]
-    pub(crate) external_unix_sockets: bool,
-    /// Allow a container with a terminal.
-    #[prost(bool, tag = "4")]
-    pub(crate) terminal: bool,
-    /// Keep file locks.
-    #[prost(bool, tag = "5")]
-    pub(crate) file_locks: bool,
-    /// Namespaces to be made afresh, without their content.
-    #[prost(string, repeated, tag = "6")]
-    pub(crate) empty_namespaces: Vec<String>,
-    /// `soft`, `full` or `strict`.
-    #[prost(string, tag = "7")]
-    pub(crate) cgroups_mode: String,
-    /// Where the images go, if not where the request says.
-    #[prost(string, tag = "8")]
-    pub(crate) image_path: String,
-    /// Where criu keeps its logs.
-    #[prost(string, tag = "9")]
-    pub(crate) work_path: String,
-}
+/// The options of a checkpoint.
+pub(crate) use runc_options::CheckpointOptions;
 
-/// The options that Kubernetes sends to a runtime it does not know: where its settings are.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct GenericOptions {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(string, tag = "2")]
-    config_path: String,
-    #[prost(bytes = "vec", tag = "3")]
-    config_body: Vec<u8>,
+impl From<runc_options::Options> for Options {
+    fn from(message: runc_options::Options) -> Self {
+        Self {
+            no_pivot_root: message.no_pivot_root,
+            no_new_keyring: message.no_new_keyring,
+            shim_cgroup: message.shim_cgroup,
+            io_uid: message.io_uid,
+            io_gid: message.io_gid,
+            binary_name: message.binary_name,
+            root: message.root,
+            systemd_cgroup: message.systemd_cgroup,
+            criu_image_path: message.criu_image_path,
+            criu_work_path: message.criu_work_path,
+        }
+    }
 }
 
 impl Options {
@@ -121,10 +89,11 @@ impl Options {
         };
         match type_name(payload) {
             // The second is what containerd 1.2 and some clients still write.
-            "containerd.runc.v1.Options" | "io.containerd.runc.v1.Options" => decode(payload),
+            "containerd.runc.v1.Options" | "io.containerd.runc.v1.Options" => {
+                decode::<runc_options::Options>(payload).map(Self::from)
+            }
             "runtimeoptions.v1.Options" => {
-                let generic: GenericOptions = decode(payload)?;
-                if generic.config_path.is_empty() && generic.config_body.is_empty() {
+                if !names_configuration(payload)? {
                     return Ok(Self::default());
                 }
                 Err(malformed(
@@ -167,19 +136,34 @@ impl Options {
     }
 }
 
-impl CheckpointOptions {
-    /// Reads what a client sent; no options at all are the defaults.
-    pub(crate) fn from_payload(payload: Option<&Payload>) -> Result<Self, EngineError> {
-        let Some(payload) = payload.filter(|payload| !payload.type_url.is_empty()) else {
-            return Ok(Self::default());
-        };
-        match type_name(payload) {
-            "containerd.runc.v1.CheckpointOptions" | "io.containerd.runc.v1.CheckpointOptions" => {
-                decode(payload)
-            }
-            _ => Err(malformed(payload, "not containerd.runc.v1.CheckpointOptions")),
+/// Decodes the options of a Checkpoint; no options at all are the defaults.
+pub(crate) fn checkpoint_options(
+    payload: Option<&Payload>,
+) -> Result<CheckpointOptions, EngineError> {
+    let Some(payload) = payload.filter(|payload| !payload.type_url.is_empty()) else {
+        return Ok(CheckpointOptions::default());
+    };
+    match type_name(payload) {
+        "containerd.runc.v1.CheckpointOptions" | "io.containerd.runc.v1.CheckpointOptions" => {
+            decode(payload)
         }
+        _ => Err(malformed(payload, "not containerd.runc.v1.CheckpointOptions")),
     }
+}
+
+/// Whether `runtimeoptions.v1.Options`, which Kubernetes' CRI sends to a runtime without settings
+/// of a known type, names a configuration: field 2 is the path of a file, field 3 the content.
+///
+/// No crate in use has this message, so its two fields are looked up by their numbers.
+fn names_configuration(payload: &Payload) -> Result<bool, EngineError> {
+    let message: Empty = decode(payload)?;
+    let fields = message.special_fields.unknown_fields();
+    Ok(fields.iter().any(|(number, value)| match value {
+        UnknownValueRef::LengthDelimited(bytes) => matches!(number, 2 | 3) && !bytes.is_empty(),
+        UnknownValueRef::Fixed32(_) | UnknownValueRef::Fixed64(_) | UnknownValueRef::Varint(_) => {
+            false
+        }
+    }))
 }
 
 const OPTIONS_FILE: &str = "options.json";
@@ -194,8 +178,8 @@ fn type_name(payload: &Payload) -> &str {
     payload.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-fn decode<M: Message + Default>(payload: &Payload) -> Result<M, EngineError> {
-    M::decode(payload.value.as_slice()).map_err(|problem| malformed(payload, &problem.to_string()))
+fn decode<M: Message>(payload: &Payload) -> Result<M, EngineError> {
+    M::parse_from_bytes(&payload.value).map_err(|problem| malformed(payload, &problem.to_string()))
 }
 
 fn malformed(payload: &Payload, problem: &str) -> EngineError {
@@ -215,14 +199,19 @@ mod tests {
 
     #[test]
     fn options_are_read_under_every_type_url_clients_use() {
-        let sent =
-            Options { binary_name: "crun".into(), systemd_cgroup: true, ..Options::default() };
+        let sent = runc_options::Options {
+            binary_name: "crun".into(),
+            systemd_cgroup: true,
+            ..runc_options::Options::default()
+        };
         for url in [
             "containerd.runc.v1.Options",
             "io.containerd.runc.v1.Options",
             "type.googleapis.com/containerd.runc.v1.Options",
         ] {
-            let read = Options::from_payload(Some(&payload(url, sent.encode_to_vec()))).unwrap();
+            let read =
+                Options::from_payload(Some(&payload(url, sent.write_to_bytes().unwrap()))).unwrap();
+            let sent = sent.clone().into();
             assert_eq!(read, sent);
         }
     }
@@ -239,12 +228,35 @@ mod tests {
     fn unknown_options_are_refused_by_name() {
         let refused = Options::from_payload(Some(&payload("a.b.C", vec![]))).unwrap_err();
         assert!(refused.to_string().contains("a.b.C"), "{refused}");
-        let body = GenericOptions { config_path: "/etc/x.toml".into(), ..Default::default() };
-        let refused = Options::from_payload(Some(&payload(
-            "runtimeoptions.v1.Options",
-            body.encode_to_vec(),
-        )));
-        assert!(refused.is_err());
+        // The path of a configuration, then its content, then its type alone.
+        let generic = |body: &[u8]| {
+            Options::from_payload(Some(&payload("runtimeoptions.v1.Options", body.to_vec())))
+        };
+        assert!(generic(b"\x12\x0b/etc/x.toml").is_err());
+        assert!(generic(b"\x1a\x01x").is_err());
+        assert_eq!(generic(b"\x0a\x01x\x12\x00").unwrap(), Options::default());
+    }
+
+    #[test]
+    fn every_option_is_read_from_the_bytes_that_containerd_sends() {
+        // Fields 1 to 13 in their order. Field 8 was criu's path before containerd 2.0.
+        let bytes = b"\x08\x01\x10\x01\x1a\x02/s\x20\x07\x28\x08\x32\x04crun\x3a\x02/r\x42\x02/c\
+                      \x48\x01\x52\x02/i\x5a\x02/w\x62\x02/t\x68\x03";
+        let read =
+            Options::from_payload(Some(&payload("containerd.runc.v1.Options", bytes.to_vec())));
+        let expected = Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: "/s".into(),
+            io_uid: 7,
+            io_gid: 8,
+            binary_name: "crun".into(),
+            root: "/r".into(),
+            systemd_cgroup: true,
+            criu_image_path: "/i".into(),
+            criu_work_path: "/w".into(),
+        };
+        assert_eq!(read.unwrap(), expected);
     }
 
     #[test]
