@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use shim_sdk::{Checkpoint, ContainerId};
 
-use crate::engine::{CheckpointContainer, Engine, RestoreContainer};
+use crate::engine::{CheckpointRequest, Engine, RestoreRequest};
 use crate::error::EngineError;
 use crate::options::{Options, checkpoint_options};
 
@@ -41,8 +41,8 @@ impl Restore {
         &'a self,
         id: &'a ContainerId,
         bundle: &'a Path,
-    ) -> RestoreContainer<'a> {
-        RestoreContainer {
+    ) -> RestoreRequest<'a> {
+        RestoreRequest {
             id,
             bundle,
             image: &self.image,
@@ -74,7 +74,7 @@ pub(crate) async fn write(
     };
     make_directory(&work)?;
     let done = engine
-        .checkpoint(&CheckpointContainer { id, image: &image, work: &work, options: &options })
+        .checkpoint(&CheckpointRequest { id, image: &image, work: &work, options: &options })
         .await;
     let done = done.map_err(|error| explain(error, bundle, &work));
     if own_work && let Err(cause) = fs::remove_dir_all(&work) {

@@ -20,7 +20,7 @@ use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Sig
 use crate::cgroup::made::{self, Others};
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
-use crate::engine::{AnyEngine, CreateContainer, Engine, ExecProcess, INIT_PID_FILE};
+use crate::engine::{AnyEngine, CreateRequest, Engine, ExecRequest, INIT_PID_FILE, UpdateRequest};
 use crate::error::{EngineError, Operation};
 use crate::oom;
 use crate::options::Options;
@@ -69,7 +69,7 @@ impl Container {
     ) -> Result<(Self, Pid), EngineError> {
         options.write(bundle)?;
         give_streams(&io, &options)?;
-        let request = CreateContainer {
+        let request = CreateRequest {
             id: &id,
             bundle,
             no_pivot_root: options.no_pivot_root,
@@ -165,7 +165,7 @@ impl Container {
     /// Starts a further process.
     pub(crate) async fn exec(&self, request: shim_sdk::Exec, io: Io) -> Result<Pid, EngineError> {
         let request =
-            ExecProcess { container: &self.id, id: &request.id, process: &request.process };
+            ExecRequest { container: &self.id, id: &request.id, process: &request.process };
         self.engine.exec(&request, io).await
     }
 
@@ -323,7 +323,10 @@ impl Container {
         match made.cgroup {
             // systemd would put back its own values at the next reload, so its unit must follow.
             Some(cgroup) if !self.options.systemd_cgroup => cgroup.update(&parsed),
-            _ => self.engine.update(&self.id, &resources.value).await,
+            _ => {
+                let request = UpdateRequest { id: &self.id, resources: &resources.value };
+                self.engine.update(&request).await
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::cgroup;
 use crate::container::Container;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
-use crate::engine::{AnyEngine, Choice, Engine, EngineRoot};
+use crate::engine::{AnyEngine, Engine, EngineRoot, EngineSelection};
 use crate::error::EngineError;
 use crate::making;
 use crate::options::Options;
@@ -23,7 +23,7 @@ use crate::options::Options;
 /// The shim: the default engine, and what its containers share.
 #[derive(Debug)]
 pub(crate) struct Shim {
-    default: Choice,
+    default: EngineSelection,
     namespace: String,
     features: Option<serde_json::Value>,
     /// One for each root that options name, which is one in all but odd cases.
@@ -35,13 +35,13 @@ pub(crate) struct Shim {
 impl Shim {
     /// The shim that was started under the name `argv0`.
     pub(crate) fn new(argv0: &OsStr, launch: &Launch) -> Result<Self> {
-        let default = Choice::of_shim(argv0);
+        let default = EngineSelection::of_shim(argv0);
         let features = match launch.role {
             Role::Describe => {
                 let options = Options::from_payload(launch.options.as_ref())?;
                 match default.with_options(&options) {
-                    Choice::Program(program) => runc::features(&program),
-                    Choice::Libcontainer => Some(libcontainer::features()),
+                    EngineSelection::Program(program) => runc::features(&program),
+                    EngineSelection::Libcontainer => Some(libcontainer::features()),
                 }
             }
             Role::Start | Role::Serve | Role::Delete => None,
@@ -64,11 +64,11 @@ impl Shim {
     fn prepare(&self, launch: &Launch) {
         // What is wrong with them is told to whoever creates by them.
         let options = Options::from_payload(launch.options.as_ref()).unwrap_or_default();
-        let choice = self.default.with_options(&options);
-        if choice != Choice::Libcontainer {
+        let selection = self.default.with_options(&options);
+        if selection != EngineSelection::Libcontainer {
             return;
         }
-        let EngineRoot(root) = choice.root(&options, &self.namespace);
+        let EngineRoot(root) = selection.state_directory(&options, &self.namespace);
         let ahead = Libcontainer::new(root);
         let first = launch.id.as_ref().zip(launch.bundle.as_ref());
         ahead.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
@@ -76,13 +76,13 @@ impl Shim {
     }
 
     fn engine(&self, options: &Options, namespace: &str, bundle: &Path) -> AnyEngine {
-        let choice = self.default.with_options(options);
-        let root = choice.root(options, namespace);
-        match choice {
-            Choice::Program(program) => {
+        let selection = self.default.with_options(options);
+        let root = selection.state_directory(options, namespace);
+        match selection {
+            EngineSelection::Program(program) => {
                 AnyEngine::Runc(Runc::new(program, root, bundle.to_owned(), options.systemd_cgroup))
             }
-            Choice::Libcontainer => AnyEngine::Libcontainer(self.libcontainer(root)),
+            EngineSelection::Libcontainer => AnyEngine::Libcontainer(self.libcontainer(root)),
         }
     }
 
@@ -100,7 +100,7 @@ impl Runtime for Shim {
     type Container = Container;
 
     fn describe(&self) -> Description {
-        let in_process = self.default == Choice::Libcontainer;
+        let in_process = self.default == EngineSelection::Libcontainer;
         Description {
             name: if in_process { "youki" } else { "runc" },
             version: env!("CARGO_PKG_VERSION"),

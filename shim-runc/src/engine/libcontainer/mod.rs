@@ -46,7 +46,7 @@ use tokio::io::Interest;
 use crate::cgroup::made;
 use crate::error::{EngineError, Operation};
 
-use super::{CreateContainer, Engine, ExecProcess};
+use super::{CreateRequest, Engine, ExecRequest};
 
 use self::connection::{Answer, AskError};
 use self::pool::{Call, Pool};
@@ -421,8 +421,8 @@ impl Libcontainer {
 }
 
 impl Engine for Libcontainer {
-    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
-        let CreateContainer { id, bundle, no_pivot_root, no_new_keyring } = *request;
+    async fn create(&self, request: &CreateRequest<'_>, io: Io) -> Result<Pid, EngineError> {
+        let CreateRequest { id, bundle, no_pivot_root, no_new_keyring } = *request;
         let streams = Streams::from(&io);
         let options = (no_pivot_root, no_new_keyring);
         let pid = self.create_container(id.as_str(), bundle, options, &streams).await?;
@@ -433,7 +433,7 @@ impl Engine for Libcontainer {
         self.start_container(id.as_str()).await
     }
 
-    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         let process = serde_json::to_vec(request.process).map_err(|cause| {
             EngineError::Malformed { what: "process".to_owned(), problem: cause.to_string() }
         })?;

@@ -1,36 +1,33 @@
-//! The command lines of an OCI runtime, as runc and crun understand them alike.
+//! The command lines of an OCI runtime that runc and crun both accept.
 //!
-//! Pure: arguments in, arguments out. See RUNC.md for what each is used for.
+//! This module only builds arguments. RUNC.md says which command and option is used when.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use shim_sdk::ContainerId;
 
-use crate::options::CheckpointOptions;
+use crate::engine::{CheckpointRequest, CreateRequest, RestoreRequest};
 
-/// What every command line begins with.
+/// The global options, which every command line begins with.
 #[derive(Debug, Clone)]
 pub(super) struct Global<'a> {
-    /// Where the runtime keeps its records.
+    /// The directory of the runtime's state.
     pub(super) root: &'a Path,
-    /// Let systemd make the cgroups.
+    /// Let systemd create the cgroups.
     pub(super) systemd_cgroup: bool,
 }
 
-/// Where a process finds its console, for one with a terminal.
+/// The socket that the runtime sends the terminal to, for a process with a terminal.
 type ConsoleSocket<'a> = Option<&'a Path>;
 
 /// One of the runtime's commands.
 #[derive(Debug)]
 pub(super) enum Command<'a> {
     Create {
-        id: &'a ContainerId,
-        bundle: &'a Path,
+        request: &'a CreateRequest<'a>,
         pid_file: &'a Path,
         console_socket: ConsoleSocket<'a>,
-        no_pivot: bool,
-        no_new_keyring: bool,
     },
     Start {
         id: &'a ContainerId,
@@ -56,19 +53,12 @@ pub(super) enum Command<'a> {
         resources: &'a Path,
     },
     Checkpoint {
-        id: &'a ContainerId,
-        image: &'a Path,
-        work: &'a Path,
-        options: &'a CheckpointOptions,
+        request: &'a CheckpointRequest<'a>,
     },
     Restore {
-        id: &'a ContainerId,
-        bundle: &'a Path,
+        request: &'a RestoreRequest<'a>,
         pid_file: &'a Path,
         console_socket: ConsoleSocket<'a>,
-        image: &'a Path,
-        work: &'a Path,
-        no_pivot: bool,
     },
 }
 
@@ -79,14 +69,14 @@ impl Command<'_> {
         line.option("--root", global.root).option("--log", log).option("--log-format", "json");
         line.flag("--systemd-cgroup", global.systemd_cgroup);
         match self {
-            Self::Create { id, bundle, pid_file, console_socket, no_pivot, no_new_keyring } => line
+            Self::Create { request, pid_file, console_socket } => line
                 .word("create")
-                .option("--bundle", bundle)
+                .option("--bundle", request.bundle)
                 .option("--pid-file", pid_file)
                 .maybe("--console-socket", *console_socket)
-                .flag("--no-pivot", *no_pivot)
-                .flag("--no-new-keyring", *no_new_keyring)
-                .word(id.as_str()),
+                .flag("--no-pivot", request.no_pivot_root)
+                .flag("--no-new-keyring", request.no_new_keyring)
+                .word(request.id.as_str()),
             Self::Start { id } => line.word("start").word(id.as_str()),
             Self::Exec { container, process, pid_file, console_socket } => line
                 .word("exec")
@@ -103,39 +93,39 @@ impl Command<'_> {
             Self::Update { id, resources } => {
                 line.word("update").option("--resources", resources).word(id.as_str())
             }
-            Self::Checkpoint { id, image, work, options } => line
+            Self::Checkpoint { request } => line
                 .word("checkpoint")
-                .option("--image-path", image)
-                .option("--work-path", work)
-                .flag("--leave-running", !options.exit)
-                .flag("--tcp-established", options.open_tcp)
-                .flag("--ext-unix-sk", options.external_unix_sockets)
-                .flag("--shell-job", options.terminal)
-                .flag("--file-locks", options.file_locks)
+                .option("--image-path", request.image)
+                .option("--work-path", request.work)
+                .flag("--leave-running", !request.options.exit)
+                .flag("--tcp-established", request.options.open_tcp)
+                .flag("--ext-unix-sk", request.options.external_unix_sockets)
+                .flag("--shell-job", request.options.terminal)
+                .flag("--file-locks", request.options.file_locks)
                 .maybe(
                     "--manage-cgroups-mode",
-                    Some(options.cgroups_mode.as_str()).filter(|mode| !mode.is_empty()),
+                    Some(request.options.cgroups_mode.as_str()).filter(|mode| !mode.is_empty()),
                 )
-                .each("--empty-ns", &options.empty_namespaces)
-                .word(id.as_str()),
-            Self::Restore { id, bundle, pid_file, console_socket, image, work, no_pivot } => line
+                .each("--empty-ns", &request.options.empty_namespaces)
+                .word(request.id.as_str()),
+            Self::Restore { request, pid_file, console_socket } => line
                 .word("restore")
-                .option("--image-path", image)
-                .option("--work-path", work)
-                .option("--bundle", bundle)
+                .option("--image-path", request.image)
+                .option("--work-path", request.work)
+                .option("--bundle", request.bundle)
                 .option("--pid-file", pid_file)
                 .maybe("--console-socket", *console_socket)
-                .flag("--no-pivot", *no_pivot)
-                // The shim reaps what the restored processes leave.
+                .flag("--no-pivot", request.no_pivot_root)
+                // The shim is the subreaper of the restored processes.
                 .word("--detach")
                 .word("--no-subreaper")
-                .word(id.as_str()),
+                .word(request.id.as_str()),
         };
         line.0
     }
 }
 
-/// A command line being put together.
+/// A command line that is being built.
 #[derive(Default)]
 struct Line(Vec<OsString>);
 
@@ -171,6 +161,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::CheckpointOptions;
 
     fn line(command: &Command<'_>, systemd_cgroup: bool) -> String {
         let global = Global { root: Path::new("/run/r/ns"), systemd_cgroup };
@@ -183,13 +174,16 @@ mod tests {
     #[test]
     fn create_and_exec_carry_what_they_were_asked_for() {
         let id = ContainerId::new("c1").unwrap();
-        let create = Command::Create {
+        let request = CreateRequest {
             id: &id,
             bundle: Path::new("/b"),
+            no_pivot_root: true,
+            no_new_keyring: true,
+        };
+        let create = Command::Create {
+            request: &request,
             pid_file: Path::new("/b/init.pid"),
             console_socket: Some(Path::new("/t/s")),
-            no_pivot: true,
-            no_new_keyring: true,
         };
         assert_eq!(
             line(&create, true),
@@ -233,15 +227,9 @@ mod tests {
             ..CheckpointOptions::default()
         };
         let checkpoint = |options: &CheckpointOptions| {
-            line(
-                &Command::Checkpoint {
-                    id: &id,
-                    image: Path::new("/i"),
-                    work: Path::new("/w"),
-                    options,
-                },
-                false,
-            )
+            let (image, work) = (Path::new("/i"), Path::new("/w"));
+            let request = CheckpointRequest { id: &id, image, work, options };
+            line(&Command::Checkpoint { request: &request }, false)
         };
         assert_eq!(
             checkpoint(&options),
@@ -260,14 +248,17 @@ mod tests {
     #[test]
     fn a_restore_detaches_and_leaves_reaping_to_the_shim() {
         let id = ContainerId::new("c1").unwrap();
-        let restore = Command::Restore {
+        let request = RestoreRequest {
             id: &id,
             bundle: Path::new("/b"),
-            pid_file: Path::new("/b/init.pid"),
-            console_socket: None,
             image: Path::new("/i"),
             work: Path::new("/w"),
-            no_pivot: false,
+            no_pivot_root: false,
+        };
+        let restore = Command::Restore {
+            request: &request,
+            pid_file: Path::new("/b/init.pid"),
+            console_socket: None,
         };
         assert_eq!(
             line(&restore, false),

@@ -29,7 +29,8 @@ use shim_sdk::{ContainerId, Io, Kind, Pid, Program, spawn};
 use self::command::{Command, Global};
 use self::log::CallLog;
 use super::{
-    CheckpointContainer, CreateContainer, Engine, EngineRoot, ExecProcess, RestoreContainer,
+    CheckpointRequest, CreateRequest, Engine, EngineRoot, ExecRequest, RestoreRequest,
+    UpdateRequest,
 };
 use crate::cgroup::made::{self, Made};
 use crate::cgroup::{ahead, remove};
@@ -203,18 +204,12 @@ impl Runc {
 const LOG: &str = "log.json";
 
 impl Engine for Runc {
-    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn create(&self, request: &CreateRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         self.look_at_spec(Operation::Create, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
-        let command = Command::Create {
-            id: request.id,
-            bundle: request.bundle,
-            pid_file: &pid_file,
-            console_socket: console.as_deref(),
-            no_pivot: request.no_pivot_root,
-            no_new_keyring: request.no_new_keyring,
-        };
+        let command =
+            Command::Create { request, pid_file: &pid_file, console_socket: console.as_deref() };
         let created = self.run(Operation::Create, &command, LOG, io).await;
         let pid = match created.and_then(|()| self.pid(&pid_file)) {
             Ok(pid) => pid,
@@ -252,7 +247,7 @@ impl Engine for Runc {
         Ok(())
     }
 
-    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         let process = Scratch::write(
             self.file(&format!("{}.process.json", request.id)),
             &serde_json::to_vec(request.process).map_err(|problem| EngineError::Malformed {
@@ -324,35 +319,23 @@ impl Engine for Runc {
         self.run(Operation::Resume, &Command::Resume { id }, LOG, Io::null()).await
     }
 
-    async fn update(&self, id: &ContainerId, resources: &[u8]) -> Result<(), EngineError> {
-        let resources = Scratch::write(self.file("resources.json"), resources)?;
-        let command = Command::Update { id, resources: &resources.0 };
+    async fn update(&self, request: &UpdateRequest<'_>) -> Result<(), EngineError> {
+        let resources = Scratch::write(self.file("resources.json"), request.resources)?;
+        let command = Command::Update { id: request.id, resources: &resources.0 };
         self.run(Operation::Update, &command, LOG, Io::null()).await
     }
 
-    async fn checkpoint(&self, request: &CheckpointContainer<'_>) -> Result<(), EngineError> {
-        let command = Command::Checkpoint {
-            id: request.id,
-            image: request.image,
-            work: request.work,
-            options: request.options,
-        };
+    async fn checkpoint(&self, request: &CheckpointRequest<'_>) -> Result<(), EngineError> {
+        let command = Command::Checkpoint { request };
         self.run(Operation::Checkpoint, &command, LOG, Io::null()).await
     }
 
-    async fn restore(&self, request: &RestoreContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn restore(&self, request: &RestoreRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         self.look_at_spec(Operation::Restore, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
-        let command = Command::Restore {
-            id: request.id,
-            bundle: request.bundle,
-            pid_file: &pid_file,
-            console_socket: console.as_deref(),
-            image: request.image,
-            work: request.work,
-            no_pivot: request.no_pivot_root,
-        };
+        let command =
+            Command::Restore { request, pid_file: &pid_file, console_socket: console.as_deref() };
         self.run(Operation::Restore, &command, LOG, io).await?;
         let pid = self.pid(&pid_file)?;
         self.init.set(Some(pid));

@@ -56,7 +56,7 @@ impl Fixture {
     }
 
     async fn create(&self, io: Io) -> Result<Pid, EngineError> {
-        let request = CreateContainer {
+        let request = CreateRequest {
             id: &self.id,
             bundle: &self.runc.bundle,
             no_pivot_root: false,
@@ -68,7 +68,7 @@ impl Fixture {
     async fn exec(&self, name: &str, script: &str, io: Io) -> Result<Pid, EngineError> {
         let process: Process = serde_json::from_value(process(&["sh", "-c", script])).unwrap();
         let request =
-            ExecProcess { container: &self.id, id: &ExecId::new(name).unwrap(), process: &process };
+            ExecRequest { container: &self.id, id: &ExecId::new(name).unwrap(), process: &process };
         self.runc.exec(&request, io).await
     }
 

@@ -1,7 +1,8 @@
-//! Which engine a container gets, and how a call reaches it.
+//! Selects the engine of a container.
 //!
-//! The shim's own name decides the default; the runtime option `BinaryName` overrides it: the name
-//! of the in-process engine, or else a runtime program.
+//! The name of the shim's binary selects the default engine. The runtime option `BinaryName`
+//! overrides it: `libcontainer` and `youki` select the engine inside the shim, every other value is
+//! the path or the name of a runtime program.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,22 +13,23 @@ use shim_sdk::{ContainerId, Io, Pid};
 use super::libcontainer::Libcontainer;
 use super::runc::Runc;
 use super::{
-    CheckpointContainer, CreateContainer, Engine, EngineRoot, ExecProcess, RestoreContainer,
+    CheckpointRequest, CreateRequest, Engine, EngineRoot, ExecRequest, RestoreRequest,
+    UpdateRequest,
 };
 use crate::error::EngineError;
 use crate::options::Options;
 
-/// What makes the containers.
+/// The engine that a shim's name and the runtime options select.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Choice {
+pub(crate) enum EngineSelection {
     /// A runtime program: a path, or a name on PATH.
     Program(PathBuf),
-    /// libcontainer, within the shim.
+    /// libcontainer, inside the shim.
     Libcontainer,
 }
 
-impl Choice {
-    /// The default of a shim that was started under this name.
+impl EngineSelection {
+    /// The default engine of a shim that was started under the name `argv0`.
     pub(crate) fn of_shim(argv0: &OsStr) -> Self {
         let name = Path::new(argv0).file_name().unwrap_or_default();
         if name.to_string_lossy().contains("youki") {
@@ -37,7 +39,7 @@ impl Choice {
         }
     }
 
-    /// What a client's options ask for.
+    /// The engine that a client's runtime options select; `self` is the default.
     pub(crate) fn with_options(&self, options: &Options) -> Self {
         match options.binary_name.as_str() {
             "" => self.clone(),
@@ -46,8 +48,8 @@ impl Choice {
         }
     }
 
-    /// Where the engine keeps its records of a namespace.
-    pub(crate) fn root(&self, options: &Options, namespace: &str) -> EngineRoot {
+    /// The directory where the engine keeps the state of a namespace's containers.
+    pub(crate) fn state_directory(&self, options: &Options, namespace: &str) -> EngineRoot {
         let default = match self {
             Self::Program(_) => "/run/containerd/runc",
             Self::Libcontainer => "/run/containerd/youki",
@@ -61,11 +63,11 @@ impl Choice {
 #[derive(Debug)]
 pub(crate) enum AnyEngine {
     Runc(Runc),
-    /// Shared by all containers of the shim whose records are under one root.
+    /// Shared by all containers of the shim whose state is in one directory.
     Libcontainer(Rc<Libcontainer>),
 }
 
-/// Calls a method of whichever engine it is.
+/// Calls a method of the engine that is in the enum.
 macro_rules! either {
     ($engine:expr, $method:ident($($argument:expr),*)) => {
         match $engine {
@@ -76,7 +78,7 @@ macro_rules! either {
 }
 
 impl Engine for AnyEngine {
-    async fn create(&self, request: &CreateContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn create(&self, request: &CreateRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         either!(self, create(request, io))
     }
 
@@ -84,7 +86,7 @@ impl Engine for AnyEngine {
         either!(self, start(id))
     }
 
-    async fn exec(&self, request: &ExecProcess<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         either!(self, exec(request, io))
     }
 
@@ -114,15 +116,15 @@ impl Engine for AnyEngine {
         either!(self, resume(id))
     }
 
-    async fn update(&self, id: &ContainerId, resources: &[u8]) -> Result<(), EngineError> {
-        either!(self, update(id, resources))
+    async fn update(&self, request: &UpdateRequest<'_>) -> Result<(), EngineError> {
+        either!(self, update(request))
     }
 
-    async fn checkpoint(&self, request: &CheckpointContainer<'_>) -> Result<(), EngineError> {
+    async fn checkpoint(&self, request: &CheckpointRequest<'_>) -> Result<(), EngineError> {
         either!(self, checkpoint(request))
     }
 
-    async fn restore(&self, request: &RestoreContainer<'_>, io: Io) -> Result<Pid, EngineError> {
+    async fn restore(&self, request: &RestoreRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         either!(self, restore(request, io))
     }
 }
@@ -137,22 +139,28 @@ mod tests {
 
     #[test]
     fn the_shims_name_decides_and_the_options_override() {
-        let runc = Choice::of_shim(OsStr::new("/usr/bin/containerd-shim-runc-v2"));
-        assert_eq!(runc, Choice::Program("runc".into()));
-        let youki = Choice::of_shim(OsStr::new("containerd-shim-youki-v1"));
-        assert_eq!(youki, Choice::Libcontainer);
-        assert_eq!(youki.with_options(&options("crun", "")), Choice::Program("crun".into()));
-        assert_eq!(runc.with_options(&options("libcontainer", "")), Choice::Libcontainer);
+        let runc = EngineSelection::of_shim(OsStr::new("/usr/bin/containerd-shim-runc-v2"));
+        assert_eq!(runc, EngineSelection::Program("runc".into()));
+        let youki = EngineSelection::of_shim(OsStr::new("containerd-shim-youki-v1"));
+        assert_eq!(youki, EngineSelection::Libcontainer);
+        assert_eq!(
+            youki.with_options(&options("crun", "")),
+            EngineSelection::Program("crun".into())
+        );
+        assert_eq!(runc.with_options(&options("libcontainer", "")), EngineSelection::Libcontainer);
         assert_eq!(runc.with_options(&options("", "")), runc);
     }
 
     #[test]
-    fn records_are_kept_by_namespace_below_the_root() {
-        let runc = Choice::Program("runc".into());
-        assert_eq!(runc.root(&options("", ""), "ns").0, Path::new("/run/containerd/runc/ns"));
-        assert_eq!(runc.root(&options("", "/r"), "ns").0, Path::new("/r/ns"));
+    fn state_is_kept_by_namespace_below_the_root() {
+        let runc = EngineSelection::Program("runc".into());
         assert_eq!(
-            Choice::Libcontainer.root(&options("", ""), "ns").0,
+            runc.state_directory(&options("", ""), "ns").0,
+            Path::new("/run/containerd/runc/ns")
+        );
+        assert_eq!(runc.state_directory(&options("", "/r"), "ns").0, Path::new("/r/ns"));
+        assert_eq!(
+            EngineSelection::Libcontainer.state_directory(&options("", ""), "ns").0,
             Path::new("/run/containerd/youki/ns")
         );
     }
