@@ -21,7 +21,7 @@ use crate::cgroup::made::{self, Others};
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
 use crate::engine::{AnyEngine, CreateRequest, Engine, ExecRequest, INIT_PID_FILE, UpdateRequest};
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Input, Operation, SystemCall};
 use crate::oom;
 use crate::options::Options;
 use crate::stats;
@@ -315,11 +315,8 @@ impl Container {
     /// Changes resource limits.
     pub(crate) async fn update(&self, resources: &Payload) -> Result<(), EngineError> {
         let made = self.made(Operation::Update)?;
-        let parsed: LinuxResources =
-            serde_json::from_slice(&resources.value).map_err(|problem| EngineError::Malformed {
-                what: "the update's resources".to_owned(),
-                problem: problem.to_string(),
-            })?;
+        let parsed: LinuxResources = serde_json::from_slice(&resources.value)
+            .map_err(|cause| EngineError::malformed(Input::Resources, cause))?;
         match made.cgroup {
             // systemd would put back its own values at the next reload, so its unit must follow.
             Some(cgroup) if !self.options.systemd_cgroup => cgroup.update(&parsed),
@@ -357,9 +354,7 @@ impl Made {
             log::warn!("{}: {}", notifier.container(), shim_sdk::error::report(&error));
         };
         let cgroup = i32::try_from(init.get())
-            .map_err(|_| {
-                EngineError::call("pid", std::io::Error::from(std::io::ErrorKind::InvalidInput))
-            })
+            .map_err(|cause| EngineError::malformed(Input::InitPid(init.get()), cause))
             .and_then(Cgroup::of_process)
             .map_err(quiet)
             .ok()
@@ -388,7 +383,7 @@ fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
         if pipe {
             rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|cause| EngineError::call(format!("fchown(pipe, {uid}, {gid})"), cause))?;
+                .map_err(|cause| EngineError::system(SystemCall::FchownPipe { uid, gid }, cause))?;
         }
     }
     Ok(())

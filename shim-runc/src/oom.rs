@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use crate::cgroup::Cgroup;
-use crate::error::EngineError;
+use crate::error::{EngineError, SystemCall};
 use crate::sys;
 
 /// How long the kernel may take on v1 from saying that memory has run out to counting the kill. An
@@ -64,7 +64,7 @@ impl Watch {
             }
         };
         let source = sys::ready::readable(source)
-            .map_err(|cause| EngineError::call("epoll_ctl(EPOLL_CTL_ADD)", cause))?;
+            .map_err(|cause| EngineError::system(SystemCall::EpollAdd, cause))?;
         let task = tokio::task::spawn_local(watch(source, Rc::clone(&counted)));
         Ok(Some(Self { counted, task }))
     }
@@ -136,7 +136,7 @@ fn drain(source: &OwnedFd) -> io::Result<()> {
 /// A descriptor that becomes readable when a v1 group runs out of memory.
 fn eventfd(control: PathBuf, group: &std::path::Path) -> Result<OwnedFd, EngineError> {
     let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|cause| EngineError::call("eventfd(0)", cause))?;
+        .map_err(|cause| EngineError::system(SystemCall::Eventfd, cause))?;
     let control_file =
         File::open(&control).map_err(|cause| EngineError::file("open", &control, cause))?;
     let registry = group.join("cgroup.event_control");
@@ -152,7 +152,7 @@ fn eventfd(control: PathBuf, group: &std::path::Path) -> Result<OwnedFd, EngineE
 /// A descriptor that becomes readable when a v2 group's events have changed.
 fn inotify(events: PathBuf) -> Result<OwnedFd, EngineError> {
     let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-        .map_err(|cause| EngineError::call("inotify_init1", cause))?;
+        .map_err(|cause| EngineError::system(SystemCall::InotifyInit, cause))?;
     rustix::fs::inotify::add_watch(&inotify, &events, WatchFlags::MODIFY)
         .map_err(|cause| EngineError::file("watch", events, cause))?;
     Ok(inotify)

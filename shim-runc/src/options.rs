@@ -15,7 +15,7 @@ use shim_sdk::Payload;
 use shim_sdk::file::read_regular;
 use shim_sdk::messages::{Empty, Message, UnknownValueRef, runc_options};
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Input};
 
 /// The largest file of options that is read.
 const MAX_OPTIONS_BYTES: u64 = 1 << 20;
@@ -114,10 +114,8 @@ impl Options {
         match read_regular(&path, MAX_OPTIONS_BYTES) {
             // containerd's own shim leaves an empty file where no options were sent.
             Ok(text) if text.is_empty() => Ok(Self::default()),
-            Ok(text) => serde_json::from_slice(&text).map_err(|problem| EngineError::Malformed {
-                what: path.display().to_string(),
-                problem: problem.to_string(),
-            }),
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|cause| EngineError::malformed(Input::OptionsFile(path), cause)),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(cause) => Err(EngineError::file("read", path, cause)),
         }
@@ -126,10 +124,8 @@ impl Options {
     /// Writes `options.json` and `runtime`.
     pub(crate) fn write(&self, bundle: &Path) -> Result<(), EngineError> {
         let path = bundle.join(OPTIONS_FILE);
-        let text = serde_json::to_vec(self).map_err(|problem| EngineError::Malformed {
-            what: path.display().to_string(),
-            problem: problem.to_string(),
-        })?;
+        let text = serde_json::to_vec(self)
+            .map_err(|cause| EngineError::malformed(Input::OptionsFile(path.clone()), cause))?;
         fs::write(&path, text).map_err(|cause| EngineError::file("write", path, cause))?;
         let path = bundle.join(RUNTIME_FILE);
         fs::write(&path, &self.binary_name).map_err(|cause| EngineError::file("write", path, cause))
@@ -179,14 +175,14 @@ fn type_name(payload: &Payload) -> &str {
 }
 
 fn decode<M: Message>(payload: &Payload) -> Result<M, EngineError> {
-    M::parse_from_bytes(&payload.value).map_err(|problem| malformed(payload, &problem.to_string()))
+    M::parse_from_bytes(&payload.value).map_err(|problem| malformed(payload, problem))
 }
 
-fn malformed(payload: &Payload, problem: &str) -> EngineError {
-    EngineError::Malformed {
-        what: format!("runtime options {}", payload.type_url),
-        problem: problem.to_owned(),
-    }
+fn malformed(
+    payload: &Payload,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> EngineError {
+    EngineError::malformed(Input::Options { type_url: payload.type_url.clone() }, cause)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::container::Container;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
 use crate::engine::{AnyEngine, Engine, EngineRoot, EngineSelection};
-use crate::error::EngineError;
+use crate::error::{EngineError, Input};
 use crate::making;
 use crate::options::Options;
 
@@ -124,12 +124,11 @@ impl Runtime for Shim {
         let engine = self.engine(&options, &request.namespace, bundle);
         if options.systemd_cgroup && matches!(engine, AnyEngine::Libcontainer(_)) {
             // Not in silence: systemd would take cgroups that it did not make for its own to tidy.
-            return Err(EngineError::Malformed {
-                what: "runtime option SystemdCgroup".to_owned(),
-                problem: "libcontainer is built without systemd and makes cgroups itself; \
-                          leave the option unset, or choose runc or crun as BinaryName"
-                    .to_owned(),
-            }
+            return Err(EngineError::malformed(
+                Input::SystemdCgroup,
+                "libcontainer is built without systemd and makes cgroups itself; \
+                          leave the option unset, or choose runc or crun as BinaryName",
+            )
             .into());
         }
         match request.checkpoint {

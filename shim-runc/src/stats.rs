@@ -17,9 +17,7 @@ pub(crate) fn of(cgroup: &Cgroup) -> Result<Payload, EngineError> {
         }
         Cgroup::V2(group) => ("io.containerd.cgroups.v2.Metrics", group.metrics().write_to_bytes()),
     };
-    let value = value.map_err(|cause| {
-        EngineError::call("encode the statistics", std::io::Error::other(cause))
-    })?;
+    let value = value.map_err(|cause| EngineError::EncodeStatistics { cause: cause.into() })?;
     Ok(Payload { type_url: type_url.to_owned(), value })
 }
 

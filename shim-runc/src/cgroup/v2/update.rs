@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Lin
 
 use super::Group;
 use crate::cgroup::write;
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Input, Operation};
 
 impl Group {
     /// Sets what of a spec's resources is given.
@@ -38,10 +38,8 @@ impl Group {
         }
         for (file, value) in resources.unified().iter().flatten() {
             if file.contains('/') || !file.contains('.') {
-                return Err(EngineError::Malformed {
-                    what: format!("unified resource {file:?}"),
-                    problem: "not the name of a control file".to_owned(),
-                });
+                let input = Input::UnifiedResource(file.clone());
+                return Err(EngineError::malformed(input, "not the name of a control file"));
             }
             for line in value.lines() {
                 self.set(file, line)?;

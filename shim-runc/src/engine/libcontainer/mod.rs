@@ -44,7 +44,7 @@ use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 
 use crate::cgroup::made;
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Input, Operation};
 
 use super::{CreateRequest, Engine, ExecRequest};
 
@@ -435,7 +435,7 @@ impl Engine for Libcontainer {
 
     async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         let process = serde_json::to_vec(request.process).map_err(|cause| {
-            EngineError::Malformed { what: "process".to_owned(), problem: cause.to_string() }
+            EngineError::malformed(Input::ExecProcess(request.id.clone()), cause)
         })?;
         let streams = Streams::from(&io);
         let pid = self.exec_process(request.container.as_str(), &process, &streams).await?;

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::cgroup::made::{self, Made};
 use crate::cgroup::{ahead, remove};
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Input, Operation};
 use crate::overdue;
 
 pub(crate) use features::features;
@@ -178,9 +178,9 @@ impl Runc {
         let text = read_regular(file, MAX_PID_BYTES)
             .map_err(|cause| EngineError::file("read", file, cause))?;
         let text = String::from_utf8_lossy(&text);
-        text.trim().parse().ok().and_then(Pid::new).ok_or_else(|| EngineError::Malformed {
-            what: format!("pid file {}", file.display()),
-            problem: format!("{text:?} is not a pid"),
+        text.trim().parse().ok().and_then(Pid::new).ok_or_else(|| {
+            let input = Input::PidFile(file.to_owned());
+            EngineError::malformed(input, format!("{text:?} is not a pid"))
         })
     }
 
@@ -236,8 +236,8 @@ impl Engine for Runc {
                 None => Ok(false),
             }
         };
-        // An init that somebody has stopped neither goes on nor ends.
-        let late = |_| EngineError::call("wait for init to go on", io::ErrorKind::TimedOut);
+        // An init that was stopped (SIGSTOP) neither writes to the fifo nor exits.
+        let late = |_| EngineError::StartTimedOut { limit: self.deadline };
         if tokio::time::timeout(self.deadline, by_fifo).await.map_err(late)?? {
             self.started.set(true);
             return Ok(());
@@ -250,9 +250,8 @@ impl Engine for Runc {
     async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         let process = Scratch::write(
             self.file(&format!("{}.process.json", request.id)),
-            &serde_json::to_vec(request.process).map_err(|problem| EngineError::Malformed {
-                what: format!("process of exec {}", request.id),
-                problem: problem.to_string(),
+            &serde_json::to_vec(request.process).map_err(|cause| {
+                EngineError::malformed(Input::ExecProcess(request.id.clone()), cause)
             })?,
         )?;
         // Gone after the call: a container may see thousands of execs.

@@ -11,7 +11,6 @@
 //! can be changed in between. A mended runtime has no such moment, and libcontainer never had.
 //! See openat2(2), fstatat(2).
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -148,12 +147,8 @@ fn leads_out(bundle: &Path, spec: &Spec) -> Option<String> {
 
 /// What the runtime says of its version.
 async fn version_of(program: &Path) -> Result<String, EngineError> {
-    let failed = |cause: shim_sdk::Error| {
-        EngineError::call(
-            format!("{} --version", program.display()),
-            io::Error::other(cause.report()),
-        )
-    };
+    let failed =
+        |cause: shim_sdk::Error| EngineError::Version { program: program.to_owned(), cause };
     let asked = Program::new(program).args(["--version"]).capture_stdout();
     let output = spawn(asked).await.map_err(failed)?.output(Some(VERSION)).await.map_err(failed)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

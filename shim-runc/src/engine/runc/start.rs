@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use shim_sdk::{Pid, ProcessHandle};
 use tokio::io::unix::AsyncFd;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Operation, SystemCall};
 use crate::sys;
 
 /// Lets a waiting init go on; false if this is not a case for it and the runtime must be asked.
@@ -36,7 +36,7 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
         return Ok(false);
     };
     let process = ProcessHandle::open(init).map_err(|cause| EngineError::Refused {
-        operation: crate::error::Operation::Start,
+        operation: Operation::Start,
         kind: cause.kind(),
         message: cause.report(),
     })?;
@@ -45,7 +45,7 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     };
     let watch = |fd: io::Result<OwnedFd>| {
         fd.and_then(sys::ready::readable)
-            .map_err(|cause| EngineError::call("epoll_ctl(EPOLL_CTL_ADD)", cause))
+            .map_err(|cause| EngineError::system(SystemCall::EpollAdd, cause))
     };
     let reader = watch(Ok(reader))?;
     let exited = watch(pidfd.try_clone_to_owned())?;
