@@ -1,8 +1,7 @@
-//! Checkpoints: where criu's files go, and what is kept of a failure.
+//! Checkpoints: the directories of criu's files, and criu's log after a failure.
 //!
-//! criu itself is the runtime's business. Here: the directories that containerd's own shim uses,
-//! the log that users look for (`criu-dump.log` in the bundle), and the one line of criu's answer
-//! that says something.
+//! The runtime runs criu. This module chooses the directories, which are those of containerd's own
+//! shim, keeps criu's log as `criu-dump.log` in the bundle, and shortens the error to the first line.
 
 use std::fs;
 use std::io;
@@ -17,7 +16,7 @@ use crate::options::{Options, checkpoint_options};
 /// The name of criu's log in its work directory, and of the copy in the bundle.
 const DUMP_LOG: (&str, &str) = ("dump.log", "criu-dump.log");
 
-/// A container that is to be made from a checkpoint.
+/// The directories and options for the restore of a container.
 #[derive(Debug, Clone)]
 pub(crate) struct Restore {
     image: PathBuf,
@@ -26,7 +25,7 @@ pub(crate) struct Restore {
 }
 
 impl Restore {
-    /// What a Create that names a checkpoint asks for.
+    /// From a Create with a checkpoint; the options override its directories.
     pub(crate) fn new(bundle: &Path, checkpoint: &Path, options: &Options) -> Self {
         let named = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
         Self {
@@ -51,7 +50,7 @@ impl Restore {
         }
     }
 
-    /// Makes the directory for criu's logs.
+    /// Creates the directory of criu's logs.
     pub(crate) fn prepare(&self) -> Result<(), EngineError> {
         make_directory(&self.work)
     }
@@ -78,17 +77,17 @@ pub(crate) async fn write(
         .await;
     let done = done.map_err(|error| explain(error, bundle, &work));
     if own_work && let Err(cause) = fs::remove_dir_all(&work) {
-        // It lies in the bundle's work directory and goes with it.
+        // Harmless: it is removed with the bundle's work directory.
         log::debug!("remove {}: {cause}", work.display());
     }
     done
 }
 
-/// Keeps criu's log, and shortens criu's answer to the line that matters.
+/// Copies criu's log to the bundle, and shortens the error to its first line and the log's path.
 fn explain(error: EngineError, bundle: &Path, work: &Path) -> EngineError {
     let kept = bundle.join(DUMP_LOG.1);
     if let Err(cause) = fs::copy(work.join(DUMP_LOG.0), &kept) {
-        // criu may have failed before it had a log.
+        // Harmless: criu may have failed before it wrote a log.
         log::debug!("keep {}: {cause}", DUMP_LOG.0);
     }
     match error {
@@ -101,7 +100,7 @@ fn explain(error: EngineError, bundle: &Path, work: &Path) -> EngineError {
     }
 }
 
-/// Where criu works if nobody says where: in the bundle's work directory, which is on disk.
+/// The default directory of criu's logs: in the bundle's work directory, which is on disk.
 fn default_work(bundle: &Path) -> PathBuf {
     let work = bundle.join("work");
     if work.is_dir() { work.join("criu-work") } else { bundle.join("criu-work") }

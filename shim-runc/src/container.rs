@@ -1,8 +1,8 @@
-//! One container: its engine, its groups, and what is known of its init.
+//! One container: its engine, its cgroups and its init.
 //!
-//! Promise: what a container left running when its init exited is ended, and an out-of-memory kill
-//! seen late is reported, before the exit is published.
-//! Not here: which request is valid when; the SDK asks only for what is.
+//! Promise: before init's exit is published, the processes that init left are killed, and an
+//! out-of-memory kill that was counted late is reported.
+//! Not here: which request is valid in which state. The SDK checks that before it calls.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -34,31 +34,31 @@ pub(crate) struct Container {
     options: Options,
     engine: AnyEngine,
     notifier: Notifier,
-    traits: Traits,
-    stage: RefCell<Stage>,
+    spec: SpecTraits,
+    state: RefCell<State>,
     started: Cell<bool>,
     paused: Cell<bool>,
 }
 
-/// How far the container is.
+/// Whether the container has an init.
 #[derive(Debug)]
-enum Stage {
-    /// Nothing runs yet: it will be made from a checkpoint when it is started.
-    Checkpointed(Restore, Option<Io>),
-    /// There is an init.
-    Made(Made),
+enum State {
+    /// The container will be restored from a checkpoint when it is started. It has no init yet.
+    ToRestore(Restore, Option<Io>),
+    /// The container has an init.
+    Created(CreatedContainer),
 }
 
-/// What is known once there is an init.
+/// The init of a container, and what was found from its pid.
 #[derive(Debug, Clone)]
-struct Made {
+struct CreatedContainer {
     init: Pid,
     cgroup: Option<Cgroup>,
-    oom: Option<std::rc::Rc<oom::Watch>>,
+    oom: Option<std::rc::Rc<oom::OomMonitor>>,
 }
 
 impl Container {
-    /// Makes a container; returns it with its init, which waits.
+    /// Creates a container; returns it with the pid of its init, which waits for the start.
     pub(crate) async fn create(
         id: ContainerId,
         bundle: &Path,
@@ -75,24 +75,24 @@ impl Container {
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
         };
-        // Asked first, so that what is looked up here is looked up while the engine works.
-        let (init, (traits, ())) = tokio::join!(engine.create(&request, io), async {
-            (Traits::of(bundle), Cgroup::look_ahead())
+        // The engine is called first; the spec is read while it works.
+        let (init, (spec, ())) = tokio::join!(engine.create(&request, io), async {
+            (SpecTraits::of(bundle), Cgroup::look_ahead())
         });
         let init = init?;
         if matches!(engine, AnyEngine::Libcontainer(_)) {
-            // runc has written it; a later delete, perhaps of another shim, looks for it.
+            // runc writes this file itself. A later `delete`, also of another shim, reads it.
             let path = bundle.join(INIT_PID_FILE);
             if let Err(cause) = fs::write(&path, init.to_string()) {
                 log::warn!("write {}: {cause}", path.display());
             }
         }
-        let stage = Stage::Made(Made::of(init, &notifier));
-        let container = Self::new(id, bundle, options, engine, notifier, traits, stage);
+        let state = State::Created(CreatedContainer::of(init, &notifier));
+        let container = Self::new(id, bundle, options, engine, notifier, spec, state);
         Ok((container, init))
     }
 
-    /// Remembers a container that start will make from a checkpoint.
+    /// A container that its start will restore from a checkpoint.
     pub(crate) fn from_checkpoint(
         id: ContainerId,
         bundle: &Path,
@@ -110,20 +110,20 @@ impl Container {
         }
         options.write(bundle)?;
         give_streams(&io, &options)?;
-        let stage = Stage::Checkpointed(Restore::new(bundle, checkpoint, &options), Some(io));
-        let traits = Traits::of(bundle);
-        Ok(Self::new(id, bundle, options, engine, notifier, traits, stage))
+        let state = State::ToRestore(Restore::new(bundle, checkpoint, &options), Some(io));
+        let spec = SpecTraits::of(bundle);
+        Ok(Self::new(id, bundle, options, engine, notifier, spec, state))
     }
 
-    /// One that has not been started.
+    /// A container that has not been started.
     fn new(
         id: ContainerId,
         bundle: &Path,
         options: Options,
         engine: AnyEngine,
         notifier: Notifier,
-        traits: Traits,
-        stage: Stage,
+        spec: SpecTraits,
+        state: State,
     ) -> Self {
         Self {
             id,
@@ -131,29 +131,30 @@ impl Container {
             options,
             engine,
             notifier,
-            traits,
-            stage: RefCell::new(stage),
+            spec,
+            state: RefCell::new(state),
             started: Cell::new(false),
             paused: Cell::new(false),
         }
     }
 
-    /// Runs the user's command, or restores the checkpoint.
+    /// Starts the user's command, or restores the checkpoint.
     pub(crate) async fn start(&self) -> Result<Pid, EngineError> {
-        let restore = match &mut *self.stage.borrow_mut() {
-            Stage::Checkpointed(restore, io) => io.take().map(|io| (restore.clone(), io)),
-            Stage::Made(_) => None,
+        let restore = match &mut *self.state.borrow_mut() {
+            State::ToRestore(restore, io) => io.take().map(|io| (restore.clone(), io)),
+            State::Created(_) => None,
         };
         let init = match restore {
             Some((restore, io)) => {
                 restore.prepare()?;
                 let request = restore.request(&self.id, &self.bundle);
                 let init = self.engine.restore(&request, io).await?;
-                *self.stage.borrow_mut() = Stage::Made(Made::of(init, &self.notifier));
+                *self.state.borrow_mut() =
+                    State::Created(CreatedContainer::of(init, &self.notifier));
                 init
             }
             None => {
-                let init = self.made(Operation::Start)?.init;
+                let init = self.created(Operation::Start)?.init;
                 self.engine.start(&self.id).await?;
                 init
             }
@@ -169,11 +170,11 @@ impl Container {
         self.engine.exec(&request, io).await
     }
 
-    /// Removes the container. One that never started still has an init, which is killed.
+    /// Deletes the container. If it was never started, its init still waits and is killed.
     pub(crate) async fn delete(&self) -> Result<(), EngineError> {
-        let made = match &*self.stage.borrow() {
-            Stage::Checkpointed(..) => return Ok(()),
-            Stage::Made(made) => made.clone(),
+        let made = match &*self.state.borrow() {
+            State::ToRestore(..) => return Ok(()),
+            State::Created(made) => made.clone(),
         };
         if let Some(oom) = &made.oom {
             oom.finish();
@@ -181,9 +182,9 @@ impl Container {
         self.engine.delete(&self.id, !self.started.get()).await
     }
 
-    /// Whether only hooks that run last could still look at the root file system, and there are none.
+    /// Whether delete does not need the root file system: only poststop hooks would use it.
     pub(crate) fn deletes_without_rootfs(&self) -> bool {
-        !self.traits.poststop_hooks
+        !self.spec.poststop_hooks
     }
 
     /// Signals one process.
@@ -193,10 +194,10 @@ impl Container {
         signal: Signal,
     ) -> Result<(), shim_sdk::Error> {
         process.signal(signal)?;
-        // A frozen process of cgroup v1 does not even die.
+        // On cgroup v1 a frozen process does not even react to SIGKILL.
         if signal == Signal::KILL
             && self.paused.get()
-            && let Stage::Made(made) = &*self.stage.borrow()
+            && let State::Created(made) = &*self.state.borrow()
             && made.init == process.pid()
             && let Some(cgroup) = &made.cgroup
         {
@@ -205,23 +206,23 @@ impl Container {
         Ok(())
     }
 
-    /// Signals every process.
+    /// Signals all processes of the container.
     pub(crate) async fn signal_all(
         &self,
         init: &ProcessHandle,
         signal: Signal,
     ) -> Result<(), shim_sdk::Error> {
-        let cgroup = self.made(Operation::Signal)?.cgroup;
+        let cgroup = self.created(Operation::Signal)?.cgroup;
         match (cgroup, number(signal)) {
             (Some(cgroup), Some(number)) => {
                 Ok(self.signal_own(&cgroup, number, self.paused.get()).await?)
             }
-            // Without groups of its own only init is known.
+            // Without cgroups of the container's own only init is known.
             _ => self.signal(init, signal),
         }
     }
 
-    /// Signals the container's processes in its groups: all, unless the groups are others' too.
+    /// Signals the container's processes in its cgroups, but not processes of others in them.
     async fn signal_own(
         &self,
         cgroup: &Cgroup,
@@ -233,7 +234,7 @@ impl Container {
             return cgroup.signal_all(signal, paused).await;
         };
         if !made.is_any() {
-            // They were there before. What the container has is this process's.
+            // The cgroups existed before the container. Its processes descend from the shim.
             let shim = i32::try_from(std::process::id()).unwrap_or_default();
             let is_own = |pid| made::descends(pid, shim);
             return cgroup.signal_those(signal, paused, Some(&is_own)).await;
@@ -245,15 +246,15 @@ impl Container {
         cgroup.signal_those(signal, paused, meant).await
     }
 
-    /// Ends what init left, and reports what the kernel did last.
+    /// Kills the processes that init left, and reports the last out-of-memory kills.
     pub(crate) async fn init_exited(&self) {
         self.engine.init_exited(&self.id);
-        let Ok(made) = self.made(Operation::Signal) else {
+        let Ok(made) = self.created(Operation::Signal) else {
             return;
         };
         if let Some(cgroup) = &made.cgroup {
             let paused = self.paused.replace(false);
-            let ended = if !self.traits.own_pid_namespace {
+            let ended = if !self.spec.own_pid_namespace {
                 self.signal_own(cgroup, Number::KILL, paused).await
             } else if paused {
                 cgroup.freeze(Freeze::Thawed).await
@@ -261,7 +262,7 @@ impl Container {
                 Ok(())
             };
             if let Err(error) = ended {
-                // The exit must be told all the same; delete meets the rest again.
+                // The exit is still published. What is left is removed by the delete.
                 log::warn!("{}: after init's exit: {}", self.id, shim_sdk::error::report(&error));
             }
         }
@@ -270,9 +271,9 @@ impl Container {
         }
     }
 
-    /// Freezes every process.
+    /// Freezes all processes.
     pub(crate) async fn pause(&self) -> Result<(), EngineError> {
-        match self.made(Operation::Pause)?.cgroup {
+        match self.created(Operation::Pause)?.cgroup {
             Some(cgroup) if cgroup.can_freeze() => cgroup.freeze(Freeze::Frozen).await?,
             _ => self.engine.pause(&self.id).await?,
         }
@@ -280,9 +281,9 @@ impl Container {
         Ok(())
     }
 
-    /// Ends a pause.
+    /// Thaws all processes.
     pub(crate) async fn resume(&self) -> Result<(), EngineError> {
-        match self.made(Operation::Resume)?.cgroup {
+        match self.created(Operation::Resume)?.cgroup {
             Some(cgroup) if cgroup.can_freeze() => cgroup.freeze(Freeze::Thawed).await?,
             _ => self.engine.resume(&self.id).await?,
         }
@@ -290,18 +291,18 @@ impl Container {
         Ok(())
     }
 
-    /// Every process; `None` if only the SDK's table can tell.
+    /// The pids of all processes; `None` if the container has no cgroup to read them from.
     pub(crate) fn pids(&self) -> Result<Option<Vec<Pid>>, EngineError> {
-        let Some(cgroup) = self.made(Operation::Pids)?.cgroup else {
+        let Some(cgroup) = self.created(Operation::Pids)?.cgroup else {
             return Ok(None);
         };
         let pids = cgroup.pids()?;
         Ok(Some(pids.into_iter().filter_map(|pid| Pid::new(u32::try_from(pid).ok()?)).collect()))
     }
 
-    /// What the kernel counts.
+    /// The statistics of the container's cgroups.
     pub(crate) fn stats(&self) -> Result<Payload, EngineError> {
-        let made = self.made(Operation::Stats)?;
+        let made = self.created(Operation::Stats)?;
         match made.cgroup.filter(Cgroup::exists) {
             Some(cgroup) => stats::of(&cgroup),
             None => Err(EngineError::Refused {
@@ -314,11 +315,11 @@ impl Container {
 
     /// Changes resource limits.
     pub(crate) async fn update(&self, resources: &Payload) -> Result<(), EngineError> {
-        let made = self.made(Operation::Update)?;
+        let made = self.created(Operation::Update)?;
         let parsed: LinuxResources = serde_json::from_slice(&resources.value)
             .map_err(|cause| EngineError::malformed(Input::Resources, cause))?;
         match made.cgroup {
-            // systemd would put back its own values at the next reload, so its unit must follow.
+            // systemd restores its own values at the next reload, so the runtime must change its unit.
             Some(cgroup) if !self.options.systemd_cgroup => cgroup.update(&parsed),
             _ => {
                 let request = UpdateRequest { id: &self.id, resources: &resources.value };
@@ -335,10 +336,10 @@ impl Container {
         checkpoint::write(&self.engine, &self.id, &self.bundle, request).await
     }
 
-    fn made(&self, operation: Operation) -> Result<Made, EngineError> {
-        match &*self.stage.borrow() {
-            Stage::Made(made) => Ok(made.clone()),
-            Stage::Checkpointed(..) => Err(EngineError::Refused {
+    fn created(&self, operation: Operation) -> Result<CreatedContainer, EngineError> {
+        match &*self.state.borrow() {
+            State::Created(made) => Ok(made.clone()),
+            State::ToRestore(..) => Err(EngineError::Refused {
                 operation,
                 kind: Kind::FailedPrecondition,
                 message: "the container has not been restored yet".to_owned(),
@@ -347,8 +348,8 @@ impl Container {
     }
 }
 
-impl Made {
-    /// Looks at what an engine has made. What cannot be found is done without: the container works.
+impl CreatedContainer {
+    /// Finds the cgroups of an init. After an error the container works without them.
     fn of(init: Pid, notifier: &Notifier) -> Self {
         let quiet = |error: EngineError| {
             log::warn!("{}: {}", notifier.container(), shim_sdk::error::report(&error));
@@ -363,14 +364,14 @@ impl Made {
             group.enable_controllers();
         }
         let oom = cgroup.as_ref().and_then(|cgroup| {
-            oom::Watch::begin(cgroup, notifier.clone()).map_err(quiet).ok().flatten()
+            oom::OomMonitor::begin(cgroup, notifier.clone()).map_err(quiet).ok().flatten()
         });
         Self { init, cgroup, oom: oom.map(std::rc::Rc::new) }
     }
 }
 
-/// Gives the streams' pipes to the user that the options name, so that a process that is not root
-/// can open them again (`/dev/stdout`).
+/// Changes the owner of the standard streams' pipes to the user in the options, so that a process
+/// that is not root can open them again (`/dev/stdout`).
 fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
     let Io::Streams(streams) = io else { return Ok(()) };
     let (uid, gid) = (options.io_uid, options.io_gid);
@@ -378,7 +379,7 @@ fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
         return Ok(());
     }
     for stream in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
-        // A file that the client named keeps its owner.
+        // A file of the client keeps its owner.
         let pipe = rustix::fs::fstat(stream)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
         if pipe {
@@ -389,16 +390,16 @@ fn give_streams(io: &Io, options: &Options) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// What a bundle's spec says that matters later.
+/// The parts of a bundle's spec that are needed after the create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Traits {
-    /// A new pid namespace: the kernel then ends all with init.
+struct SpecTraits {
+    /// The container has a new pid namespace. The kernel kills its processes when init exits.
     own_pid_namespace: bool,
     poststop_hooks: bool,
 }
 
-impl Traits {
-    /// Reads them. A spec that cannot be read leaves everything to be reckoned with.
+impl SpecTraits {
+    /// Reads the spec. If it cannot be read, the answers are the safe ones.
     fn of(bundle: &Path) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -438,7 +439,7 @@ impl Traits {
     }
 }
 
-/// A signal as the kernel's wrappers take it; real-time signals are none of theirs.
+/// A signal for rustix, which has no real-time signals.
 fn number(signal: Signal) -> Option<Number> {
     Number::from_named_raw(i32::try_from(signal.number()).ok()?)
 }
@@ -470,15 +471,15 @@ mod tests {
         assert_eq!(owner(&file), (0, 0));
     }
 
-    fn traits(json: &str) -> Traits {
+    fn spec(json: &str) -> SpecTraits {
         let bundle = tempfile::tempdir().unwrap();
         fs::write(bundle.path().join("config.json"), json).unwrap();
-        Traits::of(bundle.path())
+        SpecTraits::of(bundle.path())
     }
 
     #[test]
     fn only_a_new_pid_namespace_ends_everything_with_init() {
-        let given = |json: &str| traits(json).own_pid_namespace;
+        let given = |json: &str| spec(json).own_pid_namespace;
         assert!(given(r#"{"linux":{"namespaces":[{"type":"ipc"},{"type":"pid"}]}}"#));
         assert!(given(r#"{"linux":{"namespaces":[{"type":"pid","path":""}]}}"#));
         assert!(!given(r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#));
@@ -489,7 +490,7 @@ mod tests {
 
     #[test]
     fn hooks_that_run_last_are_known() {
-        let given = |json: &str| traits(json).poststop_hooks;
+        let given = |json: &str| spec(json).poststop_hooks;
         assert!(given(r#"{"hooks":{"poststop":[{"path":"/bin/true"}]}}"#));
         assert!(given("not json"));
         assert!(!given(r#"{"hooks":{"poststop":[],"prestart":[{"path":"/bin/true"}]}}"#));

@@ -1,8 +1,9 @@
-//! Tells when the kernel kills a process of a container for want of memory.
+//! Reports the out-of-memory kills of a container.
 //!
-//! On v1 the kernel signals an eventfd when a group runs out of memory, before it kills; on v2 it
-//! changes a file when it has killed. Both also count. Promise: every kill that is counted is
-//! reported once, those that the last moment brings included ([`Watch::finish`]).
+//! On cgroup v1 the kernel signals an eventfd when a group runs out of memory, before it kills a
+//! process. On v2 it changes `memory.events` after it has killed one. Both versions count the kills.
+//! Promise: each counted kill is reported once, also one just before init's exit
+//! ([`OomMonitor::finish`]).
 //!
 //! See the kernel's admin-guide/cgroup-v1/memory ("OOM Control"), cgroup-v2 ("memory.events"),
 //! inotify(7), eventfd(2).
@@ -25,18 +26,18 @@ use crate::cgroup::Cgroup;
 use crate::error::{EngineError, SystemCall};
 use crate::sys;
 
-/// How long the kernel may take on v1 from saying that memory has run out to counting the kill. An
-/// exit within that time is told after the last count all the same ([`Watch::finish`]).
+/// The time between the signal of the kernel and the counted kill on v1. If init exits within this
+/// time, the kill is still reported before the exit ([`OomMonitor::finish`]).
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// A watch over one container; it ends when dropped.
+/// Monitors one container until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct OomMonitor {
     counted: Rc<Counted>,
     task: JoinHandle<()>,
 }
 
-/// What has been counted and what has been told.
+/// How many kills have been reported.
 #[derive(Debug)]
 struct Counted {
     cgroup: Cgroup,
@@ -44,8 +45,8 @@ struct Counted {
     reported: Cell<u64>,
 }
 
-impl Watch {
-    /// Begins to watch a container's groups; `None` if they count no memory.
+impl OomMonitor {
+    /// Monitors a container's cgroups. Returns `None` if they have no memory controller.
     ///
     /// Must be called on the shim's thread.
     pub(crate) fn begin(cgroup: &Cgroup, notifier: Notifier) -> Result<Option<Self>, EngineError> {
@@ -69,14 +70,14 @@ impl Watch {
         Ok(Some(Self { counted, task }))
     }
 
-    /// Ends the watch, and reports what was counted and has not been told yet.
+    /// Stops, and reports the kills that have not been reported yet.
     pub(crate) fn finish(&self) {
         self.task.abort();
-        self.counted.catch_up();
+        self.counted.report_counted();
     }
 }
 
-impl Drop for Watch {
+impl Drop for OomMonitor {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -91,7 +92,7 @@ impl Counted {
     }
 
     /// Reports the kills that were counted since the last report.
-    fn catch_up(&self) {
+    fn report_counted(&self) {
         let kills = self.kills().unwrap_or_default();
         for _ in self.reported.get()..kills {
             self.report();
@@ -105,25 +106,25 @@ impl Counted {
 }
 
 async fn watch(source: AsyncFd<OwnedFd>, counted: Rc<Counted>) {
-    // Ends with the descriptor, or the groups, gone.
+    // Ends when the cgroup is removed.
     while let Ok(mut ready) = source.readable().await {
         match ready.try_io(|source| drain(source.get_ref())) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            // It was read before; now the readiness is cleared.
+            // There was nothing to read; the readiness is now cleared.
             Err(_would_block) => continue,
         }
         if let Cgroup::V1(groups) = &counted.cgroup {
-            // Sent when memory runs out, again by every process that waits for some, and once more
-            // when the group is removed; the kill is counted a little later.
+            // The kernel signals when memory runs out, again for each process that waits for
+            // memory, and once more when the group is removed. It counts the kill a little later.
             tokio::time::sleep(SETTLE).await;
             match groups.out_of_memory() {
                 None => return,
                 Some(true) => counted.report(),
-                Some(false) => counted.catch_up(),
+                Some(false) => counted.report_counted(),
             }
         } else {
-            counted.catch_up();
+            counted.report_counted();
         }
     }
 }
@@ -149,7 +150,7 @@ fn eventfd(control: PathBuf, group: &std::path::Path) -> Result<OwnedFd, EngineE
     Ok(event)
 }
 
-/// A descriptor that becomes readable when a v2 group's events have changed.
+/// A descriptor that becomes readable when `memory.events` of a v2 group changes.
 fn inotify(events: PathBuf) -> Result<OwnedFd, EngineError> {
     let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
         .map_err(|cause| EngineError::system(SystemCall::InotifyInit, cause))?;

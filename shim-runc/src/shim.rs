@@ -1,4 +1,4 @@
-//! The runtime that the SDK drives: each request finds its container's engine.
+//! Implements the SDK's trait [`Runtime`]: creates containers with the engine that the options select.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,15 +20,15 @@ use crate::error::{EngineError, Input};
 use crate::making;
 use crate::options::Options;
 
-/// The shim: the default engine, and what its containers share.
+/// The shim: its default engine, and the libcontainer engines that its containers share.
 #[derive(Debug)]
 pub(crate) struct Shim {
     default: EngineSelection,
     namespace: String,
     features: Option<serde_json::Value>,
-    /// One for each root that options name, which is one in all but odd cases.
+    /// One engine per state directory. Nearly always all containers have the same one.
     libcontainers: RefCell<HashMap<PathBuf, Rc<Libcontainer>>>,
-    /// Made ready before any request told its root.
+    /// Started before the first request, whose options may name another state directory.
     prepared: RefCell<Option<Libcontainer>>,
 }
 
@@ -59,20 +59,20 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Has the helper come up while the daemon connects, where options as those of `start` want one.
-    /// Other options are known only later; a helper that is not needed leaves by itself.
+    /// Starts the libcontainer helper while the daemon connects, if the options of `start` select
+    /// libcontainer. The options of Create may differ; a helper that is not used exits by itself.
     fn prepare(&self, launch: &Launch) {
-        // What is wrong with them is told to whoever creates by them.
+        // An error in the options is returned by Create, which has them too.
         let options = Options::from_payload(launch.options.as_ref()).unwrap_or_default();
         let selection = self.default.with_options(&options);
         if selection != EngineSelection::Libcontainer {
             return;
         }
         let EngineRoot(root) = selection.state_directory(&options, &self.namespace);
-        let ahead = Libcontainer::new(root);
+        let engine = Libcontainer::new(root);
         let first = launch.id.as_ref().zip(launch.bundle.as_ref());
-        ahead.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
-        self.prepared.replace(Some(ahead));
+        engine.prepare(first.map(|(id, bundle)| (id.as_str(), bundle.path())));
+        self.prepared.replace(Some(engine));
     }
 
     fn engine(&self, options: &Options, namespace: &str, bundle: &Path) -> AnyEngine {
@@ -89,7 +89,7 @@ impl Shim {
     fn libcontainer(&self, EngineRoot(root): EngineRoot) -> Rc<Libcontainer> {
         let mut all = self.libcontainers.borrow_mut();
         let made = all.entry(root.clone()).or_insert_with(|| match self.prepared.take() {
-            Some(ahead) => Rc::new(ahead.rooted(root)),
+            Some(engine) => Rc::new(engine.rooted(root)),
             None => Rc::new(Libcontainer::new(root)),
         });
         Rc::clone(made)
@@ -109,8 +109,8 @@ impl Runtime for Shim {
                 pause: true,
                 stats: true,
                 update: true,
-                // Options may choose another engine than the default; what a container's own engine
-                // lacks it refuses itself.
+                // The options may select another engine than the default. An engine without
+                // checkpoints refuses them itself.
                 checkpoint: true,
                 terminal: true,
             },
@@ -123,7 +123,7 @@ impl Runtime for Shim {
         let bundle = request.bundle.path();
         let engine = self.engine(&options, &request.namespace, bundle);
         if options.systemd_cgroup && matches!(engine, AnyEngine::Libcontainer(_)) {
-            // Not in silence: systemd would take cgroups that it did not make for its own to tidy.
+            // Not ignored: systemd would remove cgroups that it did not create.
             return Err(EngineError::malformed(
                 Input::SystemdCgroup,
                 "libcontainer is built without systemd and makes cgroups itself; \
@@ -174,8 +174,8 @@ impl Runtime for Shim {
         let engine = self.engine(&options, &self.namespace, bundle.path());
         let remove = async || {
             let deleted = engine.delete(id, true).await;
-            // What a runtime has made before it had recorded anything only we know of. libcontainer's
-            // helper has it in its own records.
+            // A runtime that was killed early has created cgroups and no state. libcontainer's
+            // helper writes its state first.
             let removed = match &engine {
                 AnyEngine::Runc(_) => cgroup::remove::remains(bundle.path(), id).await,
                 AnyEngine::Libcontainer(_) => Ok(()),

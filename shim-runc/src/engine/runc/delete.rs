@@ -1,10 +1,10 @@
-//! Removes what runc keeps of a stopped container, without running runc.
+//! Deletes a stopped container of runc, without running runc.
 //!
-//! `runc delete` of a stopped container removes its cgroups, its resource control group, its record,
-//! and runs the poststop hooks. Where there are only the first and the third to do, the shim does
-//! it itself, which saves the start of a Go program. The record (`state.json`, stable since runc
-//! 1.0) tells; whatever it does not tell plainly is left to `runc delete`, which takes what is
-//! half removed for removed.
+//! `runc delete` removes the cgroups, the resctrl group and the state directory of a stopped
+//! container, and runs the poststop hooks. If there is neither a resctrl group nor a hook, the shim
+//! does it itself, which saves the start of a Go program. `state.json` in the state directory
+//! (the same format since runc 1.0) says so. In every other case the engine runs `runc delete`, which
+//! accepts that a part is removed already.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::start::is_runc;
 use crate::cgroup::remove::{is_root, remove_group};
 
-/// What matters here of a record.
+/// The part of `state.json` that is used here.
 #[derive(Debug, Deserialize)]
 struct State {
     cgroup_paths: HashMap<String, PathBuf>,
@@ -37,23 +37,23 @@ struct Cgroups {
     systemd: bool,
 }
 
-/// Removes the record of a stopped container and those of its groups that `owns` names; false if the
-/// runtime must be asked.
-pub(super) fn by_hand(program: &Path, record: &Path, owns: impl Fn(&Path) -> bool) -> bool {
+/// Removes the cgroups of a stopped container for which `owns` is true, and its state directory.
+/// Returns false if the runtime must be run instead.
+pub(super) fn without_runtime(program: &Path, record: &Path, owns: impl Fn(&Path) -> bool) -> bool {
     if !is_runc(program) {
         return false;
     }
     let Some(state) = read(&record.join("state.json")) else {
         return false;
     };
-    // The kernel refuses while a process is left, so nothing that runs is ever lost sight of.
+    // rmdir(2) fails while a process is in a cgroup, so no running process is lost.
     let mut own = state.cgroup_paths.values().filter(|group| owns(group));
     own.all(|group| !is_root(group) && remove_group(group).is_ok())
-        // The record goes last: until then, everything can be tried again.
+        // The state directory is removed last, so that everything before can be repeated.
         && fs::remove_dir_all(record).is_ok()
 }
 
-/// The record, if it asks for nothing special.
+/// Reads `state.json`, if the container needs nothing that only runc can do.
 fn read(path: &Path) -> Option<State> {
     let state: State = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let poststop = state.config.hooks.as_ref().and_then(|hooks| hooks.get("poststop"));
@@ -118,9 +118,9 @@ mod tests {
     fn other_runtimes_delete_themselves() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("state.json"), plain().to_string()).unwrap();
-        assert!(!by_hand(Path::new("crun"), folder.path(), |_| true));
+        assert!(!without_runtime(Path::new("crun"), folder.path(), |_| true));
         assert!(folder.path().exists());
-        assert!(by_hand(Path::new("/usr/sbin/runc"), folder.path(), |_| true));
+        assert!(without_runtime(Path::new("/usr/sbin/runc"), folder.path(), |_| true));
         assert!(!folder.path().exists());
     }
 }

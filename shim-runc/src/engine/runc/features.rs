@@ -1,14 +1,14 @@
-//! What the runtime says it can do, for `-info`.
+//! The OCI features of a runtime, for `-info`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Asks the runtime for its OCI features; `None` where it has no such command (crun before 1.9,
-/// runc before 1.1), which containerd takes for "unknown".
+/// Runs the runtime's command `features`. Returns `None` if it has no such command (crun before 1.9,
+/// runc before 1.1); containerd then treats the features as unknown.
 ///
-/// Waits for the answer: it is for a process that does nothing else.
+/// Blocks until the runtime exits; the process that prints the answer to `-info` has no other work.
 pub(crate) fn features(program: &Path) -> Option<Value> {
     let output = Command::new(program)
         .arg("features")

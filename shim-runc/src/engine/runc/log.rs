@@ -1,11 +1,27 @@
-//! What a command-line runtime says went wrong.
+//! Reads the reason of a failed call from the log of a command-line runtime.
 //!
-//! Promise: the only place that looks inside a runtime's messages; they leave as a kind and a text.
-//! Each call has a log of its own, so that an error of an earlier call is never taken for this
-//! one's.
+//! Promise: only this module searches in a runtime's messages. It returns an error kind and a text.
+//! Each call has its own log file, so that the error of an earlier call is never reported again.
 //!
-//! runc and crun write one JSON object a line with `--log-format json`; the last one of level
-//! `error` is the reason. A runtime that fails before it opens its log writes to stderr only.
+//! runc and crun write one JSON object per line with `--log-format json`; the message of the last
+//! line of level `error`, `fatal` or `panic` is the reason. A runtime that fails before it opens its
+//! log writes to stderr only.
+//!
+//! # The texts that are searched for
+//!
+//! A runtime has no error codes, so its texts decide. What has no match is UNKNOWN.
+//!
+//! | Text | Written by | Operation | Becomes |
+//! |---|---|---|---|
+//! | `container with given ID already exists`, also `id` | runc | create, restore | ALREADY_EXISTS |
+//! | "container `ID` already exists" | crun | create, restore | ALREADY_EXISTS |
+//! | `container does not exist` | runc | every | NOT_FOUND |
+//! | `does not exist` | crun | all but create, restore, exec | NOT_FOUND |
+//! | `process already finished`, `no such process`, `container not running` | runc | all but create, restore, exec | NOT_FOUND |
+//! | `does not exist`, or `No such file or directory` with the state directory's path | runc, crun | delete | success |
+//!
+//! In a create, restore or exec, `does not exist` means a file of the container, for example its
+//! working directory.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -16,26 +32,26 @@ use shim_sdk::file::open_regular;
 
 use crate::error::Operation;
 
-/// How much of a log's end is read: a runtime that floods its log costs no memory here.
+/// The length of the log's end that is read, so that a long log does not use up memory.
 const TAIL_BYTES: u64 = 64 * 1024;
-/// How much of a message is passed on.
+/// The longest message that is reported.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
-/// The log file of one call; gone when dropped.
+/// The log file of one call; it is removed when the value is dropped.
 #[derive(Debug)]
 pub(super) struct CallLog {
     path: PathBuf,
 }
 
 impl CallLog {
-    /// A log at `path`; what an earlier call left there is removed.
+    /// A log at `path`. A log that an earlier call left there is removed.
     pub(super) fn new(path: PathBuf) -> Self {
         let log = Self { path };
         log.remove();
         log
     }
 
-    /// Where the runtime is told to write.
+    /// The value for the option `--log`.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -59,7 +75,7 @@ impl CallLog {
         if let Err(cause) = std::fs::remove_file(&self.path)
             && cause.kind() != io::ErrorKind::NotFound
         {
-            // The bundle goes with the container, and the file in it.
+            // Harmless: the file is removed with the bundle.
             log::debug!("remove {}: {cause}", self.path.display());
         }
     }
@@ -71,9 +87,7 @@ impl Drop for CallLog {
     }
 }
 
-/// What a reason amounts to in containerd's terms.
-///
-/// Where a container is made, "does not exist" speaks of something in it, not of the container.
+/// The error kind for a reason; the module's documentation has the table.
 pub(super) fn kind(operation: Operation, reason: &str) -> Kind {
     let gone = ["process already finished", "no such process", "container not running"];
     let missing = ["container does not exist", "does not exist"];
@@ -95,8 +109,8 @@ pub(super) fn kind(operation: Operation, reason: &str) -> Kind {
     }
 }
 
-/// Whether a reason says that there is no such container; `record` is where it would be kept, for
-/// crun says only that it cannot open that.
+/// Whether a reason means that the container does not exist. `record` is its state directory: crun
+/// says only that it cannot open that.
 pub(super) fn is_missing_container(reason: &str, record: &Path) -> bool {
     reason.contains("does not exist")
         || (reason.contains("No such file or directory")
@@ -112,7 +126,7 @@ fn tail(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The message of the last line of level `error`, or worse.
+/// The message of the last line of level `error`, `fatal` or `panic`.
 fn last_error(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
@@ -216,7 +230,7 @@ mod tests {
         assert_eq!(kind(Operation::Create, taken), Kind::AlreadyExists);
     }
 
-    /// A container's own words get into the log.
+    /// Parts of the log are written by the container.
     #[test]
     fn a_fuzzed_log_gives_a_short_reason() {
         let words =

@@ -1,10 +1,12 @@
-//! Any OCI runtime that is a command: runc, crun, and what behaves like them.
+//! The engine for OCI runtimes that are command-line programs: runc, crun and compatible ones.
 //!
-//! Promise: a call is one run of the runtime at most, and its end is the runtime's exit. It is
-//! never the end of a pipe, because the container inherits its standard streams from the runtime and
-//! keeps them open. A call that takes longer than [`DEADLINE`] is ended, with what it started.
+//! Promise: one call runs the runtime at most once, and ends when the runtime exits. It does not
+//! wait for the end of a pipe, because the container inherits the standard streams of the runtime
+//! and keeps them open. A call that takes longer than [`DEADLINE`] is killed, with all processes that
+//! it started.
 //!
-//! Here is what is asked of the runtime; `command` is how that is said, `log` what it answers.
+//! This module decides which command is run when; `command` builds its command line, `log` reads
+//! the error from the runtime's log.
 //!
 //! See the OCI runtime command line interface (opencontainers/runtime-tools) and runc(8).
 
@@ -12,7 +14,7 @@ mod command;
 mod delete;
 mod features;
 mod log;
-mod root;
+mod rootfs_check;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -39,24 +41,24 @@ use crate::overdue;
 
 pub(crate) use features::features;
 
-/// How long any one call may take, as with libcontainer. Hooks run within it.
+/// The time limit of one call, hooks included. The libcontainer engine has the same.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The most of a file with a process id that is read.
+/// The largest pid file that is read.
 const MAX_PID_BYTES: u64 = 64;
 
-/// A runtime program, for one container.
+/// A runtime program and one container.
 #[derive(Debug)]
 pub(crate) struct Runc {
-    /// A path, or a name to be searched for on PATH.
+    /// A path, or a name that is looked up on PATH.
     program: PathBuf,
     root: EngineRoot,
-    /// The container's bundle, where files of a call go.
+    /// The container's bundle; the temporary files of a call are in it, too.
     bundle: PathBuf,
     systemd_cgroup: bool,
-    /// Init, once there is one.
+    /// The pid of init, once the container is created.
     init: Cell<Option<Pid>>,
-    /// Whether it was let go. One that was not is killed by a delete.
+    /// Whether init was started. A restored container is never started.
     started: Cell<bool>,
     deadline: Duration,
 }
@@ -80,7 +82,7 @@ impl Runc {
         }
     }
 
-    /// Runs one command to its end.
+    /// Runs one command and waits until it exits.
     async fn run(
         &self,
         operation: Operation,
@@ -96,15 +98,15 @@ impl Runc {
             // The runtime would report to the service manager in the container's name.
             .without_env("NOTIFY_SOCKET");
         let (program, capture) = match io {
-            // What the runtime has is the container's for good, so a pipe of ours will not do even
-            // where nobody wants the output: it would break when the runtime has ended.
-            Io::Streams(streams) if makes_process(operation) => (program.streams(streams), false),
+            // The container keeps the streams of the runtime. They are therefore never a pipe of the
+            // shim, which would break after the runtime's exit.
+            Io::Streams(streams) if creates_process(operation) => (program.streams(streams), false),
             Io::Streams(_) | Io::Terminal(_) => (program.capture_stderr(), true),
         };
-        if makes_process(operation) {
+        if creates_process(operation) {
             ahead::get_ready();
         }
-        // "Not found" would say that the container is gone, not the program.
+        // NOT_FOUND would mean that the container does not exist, not the program.
         let running = spawn(program).await.map_err(|cause| EngineError::Refused {
             operation,
             kind: Kind::Unknown,
@@ -140,23 +142,25 @@ impl Runc {
         Err(EngineError::Refused { operation, kind: log::kind(operation, &message), message })
     }
 
-    /// Looks at what the runtime is about to make: refuses what would harm the host, and writes down
-    /// which groups are not there yet, and so will be the container's.
-    async fn look_at_spec(&self, operation: Operation, bundle: &Path) -> Result<(), EngineError> {
-        let Some(spec) = root::Spec::read(bundle) else { return Ok(()) };
-        root::check(operation, &self.program, bundle, &spec).await?;
+    /// Checks the bundle before the runtime creates a container from it: refuses a root file system
+    /// that would harm the host, and records which cgroups do not exist yet. Only those are removed
+    /// with the container.
+    async fn check_spec(&self, operation: Operation, bundle: &Path) -> Result<(), EngineError> {
+        let Some(spec) = rootfs_check::Spec::read(bundle) else { return Ok(()) };
+        rootfs_check::check(operation, &self.program, bundle, &spec).await?;
         let Some(groups) = spec.groups().filter(|_| !self.systemd_cgroup) else { return Ok(()) };
         let file = self.file(made::FILE);
         let made = Made::plan(groups, bundle, remove::everywhere(groups)?, spec.ends_with_init());
         made.write(&file).map_err(|cause| EngineError::file("write", file, cause))
     }
 
-    /// Removes the groups that the container has made, or leaves those that others are in to them.
+    /// Removes the cgroups that were created for the container. A cgroup with processes of another
+    /// container stays.
     async fn end_groups(&self, made: &Made) -> Result<(), EngineError> {
         remove::end(made, &self.file(made::FILE), !made.ends_with_init).await
     }
 
-    /// How long a call may take. A checkpoint writes the container's whole memory.
+    /// The time limit of an operation. A checkpoint writes all memory of the container.
     fn limit(&self, operation: Operation) -> Duration {
         match operation {
             Operation::Checkpoint | Operation::Restore => self.deadline * 10,
@@ -173,7 +177,7 @@ impl Runc {
         }
     }
 
-    /// Reads the pid that the runtime wrote.
+    /// Reads a pid file that the runtime wrote.
     fn pid(&self, file: &Path) -> Result<Pid, EngineError> {
         let text = read_regular(file, MAX_PID_BYTES)
             .map_err(|cause| EngineError::file("read", file, cause))?;
@@ -184,14 +188,15 @@ impl Runc {
         })
     }
 
-    /// Whether a container that this runtime knows has a directory of its id: containerd has most
-    /// containers cleaned up once more after they were deleted, which should cost nothing.
-    fn keeps_records(&self) -> bool {
+    /// Whether the runtime keeps a directory with the id of each container. containerd runs `delete`
+    /// once more for most containers that are deleted already; without a directory the runtime need
+    /// not be run for that.
+    fn has_state_directories(&self) -> bool {
         self.program.file_name().is_some_and(|name| name == "runc" || name == "crun")
     }
 
-    /// Where the runtime keeps what it knows of a container.
-    fn record(&self, id: &ContainerId) -> PathBuf {
+    /// The directory where the runtime keeps the state of a container.
+    fn state_directory(&self, id: &ContainerId) -> PathBuf {
         self.root.0.join(id.as_str())
     }
 
@@ -200,12 +205,12 @@ impl Runc {
     }
 }
 
-/// The log of calls about the container itself; containerd's own shim has it under this name too.
+/// The log file of calls on a container. containerd's own shim uses the same name.
 const LOG: &str = "log.json";
 
 impl Engine for Runc {
     async fn create(&self, request: &CreateRequest<'_>, io: Io) -> Result<Pid, EngineError> {
-        self.look_at_spec(Operation::Create, request.bundle).await?;
+        self.check_spec(Operation::Create, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command =
@@ -214,10 +219,10 @@ impl Engine for Runc {
         let pid = match created.and_then(|()| self.pid(&pid_file)) {
             Ok(pid) => pid,
             Err(error) => {
-                // A runtime that fails cleans up after itself, one that was killed cannot. An id
-                // in use is another container's, which must not be touched.
+                // A runtime that was killed has not removed what it created. With AlreadyExists the
+                // state is that of another container and must stay.
                 if error.kind() != Kind::AlreadyExists
-                    && self.record(request.id).exists()
+                    && self.state_directory(request.id).exists()
                     && let Err(cause) = self.delete(request.id, true).await
                 {
                     ::log::debug!("clean up after a failed create: {cause}");
@@ -230,15 +235,17 @@ impl Engine for Runc {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let by_fifo = async {
+        let through_fifo = async {
             match self.init.get() {
-                Some(init) => start::by_fifo(&self.program, &self.record(id), init).await,
+                Some(init) => {
+                    start::through_fifo(&self.program, &self.state_directory(id), init).await
+                }
                 None => Ok(false),
             }
         };
         // An init that was stopped (SIGSTOP) neither writes to the fifo nor exits.
         let late = |_| EngineError::StartTimedOut { limit: self.deadline };
-        if tokio::time::timeout(self.deadline, by_fifo).await.map_err(late)?? {
+        if tokio::time::timeout(self.deadline, through_fifo).await.map_err(late)?? {
             self.started.set(true);
             return Ok(());
         }
@@ -248,14 +255,14 @@ impl Engine for Runc {
     }
 
     async fn exec(&self, request: &ExecRequest<'_>, io: Io) -> Result<Pid, EngineError> {
-        let process = Scratch::write(
+        let process = TemporaryFile::write(
             self.file(&format!("{}.process.json", request.id)),
             &serde_json::to_vec(request.process).map_err(|cause| {
                 EngineError::malformed(Input::ExecProcess(request.id.clone()), cause)
             })?,
         )?;
-        // Gone after the call: a container may see thousands of execs.
-        let pid_file = Scratch(self.file(&format!("{}.pid", request.id)));
+        // Removed after the call, because a container may have thousands of execs.
+        let pid_file = TemporaryFile(self.file(&format!("{}.pid", request.id)));
         let console = console_socket(&io);
         let command = Command::Exec {
             container: request.container,
@@ -269,36 +276,36 @@ impl Engine for Runc {
     }
 
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
-        if force && self.keeps_records() && !self.record(id).exists() {
+        if force && self.has_state_directories() && !self.state_directory(id).exists() {
             return Ok(());
         }
         let made = Made::read(&self.file(made::FILE));
         let owns = |group: &Path| made.as_ref().is_none_or(|made| made.owns(group));
         if !force && self.started.get() {
-            if delete::by_hand(&self.program, &self.record(id), owns) {
+            if delete::without_runtime(&self.program, &self.state_directory(id), owns) {
                 return Ok(());
             }
-            // Once init has ended, what is left in its groups belongs to others. `runc delete` would
-            // not leave it there; here it is left, and the record is removed by hand.
+            // After init's exit only processes of others are in its cgroups. `runc delete` would kill
+            // them, so the shim removes the state directory itself and leaves those cgroups.
             let has_ended = self.init.get().is_some_and(|init| !overdue::is_alive(init));
             if let Some(made) = made.filter(|made| made.ends_with_init && made.is_any())
                 && has_ended
                 && self.end_groups(&made).await.is_ok()
-                && delete::by_hand(&self.program, &self.record(id), |_| false)
+                && delete::without_runtime(&self.program, &self.state_directory(id), |_| false)
             {
                 return Ok(());
             }
         }
         match self.run(Operation::Delete, &Command::Delete { id, force }, LOG, Io::null()).await {
-            // After a checkpoint, say, or an earlier delete whose answer was lost.
+            // For example after a checkpoint, or after an earlier delete whose answer was lost.
             Err(EngineError::Refused { message, .. })
-                if log::is_missing_container(&message, &self.record(id)) =>
+                if log::is_missing_container(&message, &self.state_directory(id)) =>
             {
                 Ok(())
             }
-            // The record is gone; only groups are left, in which other processes are. Those stay.
+            // The state is removed. Cgroups that hold processes of others are left, and stay.
             Err(EngineError::Refused { .. })
-                if force && self.keeps_records() && !self.record(id).exists() =>
+                if force && self.has_state_directories() && !self.state_directory(id).exists() =>
             {
                 Ok(())
             }
@@ -319,7 +326,7 @@ impl Engine for Runc {
     }
 
     async fn update(&self, request: &UpdateRequest<'_>) -> Result<(), EngineError> {
-        let resources = Scratch::write(self.file("resources.json"), request.resources)?;
+        let resources = TemporaryFile::write(self.file("resources.json"), request.resources)?;
         let command = Command::Update { id: request.id, resources: &resources.0 };
         self.run(Operation::Update, &command, LOG, Io::null()).await
     }
@@ -330,7 +337,7 @@ impl Engine for Runc {
     }
 
     async fn restore(&self, request: &RestoreRequest<'_>, io: Io) -> Result<Pid, EngineError> {
-        self.look_at_spec(Operation::Restore, request.bundle).await?;
+        self.check_spec(Operation::Restore, request.bundle).await?;
         let pid_file = self.file(super::INIT_PID_FILE);
         let console = console_socket(&io);
         let command =
@@ -349,17 +356,17 @@ fn console_socket(io: &Io) -> Option<PathBuf> {
     }
 }
 
-/// Whether a process inherits the streams that the runtime is run with.
-fn makes_process(operation: Operation) -> bool {
+/// Whether a process of the container inherits the standard streams of the runtime.
+fn creates_process(operation: Operation) -> bool {
     matches!(operation, Operation::Create | Operation::Exec | Operation::Restore)
 }
 
-/// A file that lives for one call.
+/// A file that exists during one call.
 #[derive(Debug)]
-struct Scratch(PathBuf);
+struct TemporaryFile(PathBuf);
 
-impl Scratch {
-    /// Writes a file that only root can read: an exec's environment may hold secrets.
+impl TemporaryFile {
+    /// Writes a file that only root can read, since the environment of an exec may hold secrets.
     fn write(path: PathBuf, content: &[u8]) -> Result<Self, EngineError> {
         use std::os::unix::fs::OpenOptionsExt;
         fs::OpenOptions::new()
@@ -374,12 +381,12 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if let Err(cause) = fs::remove_file(&self.0)
             && cause.kind() != io::ErrorKind::NotFound
         {
-            // The bundle goes with the container, and the file in it.
+            // Harmless: the file is removed with the bundle.
             ::log::debug!("remove {}: {cause}", self.0.display());
         }
     }

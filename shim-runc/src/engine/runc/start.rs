@@ -1,9 +1,9 @@
 //! Starts a container that runc has created, without running runc.
 //!
-//! runc's init waits at `exec.fifo` in the container's record: it opens the fifo to write, puts a
-//! byte there, and executes the user's command. `runc start` does no more than read that byte and
-//! remove the fifo (hooks have run by then), so the shim does it itself, which saves the start of a
-//! Go program. The protocol is the same from runc 1.0 to 1.4; whatever looks different is left to
+//! runc's init opens `exec.fifo` in the container's state directory for writing, writes a byte, and
+//! executes the user's command. `runc start` only reads that byte and removes the fifo; the hooks
+//! have run before. The shim does the same itself, which saves the start of a Go program. The
+//! protocol is the same from runc 1.0 to 1.4. If the state directory looks different, the engine runs
 //! `runc start`.
 
 use std::fs;
@@ -19,10 +19,14 @@ use tokio::io::unix::AsyncFd;
 use crate::error::{EngineError, Operation, SystemCall};
 use crate::sys;
 
-/// Lets a waiting init go on; false if this is not a case for it and the runtime must be asked.
+/// Starts the init of a created container. Returns false if the runtime must be run instead.
 ///
-/// Only a program called `runc` qualifies: others keep a fifo too, and use it differently.
-pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<bool, EngineError> {
+/// Only for a program named `runc`: other runtimes have a fifo too, but use it differently.
+pub(super) async fn through_fifo(
+    program: &Path,
+    record: &Path,
+    init: Pid,
+) -> Result<bool, EngineError> {
     let fifo = record.join("exec.fifo");
     if !is_runc(program)
         || !record.join("state.json").exists()
@@ -30,7 +34,7 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     {
         return Ok(false);
     }
-    // Does not wait for a writer; init, which does wait for a reader, goes on from here.
+    // This open does not wait for a writer. Init waits for a reader, so it continues now.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let Ok(reader) = rustix::fs::open(&fifo, flags, Mode::empty()) else {
         return Ok(false);
@@ -50,7 +54,7 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     let reader = watch(Ok(reader))?;
     let exited = watch(pidfd.try_clone_to_owned())?;
     let told = tokio::select! {
-        // In this order: an init that wrote and has ended since was started all the same.
+        // In this order: an init that wrote its byte and has exited since was started.
         biased;
         told = byte(&reader) => told.map_err(|cause| EngineError::file("read", &fifo, cause))?,
         _ = exited.readable() => byte_now(reader.get_ref()).unwrap_or(false),
@@ -58,16 +62,16 @@ pub(super) async fn by_fifo(program: &Path, record: &Path, init: Pid) -> Result<
     if told {
         fs::remove_file(&fifo).map_err(|cause| EngineError::file("remove", &fifo, cause))?;
     }
-    // Nothing told: init is dead, and the runtime has the words for it.
+    // Without a byte init is dead; the runtime then reports the error.
     Ok(told)
 }
 
-/// Whether a program's records may be read as runc's.
+/// Whether a program's state directory has the format of runc.
 pub(super) fn is_runc(program: &Path) -> bool {
     program.file_name().is_some_and(|name| name == "runc")
 }
 
-/// Waits for init's byte; false if a writer came and went without.
+/// Waits for init's byte. Returns false if a writer closed the fifo without one.
 async fn byte(reader: &AsyncFd<OwnedFd>) -> io::Result<bool> {
     loop {
         let mut ready = reader.readable().await?;
@@ -95,7 +99,7 @@ mod tests {
     fn start(program: &str, folder: &Path, init: u32) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let init = Pid::new(init).unwrap();
-        runtime.block_on(by_fifo(Path::new(program), folder, init)).unwrap()
+        runtime.block_on(through_fifo(Path::new(program), folder, init)).unwrap()
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Fixture {
         self.runc.exec(&request, io).await
     }
 
-    fn record(&self) -> PathBuf {
+    fn state_directory(&self) -> PathBuf {
         self.runc.root.0.join(self.id.as_str())
     }
 }
@@ -114,10 +114,10 @@ fn a_container_lives_from_create_to_delete() {
         let fixture = Fixture::new("life", "echo hello; echo trouble >&2");
         let out = tempfile::tempfile().unwrap();
         let init = ProcessHandle::open(fixture.create(output_to(&out)).await.unwrap()).unwrap();
-        assert!(fixture.record().join("exec.fifo").exists());
+        assert!(fixture.state_directory().join("exec.fifo").exists());
         assert_eq!(text_of(&out), "");
         fixture.runc.start(&fixture.id).await.unwrap();
-        assert!(!fixture.record().join("exec.fifo").exists());
+        assert!(!fixture.state_directory().join("exec.fifo").exists());
         ended(&init).await;
         assert_eq!(text_of(&out), "hello\ntrouble\n");
         let pid: u32 = fs::read_to_string(fixture.runc.file("init.pid")).unwrap().parse().unwrap();
@@ -126,7 +126,7 @@ fn a_container_lives_from_create_to_delete() {
         let cgroup = Path::new(&cgroup);
         assert!(cgroup.exists());
         fixture.runc.delete(&fixture.id, false).await.unwrap();
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
         assert!(!cgroup.exists());
         // Deleted already is deleted.
         fixture.runc.delete(&fixture.id, false).await.unwrap();
@@ -162,7 +162,7 @@ fn a_command_that_does_not_exist_fails_in_runcs_own_words_and_leaves_nothing() {
         // What dockerd and others look for, in both runtimes' words.
         assert!(text.contains("no-such") && text.contains("not found in $PATH"), "{text}");
         assert_eq!(error.kind(), Kind::Unknown);
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
     });
 }
 
@@ -189,9 +189,9 @@ fn an_id_in_use_is_refused_and_its_container_untouched() {
         fixture.create(Io::null()).await.unwrap();
         let error = fixture.create(Io::null()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
-        assert!(fixture.record().join("exec.fifo").exists());
+        assert!(fixture.state_directory().join("exec.fifo").exists());
         fixture.runc.delete(&fixture.id, true).await.unwrap();
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
     });
 }
 
@@ -269,7 +269,7 @@ fn a_running_container_is_deleted_only_by_force() {
         assert_eq!(error.kind(), Kind::Unknown);
         fixture.runc.delete(&fixture.id, true).await.unwrap();
         ended(&init).await;
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
         assert!(fixture.folder.path().exists());
     });
 }
@@ -288,7 +288,7 @@ fn a_root_whose_dev_is_a_link_to_the_host_is_refused_before_the_runtime_follows_
         let error = fixture.create(Io::null()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         assert!(error.to_string().contains("/dev of the root file system is a link"), "{error}");
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
         let names: Vec<_> =
             fs::read_dir(&host).unwrap().map(|one| one.unwrap().file_name()).collect();
         assert_eq!(names, ["ptmx"]);
@@ -349,7 +349,7 @@ fn a_process_that_was_in_the_containers_group_before_outlives_it() {
             assert!(survived && was_left);
             assert!(!Path::new(&freezer).exists(), "those that it made are gone");
         }
-        assert!(!fixture.record().exists());
+        assert!(!fixture.state_directory().exists());
     });
 }
 
@@ -372,7 +372,7 @@ fn of_two_containers_with_one_group_each_outlives_the_other() {
         second.runc.start(&second.id).await.unwrap();
         ended(&init).await;
         first.runc.delete(&first.id, false).await.unwrap();
-        assert!(!first.record().exists());
+        assert!(!first.state_directory().exists());
         other.signal(shim_sdk::Signal::PROBE).unwrap();
         second.runc.delete(&second.id, true).await.unwrap();
         ended(&other).await;

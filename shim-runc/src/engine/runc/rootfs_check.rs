@@ -1,14 +1,16 @@
-//! Root file systems that a runtime is known to be led out of.
+//! Refuses root file systems with links that a vulnerable runtime would follow to the host.
 //!
-//! runc sets up `/dev` before it changes the root, by paths: with an image whose `/dev` is a link, it
-//! deletes a file called `ptmx` in a directory of the host and puts links there (CVE-2026-41579,
-//! mended in 1.3.6, 1.4.3 and 1.5.0-rc.3; containerd hands such an image on). Where nothing is mounted
-//! at `/dev`, a link in the place of a device leads runc before 1.2.8 (CVE-2025-31133, -52565) and
-//! crun (CVE-2026-88264, -88265; 1.29.1 is not mended) to a file of the host.
+//! runc sets up `/dev` by paths, before it changes the root. If `/dev` of an image is a symbolic
+//! link, it deletes a file named `ptmx` in a directory of the host and creates links there
+//! (CVE-2026-41579, fixed in 1.3.6, 1.4.3 and 1.5.0-rc.3; containerd does not reject such an image).
+//! If nothing is mounted at `/dev`, runc before 1.2.8 (CVE-2025-31133, -52565) and crun
+//! (CVE-2026-88264, -88265; 1.29.1 is not fixed) follow a link in the place of a device to a file of
+//! the host.
 //!
-//! Promise: such a root is refused before a runtime that is not known to be mended is run. What
-//! remains: this looks before the runtime does, so a root file system that a running container shares
-//! can be changed in between. A mended runtime has no such moment, and libcontainer never had.
+//! Promise: such a root file system is refused before a runtime runs that is not known to be fixed.
+//! Limit: the check is made before the runtime looks at the root file system. If a running container
+//! shares the root file system, it can change it in between. A fixed runtime and libcontainer do not
+//! have this race.
 //! See openat2(2), fstatat(2).
 
 use std::path::{Path, PathBuf};
@@ -26,13 +28,13 @@ use shim_sdk::{Kind, Program, spawn};
 use crate::cgroup::remove;
 use crate::error::{EngineError, Operation};
 
-/// The devices that a runtime makes, or opens, in every container.
+/// The devices that a runtime creates or opens in every container.
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "console"];
 
-/// How long a runtime may take to say its version.
+/// The time limit of `--version`.
 const VERSION: Duration = Duration::from_secs(10);
 
-/// What matters here of a container's spec.
+/// The part of a bundle's `config.json` that the checks need.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Spec {
@@ -73,14 +75,14 @@ struct Version(u32, u32, u32, u32);
 const RELEASED: u32 = u32::MAX;
 
 impl Spec {
-    /// Reads a bundle's spec; `None` for one that cannot be read, which is for the runtime to refuse.
+    /// Reads a bundle's spec. Returns `None` if it cannot be read; the runtime then refuses it.
     pub(super) fn read(bundle: &Path) -> Option<Self> {
         let json = read_regular(&bundle.join("config.json"), MAX_SPEC_BYTES).ok()?;
         serde_json::from_slice(&json).ok()
     }
 
-    /// The groups' path, if it says plainly which are meant: a whole path from the root. Others are
-    /// relative to wherever the runtime runs, or systemd's.
+    /// `cgroupsPath`, if it is an absolute path. Other paths are relative to the runtime's own cgroup
+    /// or name a systemd slice.
     pub(super) fn groups(&self) -> Option<&Path> {
         let path = self.linux.as_ref()?.cgroups_path.as_deref()?;
         remove::is_plain(path).then_some(path)
@@ -96,17 +98,17 @@ impl Spec {
     }
 }
 
-/// Refuses a bundle whose root file system would lead this runtime to the host.
+/// Refuses a bundle with a root file system by which this runtime would change files of the host.
 pub(super) async fn check(
     operation: Operation,
     program: &Path,
     bundle: &Path,
     spec: &Spec,
 ) -> Result<(), EngineError> {
-    let Some(link) = leads_out(bundle, spec) else { return Ok(()) };
-    // Asked for such a root alone: hardly any image has one.
+    let Some(link) = link_to_host(bundle, spec) else { return Ok(()) };
+    // The runtime is run for its version only if there is such a link, which is rare.
     let told = version_of(program).await?;
-    if is_mended(&told) {
+    if is_fixed(&told) {
         return Ok(());
     }
     let version = told.lines().next().unwrap_or("it does not tell its version").to_owned();
@@ -118,8 +120,8 @@ pub(super) async fn check(
     Err(EngineError::Refused { operation, kind: Kind::FailedPrecondition, message })
 }
 
-/// The first link in the root file system that would be followed on the host.
-fn leads_out(bundle: &Path, spec: &Spec) -> Option<String> {
+/// The first link in the root file system that a vulnerable runtime would follow on the host.
+fn link_to_host(bundle: &Path, spec: &Spec) -> Option<String> {
     let root = spec.root.as_ref().map_or("rootfs", |root| &root.path);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, bundle.join(root), flags, Mode::empty()).ok()?;
@@ -135,7 +137,7 @@ fn leads_out(bundle: &Path, spec: &Spec) -> Option<String> {
     let dev = match openat2(&root, "dev", flags, Mode::empty(), resolve) {
         Ok(dev) => dev,
         Err(Errno::NOENT | Errno::NOTDIR) => return None,
-        // It was exchanged meanwhile.
+        // It was replaced since the check above.
         Err(_) => return Some("dev".to_owned()),
     };
     let is_link = |name: &&&str| {
@@ -145,7 +147,7 @@ fn leads_out(bundle: &Path, spec: &Spec) -> Option<String> {
     DEVICES.iter().find(is_link).map(|name| format!("dev/{name}"))
 }
 
-/// What the runtime says of its version.
+/// The output of the runtime's `--version`.
 async fn version_of(program: &Path) -> Result<String, EngineError> {
     let failed =
         |cause: shim_sdk::Error| EngineError::Version { program: program.to_owned(), cause };
@@ -154,8 +156,8 @@ async fn version_of(program: &Path) -> Result<String, EngineError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a runtime of this version follows no link on the host. One that nothing is known of does.
-fn is_mended(told: &str) -> bool {
+/// Whether this version is known to be fixed. An unknown runtime is not.
+fn is_fixed(told: &str) -> bool {
     let Some(version) = told.strip_prefix("runc version ").and_then(Version::parse) else {
         return false;
     };
@@ -193,14 +195,14 @@ mod tests {
     #[test]
     fn versions_that_are_mended_are_known() {
         for mended in ["1.3.6", "1.3.10", "1.4.3", "1.5.0-rc.3", "1.5.0", "2.0.0"] {
-            assert!(is_mended(&format!("runc version {mended}\ncommit: x\n")), "{mended}");
+            assert!(is_fixed(&format!("runc version {mended}\ncommit: x\n")), "{mended}");
         }
         let others = ["1.1.5+ds1", "1.0.0-rc95", "1.3.5", "1.4.0", "1.4.2", "1.5.0-rc.2", "x", ""];
         for other in others {
-            assert!(!is_mended(&format!("runc version {other}\n")), "{other}");
+            assert!(!is_fixed(&format!("runc version {other}\n")), "{other}");
         }
-        assert!(!is_mended("crun version 1.29.1\n"));
-        assert!(!is_mended(""));
+        assert!(!is_fixed("crun version 1.29.1\n"));
+        assert!(!is_fixed(""));
     }
 
     fn link(mounts: &[&str], make: impl FnOnce(&Path)) -> Option<String> {
@@ -212,7 +214,7 @@ mod tests {
         let spec = serde_json::json!({"root": {"path": "root"}, "mounts": mounts});
         fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
         make(&root);
-        leads_out(bundle.path(), &Spec::read(bundle.path()).unwrap())
+        link_to_host(bundle.path(), &Spec::read(bundle.path()).unwrap())
     }
 
     #[test]
