@@ -11,10 +11,6 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use shim_sdk::bundle::MAX_SPEC_BYTES;
-use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
 
 use crate::cgroup::made::{self, Others};
@@ -24,6 +20,7 @@ use crate::engine::{AnyEngine, CreateRequest, Engine, ExecRequest, INIT_PID_FILE
 use crate::error::{EngineError, Input, Operation, SystemCall};
 use crate::oom;
 use crate::options::Options;
+use crate::spec::SpecExcerpt;
 use crate::stats;
 
 /// A container, from create to delete.
@@ -401,40 +398,12 @@ struct SpecTraits {
 impl SpecTraits {
     /// Reads the spec. If it cannot be read, the answers are the safe ones.
     fn of(bundle: &Path) -> Self {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Spec {
-            linux: Option<Linux>,
-            hooks: Option<Hooks>,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Linux {
-            namespaces: Option<Vec<Namespace>>,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Hooks {
-            poststop: Option<Vec<IgnoredAny>>,
-        }
-        #[derive(Deserialize)]
-        struct Namespace {
-            r#type: String,
-            #[serde(default)]
-            path: Option<String>,
-        }
-        let spec = bundle.join("config.json");
-        let json = read_regular(&spec, MAX_SPEC_BYTES).unwrap_or_default();
-        let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
-            return Self { own_pid_namespace: false, poststop_hooks: true };
-        };
-        let mut namespaces = spec.linux.and_then(|linux| linux.namespaces).into_iter().flatten();
-        let poststop = spec.hooks.and_then(|hooks| hooks.poststop);
-        Self {
-            own_pid_namespace: namespaces.any(|namespace| {
-                namespace.r#type == "pid" && namespace.path.is_none_or(|path| path.is_empty())
-            }),
-            poststop_hooks: poststop.is_some_and(|hooks| !hooks.is_empty()),
+        match SpecExcerpt::read(bundle) {
+            Some(spec) => Self {
+                own_pid_namespace: spec.has_new_pid_namespace(),
+                poststop_hooks: spec.has_poststop_hooks(),
+            },
+            None => Self { own_pid_namespace: false, poststop_hooks: true },
         }
     }
 }

@@ -12,6 +12,7 @@ mod oom;
 mod options;
 mod overdue;
 mod shim;
+mod spec;
 mod stats;
 mod sys;
 

@@ -38,6 +38,7 @@ use crate::cgroup::made::{self, Made};
 use crate::cgroup::{ahead, remove};
 use crate::error::{EngineError, Input, Operation};
 use crate::overdue;
+use crate::spec::SpecExcerpt;
 
 pub(crate) use features::features;
 
@@ -146,11 +147,15 @@ impl Runc {
     /// that would harm the host, and records which cgroups do not exist yet. Only those are removed
     /// with the container.
     async fn check_spec(&self, operation: Operation, bundle: &Path) -> Result<(), EngineError> {
-        let Some(spec) = rootfs_check::Spec::read(bundle) else { return Ok(()) };
+        let Some(spec) = SpecExcerpt::read(bundle) else { return Ok(()) };
         rootfs_check::check(operation, &self.program, bundle, &spec).await?;
-        let Some(groups) = spec.groups().filter(|_| !self.systemd_cgroup) else { return Ok(()) };
+        let Some(groups) = rootfs_check::plain_cgroups_path(&spec).filter(|_| !self.systemd_cgroup)
+        else {
+            return Ok(());
+        };
         let file = self.file(made::FILE);
-        let made = Made::plan(groups, bundle, remove::everywhere(groups)?, spec.ends_with_init());
+        let made =
+            Made::plan(groups, bundle, remove::everywhere(groups)?, spec.has_new_pid_namespace());
         made.write(&file).map_err(|cause| EngineError::file("write", file, cause))
     }
 

@@ -13,59 +13,24 @@
 //! have this race.
 //! See openat2(2), fstatat(2).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat,
 };
 use rustix::io::Errno;
-use serde::Deserialize;
-use shim_sdk::bundle::MAX_SPEC_BYTES;
-use shim_sdk::file::read_regular;
 use shim_sdk::{Kind, Program, spawn};
 
 use crate::cgroup::remove;
 use crate::error::{EngineError, Operation};
+use crate::spec::SpecExcerpt;
 
 /// The devices that a runtime creates or opens in every container.
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "console"];
 
 /// The time limit of `--version`.
 const VERSION: Duration = Duration::from_secs(10);
-
-/// The part of a bundle's `config.json` that the checks need.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Spec {
-    root: Option<Root>,
-    mounts: Option<Vec<Mount>>,
-    linux: Option<Linux>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Linux {
-    cgroups_path: Option<PathBuf>,
-    namespaces: Option<Vec<Namespace>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Namespace {
-    r#type: String,
-    #[serde(default)]
-    path: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Root {
-    path: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Mount {
-    destination: String,
-}
 
 /// A version: three numbers, and that of the release candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,28 +39,10 @@ struct Version(u32, u32, u32, u32);
 /// Not a candidate.
 const RELEASED: u32 = u32::MAX;
 
-impl Spec {
-    /// Reads a bundle's spec. Returns `None` if it cannot be read; the runtime then refuses it.
-    pub(super) fn read(bundle: &Path) -> Option<Self> {
-        let json = read_regular(&bundle.join("config.json"), MAX_SPEC_BYTES).ok()?;
-        serde_json::from_slice(&json).ok()
-    }
-
-    /// `cgroupsPath`, if it is an absolute path. Other paths are relative to the runtime's own cgroup
-    /// or name a systemd slice.
-    pub(super) fn groups(&self) -> Option<&Path> {
-        let path = self.linux.as_ref()?.cgroups_path.as_deref()?;
-        remove::is_plain(path).then_some(path)
-    }
-
-    /// Whether the container has a new pid namespace.
-    pub(super) fn ends_with_init(&self) -> bool {
-        let namespaces = self.linux.as_ref().and_then(|linux| linux.namespaces.as_ref());
-        namespaces
-            .into_iter()
-            .flatten()
-            .any(|one| one.r#type == "pid" && one.path.as_ref().is_none_or(String::is_empty))
-    }
+/// `cgroupsPath`, if it is an absolute path. Other paths are relative to the runtime's own cgroup or
+/// name a systemd slice.
+pub(super) fn plain_cgroups_path(spec: &SpecExcerpt) -> Option<&Path> {
+    spec.cgroups_path().filter(|path| remove::is_plain(path))
 }
 
 /// Refuses a bundle with a root file system by which this runtime would change files of the host.
@@ -103,7 +50,7 @@ pub(super) async fn check(
     operation: Operation,
     program: &Path,
     bundle: &Path,
-    spec: &Spec,
+    spec: &SpecExcerpt,
 ) -> Result<(), EngineError> {
     let Some(link) = link_to_host(bundle, spec) else { return Ok(()) };
     // The runtime is run for its version only if there is such a link, which is rare.
@@ -121,16 +68,13 @@ pub(super) async fn check(
 }
 
 /// The first link in the root file system that a vulnerable runtime would follow on the host.
-fn link_to_host(bundle: &Path, spec: &Spec) -> Option<String> {
-    let root = spec.root.as_ref().map_or("rootfs", |root| &root.path);
+fn link_to_host(bundle: &Path, spec: &SpecExcerpt) -> Option<String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, bundle.join(root), flags, Mode::empty()).ok()?;
+    let root = openat(CWD, bundle.join(spec.root_path()), flags, Mode::empty()).ok()?;
     if readlinkat(&root, "dev", Vec::new()).is_ok() {
         return Some("dev".to_owned());
     }
-    let mut mounts = spec.mounts.iter().flatten();
-    let is_dev = |mount: &Mount| Path::new(&mount.destination) == Path::new("/dev");
-    if mounts.any(is_dev) {
+    if spec.has_mount_at(Path::new("/dev")) {
         return None;
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -214,7 +158,7 @@ mod tests {
         let spec = serde_json::json!({"root": {"path": "root"}, "mounts": mounts});
         fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
         make(&root);
-        link_to_host(bundle.path(), &Spec::read(bundle.path()).unwrap())
+        link_to_host(bundle.path(), &SpecExcerpt::read(bundle.path()).unwrap())
     }
 
     #[test]
