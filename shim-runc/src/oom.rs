@@ -64,7 +64,7 @@ impl OomMonitor {
                 inotify(events)?
             }
         };
-        let source = sys::ready::readable(source)
+        let source = sys::poll::readable(source)
             .map_err(|cause| EngineError::system(SystemCall::EpollAdd, cause))?;
         let task = tokio::task::spawn_local(watch(source, Rc::clone(&counted)));
         Ok(Some(Self { counted, task }))

@@ -34,8 +34,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::image::Image;
 use super::wire::{self, Frame, Reply, Request};
-use super::{HELPER_ARGUMENT, HELPER_SOCKET, sys};
+use super::{HELPER_ARGUMENT, HELPER_SOCKET};
 use crate::overdue;
+use crate::sys;
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(2);
@@ -119,9 +120,10 @@ impl Connection {
         let (pid, pidfd) = (helper.pid().get().cast_signed(), helper.pidfd());
         let pidfd = pidfd.ok_or_else(|| io::ErrorKind::NotFound.into());
         let pidfd = pidfd.and_then(|pidfd| pidfd.try_clone_to_owned()).map_err(step("hold it"))?;
-        let socket = sys::async_fd(near, Interest::READABLE | Interest::WRITABLE)
+        let socket = sys::poll::async_fd(near, Interest::READABLE | Interest::WRITABLE)
             .map_err(step("watch the socket"))?;
-        let process = sys::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
+        let process =
+            sys::poll::async_fd(pidfd, Interest::READABLE).map_err(step("watch the child"))?;
         log::debug!("started libcontainer helper {pid}");
         Ok(Self { socket, process, pid, sequence: Cell::new(0), command_line })
     }

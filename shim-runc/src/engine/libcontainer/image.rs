@@ -139,7 +139,7 @@ mod tests {
     use std::os::fd::{AsFd, AsRawFd};
 
     use super::*;
-    use crate::engine::libcontainer::sys;
+    use crate::sys;
 
     /// A binary that no process runs, so that ETXTBSY does not protect it and only the image's own
     /// protection is tried.
@@ -162,7 +162,7 @@ mod tests {
         let binary = folder.path().join("binary");
         let image = overlaid(&binary).unwrap();
         assert_eq!(write_to(&image.file).kind(), io::ErrorKind::ReadOnlyFilesystem);
-        sys::make_mount_writable(image._mount.as_ref().unwrap()).unwrap();
+        sys::mount::make_mount_writable(image._mount.as_ref().unwrap()).unwrap();
         assert_eq!(write_to(&image.file).kind(), io::ErrorKind::ReadOnlyFilesystem);
         let text = std::fs::read(format!("/proc/self/fd/{}", image.file.as_raw_fd())).unwrap();
         assert_eq!(text, b"the host's");

@@ -25,7 +25,6 @@ mod helper;
 mod image;
 mod pool;
 mod report;
-mod sys;
 mod wire;
 
 #[cfg(test)]
@@ -52,6 +51,7 @@ use self::connection::{Answer, AskError};
 use self::pool::{Call, Pool};
 use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
+use crate::sys;
 
 pub(crate) use self::features::features;
 
@@ -486,7 +486,7 @@ fn known(operation: Operation, pid: i32) -> Result<Pid, EngineError> {
 
 /// Follows a report to its end.
 async fn read_to_end(report: OwnedFd) -> std::io::Result<Findings> {
-    let report = sys::async_fd(report, Interest::READABLE)?;
+    let report = sys::poll::async_fd(report, Interest::READABLE)?;
     let mut findings = Findings::default();
     let read = async {
         loop {

@@ -48,7 +48,7 @@ pub(super) async fn through_fifo(
         return Ok(false);
     };
     let watch = |fd: io::Result<OwnedFd>| {
-        fd.and_then(sys::ready::readable)
+        fd.and_then(sys::poll::readable)
             .map_err(|cause| EngineError::system(SystemCall::EpollAdd, cause))
     };
     let reader = watch(Ok(reader))?;

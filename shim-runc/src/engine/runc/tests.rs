@@ -104,7 +104,7 @@ fn text_of(mut file: &fs::File) -> String {
 
 async fn ended(process: &ProcessHandle) {
     let Some(pidfd) = process.pidfd() else { return };
-    let pidfd = crate::sys::ready::readable(pidfd.try_clone_to_owned().unwrap()).unwrap();
+    let pidfd = crate::sys::poll::readable(pidfd.try_clone_to_owned().unwrap()).unwrap();
     let _ready = pidfd.readable().await.unwrap();
 }
 

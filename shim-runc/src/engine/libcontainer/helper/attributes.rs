@@ -19,8 +19,8 @@ use libcontainer::syscall::syscall::create_syscall;
 use nix::sys::stat::Mode;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
+use crate::sys;
 
 /// Where the kernel takes the profile of the next program, since 5.8 and before.
 const APPARMOR: [&str; 2] = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
@@ -38,10 +38,11 @@ pub(super) fn set(process: &Process) -> Result<(), Failure> {
             .map_err(|error| failed("set the I/O priority", &error))?;
     }
     if let Some(wanted) = process.scheduler() {
-        sys::set_scheduler(wanted).map_err(|error| failed("error setting scheduler", &error))?;
+        sys::process::set_scheduler(wanted)
+            .map_err(|error| failed("error setting scheduler", &error))?;
     }
     for limit in process.rlimits().iter().flatten() {
-        sys::raise_limit(limit.typ() as u32, limit.soft(), limit.hard())
+        sys::process::raise_limit(limit.typ() as u32, limit.soft(), limit.hard())
             .map_err(|error| failed(&format!("set {:?}", limit.typ()), &error))?;
     }
     if let Some(score) = process.oom_score_adj() {

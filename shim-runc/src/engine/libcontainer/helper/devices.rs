@@ -14,7 +14,7 @@ use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
-use super::super::sys;
+use crate::sys;
 
 /// The kinds and ways of access as the kernel tells them (`BPF_DEVCG_*`).
 const BLOCK: i32 = 1;
@@ -105,8 +105,10 @@ impl Devices {
         let named = |what: &'static str| {
             move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
         };
-        let program = sys::load_device_program(&self.program()).map_err(named("bpf(PROG_LOAD)"))?;
-        sys::attach_device_program(program, File::open(group)?).map_err(named("bpf(PROG_ATTACH)"))
+        let program =
+            sys::bpf::load_device_program(&self.program()).map_err(named("bpf(PROG_LOAD)"))?;
+        sys::bpf::attach_device_program(program, File::open(group)?)
+            .map_err(named("bpf(PROG_ATTACH)"))
     }
 
     /// As instructions. The last rule is asked first; what it does not decide of the access is left

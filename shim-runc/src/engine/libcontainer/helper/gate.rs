@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::super::sys::process as sys;
 use super::super::wire;
 use super::cgroup::{self, Cgroups};
+use crate::sys;
 
 /// What goes with the doors; any text will do.
 const WORD: &[u8] = b"in";
@@ -58,7 +58,7 @@ impl Gate {
     pub(super) fn pass(&self) -> io::Result<()> {
         match self.doors()? {
             Some(doors) => cgroup::join(&doors),
-            None => sys::exit(1),
+            None => sys::clone::exit(1),
         }
     }
 

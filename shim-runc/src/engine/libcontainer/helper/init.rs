@@ -32,7 +32,6 @@ use libcontainer::process::memory_policy::setup_memory_policy;
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::utils::parse_env;
 
-use super::super::sys::{self, process as call};
 use super::super::wire::{Failure, Reason};
 use super::super::{go, report};
 use super::container::failure;
@@ -44,6 +43,7 @@ use super::rootfs::{RootFs, Terminal};
 use super::spaces::Spaces;
 use super::words::{self, Word, Words};
 use super::{attributes, hold, procfs, terminal};
+use crate::sys;
 
 /// What init is made of.
 pub(super) struct Init<'a> {
@@ -71,7 +71,7 @@ impl Init<'_> {
     pub(super) fn run(&self, words: &Words) -> ! {
         let Err(failure) = self.set_out(words);
         report::tell(self.report.as_fd(), &failure);
-        call::exit(1)
+        sys::clone::exit(1)
     }
 
     fn set_out(&self, words: &Words) -> Result<std::convert::Infallible, Failure> {
@@ -105,12 +105,12 @@ impl Init<'_> {
     /// Goes on in a clone, and ends here. What the clone says comes after what is said of it.
     fn clone_init(&self, words: &Words) -> Result<(), Failure> {
         let (hold, release) = hold::make().map_err(|error| failed("pipe", &error))?;
-        let cloned = call::clone_sibling(self.spaces.make_pid_namespace(), None);
+        let cloned = sys::clone::clone_sibling(self.spaces.make_pid_namespace(), None);
         match cloned.map_err(|error| failed("clone init", &error))? {
             Some((pid, _)) => {
                 words.say(&Word::Cloned { pid }).map_err(|error| words::left(&error))?;
                 release.go();
-                call::exit(0)
+                sys::clone::exit(0)
             }
             None => {
                 drop(release);
@@ -139,7 +139,7 @@ impl Init<'_> {
             }
         }
         if self.spaces.make_network() {
-            sys::loopback_up().map_err(|error| failed("bring up the loopback", &error))?;
+            sys::network::loopback_up().map_err(|error| failed("bring up the loopback", &error))?;
         }
         self.take_devices(words)?;
         let hooks = || {
@@ -259,7 +259,7 @@ impl Init<'_> {
 }
 
 fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-    call::close_all_but(kept).map_err(|error| failed("close descriptors", &error))
+    sys::fd::close_all_but(kept).map_err(|error| failed("close descriptors", &error))
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

@@ -15,8 +15,8 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
-use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
+use crate::sys;
 
 /// Opens a path of the container.
 pub(super) fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -38,7 +38,7 @@ pub(super) fn verify_directory() -> Result<(), Failure> {
         let text = format!("the working directory is outside the container: {why}");
         Failure::new(Reason::Other, text)
     };
-    match sys::current_directory() {
+    match sys::process::current_directory() {
         Ok(path) if path.starts_with(b"/") => Ok(()),
         // "(unreachable)..."
         Ok(path) => Err(refused(&String::from_utf8_lossy(&path))),

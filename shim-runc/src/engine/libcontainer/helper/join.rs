@@ -31,7 +31,6 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces};
 
 use super::super::report;
-use super::super::sys::{self, process as call};
 use super::super::wire::{Failure, Reason};
 use super::hold::Hold;
 use super::identity::{Command, Identity};
@@ -39,6 +38,7 @@ use super::keyring::Keyring;
 use super::rootfs;
 use super::words::{self, Word, Words};
 use super::{attributes, cgroup, inside, lookup, null, terminal};
+use crate::sys;
 
 /// What a clone is called until it is the user's command; at most 15 bytes.
 pub(super) const NAME: &CStr = c"youki:[2:INIT]";
@@ -93,7 +93,7 @@ impl Joining {
         };
         // Inherited, so that the clone is known for what it is from the first.
         let _ = rustix::thread::set_name(NAME);
-        let cloned = call::clone_sibling(false, group);
+        let cloned = sys::clone::clone_sibling(false, group);
         if let Ok(None) = cloned {
             self.intermediate(&there);
         }
@@ -119,7 +119,7 @@ impl Joining {
                 1
             }
         };
-        call::exit(status)
+        sys::clone::exit(status)
     }
 
     fn clone_inside(&self, words: &Words) -> Result<(), Failure> {
@@ -141,7 +141,7 @@ impl Joining {
         }
         self.close_but(&[words.as_fd()])?;
         self.identity.shed()?;
-        let cloned = call::clone_sibling(false, None);
+        let cloned = sys::clone::clone_sibling(false, None);
         match cloned.map_err(|error| failed("clone in the container", &error))? {
             Some((pid, _)) => {
                 words.say(&Word::Cloned { pid }).map_err(|error| failed("tell the pid", &error))
@@ -164,7 +164,7 @@ impl Joining {
             Err(failure) => failure,
         };
         report::tell(self.report.as_fd(), &failure);
-        call::exit(1)
+        sys::clone::exit(1)
     }
 
     fn settle(&self) -> Result<Command, Failure> {
@@ -178,7 +178,7 @@ impl Joining {
                 let root = inside::open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY);
                 let root = root.map_err(|error| failed("open /", &error))?;
                 terminal::attach(rootfs::open_terminal(root)?, console)?;
-                call::close_all_but(&[self.report.as_fd(), self.hold.as_fd()])
+                sys::fd::close_all_but(&[self.report.as_fd(), self.hold.as_fd()])
                     .map_err(|error| failed("close descriptors", &error))?;
             }
             None => null::take_the_containers(),
@@ -194,7 +194,7 @@ impl Joining {
         let mut kept = vec![self.report.as_fd(), self.hold.as_fd()];
         kept.extend(self.console.as_ref().map(AsFd::as_fd));
         kept.extend_from_slice(these);
-        call::close_all_but(&kept).map_err(|error| failed("close descriptors", &error))
+        sys::fd::close_all_but(&kept).map_err(|error| failed("close descriptors", &error))
     }
 }
 
@@ -221,7 +221,7 @@ pub(super) fn become_root() -> Result<(), Failure> {
 /// Executes the command; returns why that failed.
 pub(super) fn execute(command: &Command) -> Failure {
     // Rust ignores it; a pipeline in the container relies on the default.
-    let _ = sys::reset_signal(Signal::SIGPIPE);
+    let _ = sys::signal::reset_signal(Signal::SIGPIPE);
     let Err(error) =
         nix::unistd::execve(&command.program, &command.arguments, &command.environment);
     let name = command.arguments.first().map(|name| name.to_string_lossy());

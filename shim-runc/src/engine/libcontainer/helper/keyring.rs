@@ -15,8 +15,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
+use crate::sys;
 
 /// The file in a container's record.
 const FILE: &str = "keyring";
@@ -62,8 +62,8 @@ impl Keyring {
     /// user namespace and as its root: names are known in one user namespace.
     pub(super) fn join(&self) -> Result<(), Failure> {
         let join = || {
-            let keyring = sys::join_session_keyring(&self.0)?;
-            sys::set_key_permissions(keyring, PERMISSIONS)
+            let keyring = sys::keyring::join_session_keyring(&self.0)?;
+            sys::keyring::set_key_permissions(keyring, PERMISSIONS)
         };
         match join() {
             Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => {

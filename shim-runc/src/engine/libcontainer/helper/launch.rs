@@ -35,7 +35,6 @@ use libcontainer::validator::Validator;
 use rustix::process::{Signal, pidfd_send_signal};
 use shim_sdk::error::report;
 
-use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
 use super::container::{Streams, failure};
@@ -50,6 +49,7 @@ use super::spaces::Spaces;
 use super::words::{self, Word, Words};
 use super::{check, limits, listener, terminal};
 use crate::cgroup::v2 as unified;
+use crate::sys;
 
 /// What is to be made.
 pub(super) struct Launch<'a> {
@@ -228,7 +228,7 @@ fn clone(
     let in_new_pid_namespace = !init.spaces.need_intermediate() && init.spaces.make_pid_namespace();
     // Inherited, so that the clone is known for what it is from the first.
     let _ = rustix::thread::set_name(NAME);
-    let cloned = sys::clone_sibling(in_new_pid_namespace, group.map(AsFd::as_fd));
+    let cloned = sys::clone::clone_sibling(in_new_pid_namespace, group.map(AsFd::as_fd));
     if !matches!(cloned, Ok(None)) {
         let _ = rustix::thread::set_name(super::NAME);
     }

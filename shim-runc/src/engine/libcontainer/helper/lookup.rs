@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags, accessat, fstat};
 use rustix::io::Errno;
 
-use super::super::sys::process as sys;
 use super::super::wire::{Failure, Reason};
 use super::inside;
+use crate::sys;
 
 /// The path to execute for `command`, as the calling process sees it with its own rights.
 pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf, Failure> {
@@ -69,7 +69,7 @@ fn check(path: &Path) -> Result<(), Errno> {
     if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
     }
-    match sys::may_execute(&file) {
+    match sys::process::may_execute(&file) {
         // Before 5.8.
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
             accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)

@@ -49,7 +49,8 @@ use rustix::process::DumpableBehavior;
 use self::hold::Release;
 use self::plan::Plan;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
-use super::{HELPER_SOCKET, report, sys};
+use super::{HELPER_SOCKET, report};
+use crate::sys;
 
 /// A helper that is asked nothing for so long leaves; the next request starts another.
 const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -90,16 +91,16 @@ pub(crate) fn run() -> ExitCode {
 
 /// Makes the process what libcontainer and the safety of the host want it to be.
 fn prepare() -> io::Result<OwnedFd> {
-    let socket = sys::inherited(HELPER_SOCKET)?;
-    sys::close_from(HELPER_SOCKET + 1)?;
+    let socket = sys::fd::inherited(HELPER_SOCKET)?;
+    sys::fd::close_from(HELPER_SOCKET + 1)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_name(NAME)?;
     rustix::process::chdir("/")?;
     // Clones inherit this. posix_spawn(3), by which the shim starts the helper, leaves signals 32 and
     // 33 ignored.
-    sys::process::reset_signals(libc::SIGPIPE)?;
+    sys::signal::reset_signals(libc::SIGPIPE)?;
     // A hook may end without having read its state. What is executed in a container gets the default.
-    sys::ignore_broken_pipes()?;
+    sys::signal::ignore_broken_pipes()?;
     // runc's own; what a container's spec leaves open is inherited from here.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A container gets the groups its spec lists and none of the shim's. In a user namespace

@@ -32,10 +32,10 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities,
 };
 
-use super::super::sys::process as call;
 use super::super::wire::{Failure, Reason};
 use super::hold;
 use super::words::{self, Word, Words};
+use crate::sys;
 
 /// One packet carries at most this many descriptors; no spec is expected to mount procfs more often.
 const MOST: usize = 16;
@@ -72,7 +72,7 @@ fn by_option(namespace: BorrowedFd<'_>, times: usize) -> rustix::io::Result<Vec<
 /// Has a process open it.
 fn by_process(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, Failure> {
     let (here, there) = words::pair().map_err(|error| failed("socketpair", &error))?;
-    match call::clone_child().map_err(|error| failed("clone", &error))? {
+    match sys::clone::clone_child().map_err(|error| failed("clone", &error))? {
         Some((hermit, _)) => {
             drop(there);
             let opened = receive(&here, hermit);
@@ -83,7 +83,7 @@ fn by_process(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, F
             if let Err(error) = retreat(namespace, &there, times) {
                 let _ = there.say(&Word::NotOpened(error.to_string()));
             }
-            call::exit(1)
+            sys::clone::exit(1)
         }
     }
 }
@@ -117,18 +117,18 @@ fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
 
 /// The hermit's part.
 fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::Result<()> {
-    call::close_all_but(&[namespace, there.as_fd()])?;
+    sys::fd::close_all_but(&[namespace, there.as_fd()])?;
     empty_root()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))?;
-    call::close_all_but(&[there.as_fd()])?;
+    sys::fd::close_all_but(&[there.as_fd()])?;
     let needed = CapabilitySet::SYS_ADMIN;
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: needed, permitted: needed, inheritable })?;
     let (hold, release) = hold::make()?;
-    if let Some((pid, _)) = call::clone_sibling(false, None)? {
+    if let Some((pid, _)) = sys::clone::clone_sibling(false, None)? {
         there.say(&Word::Cloned { pid })?;
         release.go();
-        call::exit(0)
+        sys::clone::exit(0)
     }
     drop(release);
     if !hold.wait() {

@@ -26,8 +26,8 @@ use libseccomp::{
 };
 use rustix::fs::MemfdFlags;
 
-use super::super::sys;
 use super::super::wire::{Failure, Reason};
+use crate::sys;
 
 /// The directory of kept programs, beside the containers' records; no container can have the name.
 const DIRECTORY: &str = ".seccomp";
@@ -74,7 +74,7 @@ impl Program {
 
     /// Confines the calling process for good; returns what a listener needs.
     pub(super) fn load(&self) -> Result<Option<OwnedFd>, Failure> {
-        sys::set_seccomp_filter(&self.code, self.flags)
+        sys::seccomp::set_seccomp_filter(&self.code, self.flags)
             .map_err(|error| Failure::new(Reason::Other, format!("load seccomp profile: {error}")))
     }
 }

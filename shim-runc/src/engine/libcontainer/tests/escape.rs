@@ -8,6 +8,7 @@ use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, wait};
+use crate::sys;
 
 #[test]
 fn the_host_binary_cannot_be_reached_through_a_process_of_the_container() {
@@ -28,7 +29,7 @@ fn the_host_binary_cannot_be_reached_through_a_process_of_the_container() {
             [fs::File::open(&exe).unwrap().into(), open_tree(CWD, &*exe, flags).unwrap()];
         for mount in same {
             // The mount of the file itself is no other than that of its directory, its copy is.
-            let _ = super::super::sys::make_mount_writable(&mount);
+            let _ = sys::mount::make_mount_writable(&mount);
             let through = format!("/proc/self/fd/{}", mount.as_raw_fd());
             let refused = fs::File::options().write(true).open(through).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "{refused}");

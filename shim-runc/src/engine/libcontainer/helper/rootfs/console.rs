@@ -11,9 +11,10 @@ use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags, fstatfs, mknodat,
 use rustix::io::Errno;
 
 use super::super::super::wire::{Failure, Reason};
+use super::failed;
 use super::mounts::{attach, clone_tree};
 use super::tree::open_in;
-use super::{failed, sys};
+use crate::sys;
 
 /// The magic number of devpts (statfs(2)).
 const DEVPTS: FsWord = 0x1cd1;
@@ -38,7 +39,7 @@ pub(in super::super) fn open_terminal(root: impl AsFd) -> Result<Terminal, Failu
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = openat2(&directory, "ptmx", flags, Mode::empty(), resolve).map_err(of)?;
-    let slave = sys::terminal_peer(&master)
+    let slave = sys::terminal::terminal_peer(&master)
         .map_err(|error| failed("open the other side of a terminal", &error))?;
     Ok(Terminal { master, slave })
 }

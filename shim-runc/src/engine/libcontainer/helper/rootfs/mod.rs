@@ -23,7 +23,6 @@ mod nodes;
 mod options;
 mod pivot;
 mod protect;
-mod sys;
 mod sysctl;
 mod tree;
 

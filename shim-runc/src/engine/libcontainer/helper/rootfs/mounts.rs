@@ -28,7 +28,8 @@ use rustix::mount::{
 use super::super::super::wire::{Failure, Reason};
 use super::options::{Change, Options};
 use super::tree::{self, LastLink, Missing, Names, PROCFS, Place, Tree, clean};
-use super::{copy_up, failed, sys};
+use super::{copy_up, failed};
+use crate::sys;
 
 /// The magic number of sysfs (statfs(2)).
 const SYSFS: rustix::fs::FsWord = 0x6265_6572;
@@ -471,12 +472,12 @@ pub(super) fn set(mount: impl AsFd, recursive: bool, change: Change) -> io::Resu
         return Ok(());
     }
     let (set, clear) = (change.set.bits().into(), change.clear.bits().into());
-    sys::set_mount_attributes(mount, recursive, set, clear, 0)
+    sys::mount::set_mount_attributes(mount, recursive, set, clear, 0)
 }
 
 /// Changes how a mount propagates.
 pub(super) fn propagate(mount: impl AsFd, kind: MsFlags) -> io::Result<()> {
     let recursive = kind.contains(MsFlags::MS_REC);
     let kind = (kind - MsFlags::MS_REC).bits();
-    sys::set_mount_attributes(mount, recursive, 0, 0, kind)
+    sys::mount::set_mount_attributes(mount, recursive, 0, 0, kind)
 }
