@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use prost::Message;
-use prost_types::Any;
-use protos::grpc::containerd::events as event;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
-use crate::events::Bus;
+use crate::any::Any;
+use crate::events::{Bus, Event};
 use crate::maker;
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
@@ -188,19 +187,13 @@ impl Containers {
                 Ok(container)
             })
             .await?;
-        let runtime = event::container_create::Runtime {
-            name: container.runtime.clone(),
+        let event = Event::ContainerCreated {
+            id: container.id.clone(),
+            image: container.image.clone(),
+            runtime: container.runtime.clone(),
             options: container.options.clone(),
         };
-        self.tell(
-            namespace,
-            "/containers/create",
-            &event::ContainerCreate {
-                id: container.id.clone(),
-                image: container.image.clone(),
-                runtime: Some(runtime),
-            },
-        );
+        self.events.publish(namespace, event);
         Ok(container)
     }
 
@@ -236,16 +229,13 @@ impl Containers {
                 Ok::<_, RecordError>(container)
             })
             .await?;
-        self.tell(
-            namespace,
-            "/containers/update",
-            &event::ContainerUpdate {
-                id: container.id.clone(),
-                image: container.image.clone(),
-                labels: container.labels.clone().into_iter().collect(),
-                snapshot_key: container.snapshot_key.clone(),
-            },
-        );
+        let event = Event::ContainerUpdated {
+            id: container.id.clone(),
+            image: container.image.clone(),
+            labels: container.labels.clone(),
+            snapshot_key: container.snapshot_key.clone(),
+        };
+        self.events.publish(namespace, event);
         Ok(container)
     }
 
@@ -264,12 +254,8 @@ impl Containers {
                 Ok(())
             })
             .await?;
-        self.tell(namespace, "/containers/delete", &event::ContainerDelete { id: id.to_owned() });
+        self.events.publish(namespace, Event::ContainerDeleted { id: id.to_owned() });
         Ok(())
-    }
-
-    fn tell<M: prost::Name>(&self, namespace: &Namespace, topic: &str, message: &M) {
-        self.events.publish(namespace, topic, protos::any::pack(message));
     }
 }
 

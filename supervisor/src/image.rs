@@ -7,11 +7,10 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
-use protos::grpc::containerd::services::images::v1 as event;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use crate::content::{Descriptor, Digest};
-use crate::events::Bus;
+use crate::events::{Bus, Event};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
@@ -126,11 +125,8 @@ impl Images {
                 Ok(image)
             })
             .await?;
-        self.tell(
-            namespace,
-            "/images/create",
-            &event::ImageCreate { name: image.name.clone(), labels: wire(&image.labels) },
-        );
+        let (name, labels) = (image.name.clone(), image.labels.clone());
+        self.events.publish(namespace, Event::ImageCreated { name, labels });
         Ok(image)
     }
 
@@ -161,12 +157,13 @@ impl Images {
             })
             .await?;
         for (image, existed) in &stored {
-            let (name, labels) = (image.name.clone(), wire(&image.labels));
-            if *existed {
-                self.tell(namespace, "/images/update", &event::ImageUpdate { name, labels });
+            let (name, labels) = (image.name.clone(), image.labels.clone());
+            let event = if *existed {
+                Event::ImageUpdated { name, labels }
             } else {
-                self.tell(namespace, "/images/create", &event::ImageCreate { name, labels });
-            }
+                Event::ImageCreated { name, labels }
+            };
+            self.events.publish(namespace, event);
         }
         Ok(stored.into_iter().map(|(image, _)| image).collect())
     }
@@ -190,11 +187,8 @@ impl Images {
                 Ok::<_, RecordError>(image)
             })
             .await?;
-        self.tell(
-            namespace,
-            "/images/update",
-            &event::ImageUpdate { name: image.name.clone(), labels: wire(&image.labels) },
-        );
+        let (name, labels) = (image.name.clone(), image.labels.clone());
+        self.events.publish(namespace, Event::ImageUpdated { name, labels });
         Ok(image)
     }
 
@@ -220,12 +214,8 @@ impl Images {
                 Ok(())
             })
             .await?;
-        self.tell(namespace, "/images/delete", &event::ImageDelete { name: name.to_owned() });
+        self.events.publish(namespace, Event::ImageDeleted { name: name.to_owned() });
         Ok(())
-    }
-
-    fn tell<M: prost::Name>(&self, namespace: &Namespace, topic: &str, message: &M) {
-        self.events.publish(namespace, topic, protos::any::pack(message));
     }
 }
 
@@ -351,10 +341,6 @@ fn damaged(cause: rusqlite::types::FromSqlError) -> MetadataError {
     MetadataError::Damaged { what: "image", cause: cause.into() }
 }
 
-fn wire(labels: &Labels) -> std::collections::HashMap<String, String> {
-    labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_created_is_found_listed_and_told() {
         let (_folder, bus, images, namespace) = open();
-        let mut events = bus.subscribe(Filters::default());
+        let mut events = bus.subscribe(|_| true);
         let made = images.create(&namespace, image("x:1", b"one")).await.unwrap();
         let found = images.get(&namespace, "x:1").await.unwrap();
         assert_eq!((&found.labels, &found.target), (&made.labels, &made.target));
@@ -399,7 +385,7 @@ mod tests {
         bus.close();
         let mut topics = Vec::new();
         while let Some(event) = events.next().await {
-            topics.push(event.topic.clone());
+            topics.push(event.topic().to_owned());
         }
         assert_eq!(topics, ["/images/create", "/images/delete"]);
     }

@@ -3,6 +3,7 @@
 //! One binary. `supervisor serve` is the daemon ([`daemon`]); every other command ([`cli`]) is a
 //! client of its socket and starts it when nothing listens.
 
+mod any;
 mod api;
 mod aside;
 mod check;

@@ -102,30 +102,35 @@ fn from_wire(container: Option<wire::Container>) -> Result<Container, Status> {
         labels: labels(wire.labels),
         image: wire.image,
         runtime: runtime.name,
-        options: runtime.options,
-        spec: wire.spec,
+        options: runtime.options.map(Into::into),
+        spec: wire.spec.map(Into::into),
         snapshotter: wire.snapshotter,
         snapshot_key: wire.snapshot_key,
         sandbox: wire.sandbox,
-        extensions: wire.extensions.into_iter().collect(),
+        extensions: wire.extensions.into_iter().map(|(name, any)| (name, any.into())).collect(),
         created: never,
         updated: never,
     })
 }
 
 fn to_wire(container: Container) -> wire::Container {
-    let runtime = wire::container::Runtime { name: container.runtime, options: container.options };
+    let options = container.options.map(Into::into);
+    let runtime = wire::container::Runtime { name: container.runtime, options };
     wire::Container {
         id: container.id,
         labels: wire_labels(container.labels),
         image: container.image,
         runtime: Some(runtime),
-        spec: container.spec,
+        spec: container.spec.map(Into::into),
         snapshotter: container.snapshotter,
         snapshot_key: container.snapshot_key,
         created_at: wire_time(container.created),
         updated_at: wire_time(container.updated),
-        extensions: container.extensions.into_iter().collect(),
+        extensions: container
+            .extensions
+            .into_iter()
+            .map(|(name, any)| (name, any.into()))
+            .collect(),
         sandbox: container.sandbox,
     }
 }

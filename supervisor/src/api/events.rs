@@ -1,14 +1,15 @@
-//! The Events service: publish, forward, subscribe.
+//! containerd.services.events.v1.Events.
 
 use std::time::SystemTime;
 
 use protos::grpc::containerd::services::events::v1 as wire;
-use protos::grpc::containerd::types::Envelope;
+use protos::grpc::containerd::types;
 use tokio_stream::Stream;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use crate::events::{Bus, Event, Subscription};
+use super::event_message::{accepts, message};
+use crate::events::{Bus, Envelope, Event, Subscription};
 use crate::metadata::filter::Filters;
 
 /// containerd.services.events.v1.Events over the bus.
@@ -30,13 +31,9 @@ impl wire::events_server::Events for Events {
     ) -> Result<Response<()>, Status> {
         let namespace = super::namespace(&request)?;
         let wire::PublishRequest { topic, event } = request.into_inner();
-        let event = Event {
-            timestamp: SystemTime::now(),
-            namespace: namespace.as_str().to_owned(),
-            topic,
-            event: event.unwrap_or_default(),
-        };
-        forward(&self.bus, event)
+        let event = Event::Forwarded { topic, message: event.unwrap_or_default().into() };
+        let (timestamp, namespace) = (SystemTime::now(), namespace.as_str().to_owned());
+        forward(&self.bus, Envelope { timestamp, namespace, event })
     }
 
     async fn forward(
@@ -60,39 +57,43 @@ impl wire::events_server::Events for Events {
     async fn subscribe(
         &self,
         request: Request<wire::SubscribeRequest>,
-    ) -> Result<Response<BoxStream<Envelope>>, Status> {
+    ) -> Result<Response<BoxStream<types::Envelope>>, Status> {
         let filters = Filters::parse(&request.into_inner().filters)
             .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
-        let subscription = self.bus.subscribe(filters);
+        let subscription = self.bus.subscribe(accepts(filters));
         Ok(Response::new(Box::pin(stream(subscription))))
     }
 }
 
-fn forward(bus: &Bus, event: Event) -> Result<Response<()>, Status> {
+fn forward(bus: &Bus, event: Envelope) -> Result<Response<()>, Status> {
     bus.forward(event).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(Response::new(()))
 }
 
 /// The stream of a subscription, which ends when the subscription does.
-fn stream(subscription: Subscription) -> impl Stream<Item = Result<Envelope, Status>> + Send {
+fn stream(
+    subscription: Subscription,
+) -> impl Stream<Item = Result<types::Envelope, Status>> + Send {
     subscription.into_stream(|event| Ok(to_wire(&event)))
 }
 
-fn from_wire(envelope: Envelope) -> Event {
+fn from_wire(envelope: types::Envelope) -> Envelope {
     let timestamp = envelope.timestamp.and_then(|at| SystemTime::try_from(at).ok());
-    Event {
+    Envelope {
         timestamp: timestamp.unwrap_or_else(SystemTime::now),
         namespace: envelope.namespace,
-        topic: envelope.topic,
-        event: envelope.event.unwrap_or_default(),
+        event: Event::Forwarded {
+            topic: envelope.topic,
+            message: envelope.event.unwrap_or_default().into(),
+        },
     }
 }
 
-fn to_wire(event: &Event) -> Envelope {
-    Envelope {
-        timestamp: Some(event.timestamp.into()),
-        namespace: event.namespace.clone(),
-        topic: event.topic.clone(),
-        event: Some(event.event.clone()),
+fn to_wire(envelope: &Envelope) -> types::Envelope {
+    types::Envelope {
+        timestamp: Some(envelope.timestamp.into()),
+        namespace: envelope.namespace.clone(),
+        topic: envelope.topic().to_owned(),
+        event: Some(message(&envelope.event)),
     }
 }

@@ -198,7 +198,8 @@ impl wire::introspection_server::Introspection for Introspection {
             let asked = protos::any::unpack::<RuntimeRequest>(&options)
                 .ok_or_else(|| Status::invalid_argument("options are not a RuntimeRequest"))?
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let info = self.tasks.runtime_info(&asked.runtime_path, asked.options).await;
+            let info =
+                self.tasks.runtime_info(&asked.runtime_path, asked.options.map(Into::into)).await;
             let info = info.map_err(super::status::refuse)?;
             // Decoded once, so that what is passed on is what it is said to be.
             let info = protos::grpc::containerd::types::RuntimeInfo::decode(info.as_slice())

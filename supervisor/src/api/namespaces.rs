@@ -1,13 +1,11 @@
 //! containerd.services.namespaces.v1.Namespaces.
 
-use prost_types::Any;
-use protos::grpc::containerd::events as event;
 use protos::grpc::containerd::services::namespaces::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
 use super::translate::{labels, paths, wire_labels};
-use crate::events::Bus;
+use crate::events::{Bus, Event};
 use crate::metadata::Namespace;
 use crate::namespace;
 
@@ -20,11 +18,6 @@ pub(crate) struct Namespaces {
 impl Namespaces {
     pub(crate) fn new(records: namespace::Namespaces, events: Bus) -> Self {
         Self { records, events }
-    }
-
-    fn tell(&self, namespace: &Namespace, topic: &str, event: &impl prost::Name) {
-        let event: Any = protos::any::pack(event);
-        self.events.publish(namespace, topic, event);
     }
 }
 
@@ -55,11 +48,8 @@ impl wire::namespaces_server::Namespaces for Namespaces {
     ) -> Result<Response<wire::CreateNamespaceResponse>, Status> {
         let record = from_wire(request.into_inner().namespace)?;
         let record = self.records.create(record).await.map_err(refuse)?;
-        let event = event::NamespaceCreate {
-            name: record.name.to_string(),
-            labels: wire_labels(record.labels.clone()),
-        };
-        self.tell(&record.name, "/namespaces/create", &event);
+        let (name, labels) = (record.name.to_string(), record.labels.clone());
+        self.events.publish(&record.name, Event::NamespaceCreated { name, labels });
         Ok(Response::new(wire::CreateNamespaceResponse { namespace: Some(to_wire(record)) }))
     }
 
@@ -71,11 +61,8 @@ impl wire::namespaces_server::Namespaces for Namespaces {
         let change = from_wire(request.namespace)?;
         let record =
             self.records.update(change, paths(request.update_mask)).await.map_err(refuse)?;
-        let event = event::NamespaceUpdate {
-            name: record.name.to_string(),
-            labels: wire_labels(record.labels.clone()),
-        };
-        self.tell(&record.name, "/namespaces/update", &event);
+        let (name, labels) = (record.name.to_string(), record.labels.clone());
+        self.events.publish(&record.name, Event::NamespaceUpdated { name, labels });
         Ok(Response::new(wire::UpdateNamespaceResponse { namespace: Some(to_wire(record)) }))
     }
 
@@ -85,8 +72,8 @@ impl wire::namespaces_server::Namespaces for Namespaces {
     ) -> Result<Response<()>, Status> {
         let name = Namespace::new(request.into_inner().name).map_err(refuse)?;
         self.records.delete(&name).await.map_err(refuse)?;
-        let event = event::NamespaceDelete { name: name.to_string() };
-        self.tell(&name, "/namespaces/delete", &event);
+        let event = Event::NamespaceDeleted { name: name.to_string() };
+        self.events.publish(&name, event);
         Ok(Response::new(()))
     }
 }

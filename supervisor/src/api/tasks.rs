@@ -86,7 +86,7 @@ impl wire::tasks_server::Tasks for Tasks {
                 terminal: request.terminal,
             },
             checkpoint: None,
-            options: request.options.filter(given).or(container.options),
+            options: request.options.filter(given).map(Into::into).or(container.options),
         };
         let pid = self.tasks.create(&namespace, create).await.map_err(refuse)?;
         Ok(Response::new(wire::CreateTaskResponse { container_id: request.container_id, pid }))
@@ -182,7 +182,7 @@ impl wire::tasks_server::Tasks for Tasks {
             .ok_or_else(|| Status::invalid_argument("exec id must not be empty"))?;
         let exec = task::Exec {
             id: exec,
-            process: request.spec.unwrap_or_default(),
+            process: request.spec.unwrap_or_default().into(),
             stdio: Stdio {
                 stdin: request.stdin,
                 stdout: request.stdout,
@@ -243,7 +243,7 @@ impl wire::tasks_server::Tasks for Tasks {
         let processes = self.tasks.pids(&namespace, &id).await.map_err(refuse)?;
         let shown = |process: task::Process| process::ProcessInfo {
             pid: process.pid,
-            info: process.details,
+            info: process.details.map(Into::into),
         };
         let processes = processes.into_iter().map(shown).collect();
         Ok(Response::new(wire::ListPidsResponse { processes }))
@@ -273,7 +273,8 @@ impl wire::tasks_server::Tasks for Tasks {
                 "writing a checkpoint to the content store; name an image path",
             ));
         }
-        let written = self.tasks.checkpoint(&namespace, &id, path, request.options).await;
+        let options = request.options.map(Into::into);
+        let written = self.tasks.checkpoint(&namespace, &id, path, options).await;
         written.map_err(refuse)?;
         Ok(Response::new(wire::CheckpointTaskResponse::default()))
     }
@@ -286,7 +287,7 @@ impl wire::tasks_server::Tasks for Tasks {
         let wire::UpdateTaskRequest { container_id, resources, annotations } = request.into_inner();
         let (namespace, id) = target(&namespace, &container_id)?;
         let annotations: HashMap<_, _> = annotations.into_iter().collect();
-        answer(self.tasks.update(&namespace, &id, resources, annotations).await)
+        answer(self.tasks.update(&namespace, &id, resources.map(Into::into), annotations).await)
     }
 
     async fn metrics(
@@ -299,10 +300,10 @@ impl wire::tasks_server::Tasks for Tasks {
         let wanted = |id: &ContainerId| filters.matches(&Named { id, namespace: &namespace });
         let stats = self.tasks.stats(&namespace, wanted).await;
         let timestamp = Some(std::time::SystemTime::now().into());
-        let metric = |(id, data): (ContainerId, _)| Metric {
+        let metric = |(id, data): (ContainerId, crate::any::Any)| Metric {
             timestamp,
             id: id.as_str().to_owned(),
-            data: Some(data),
+            data: Some(data.into()),
         };
         let metrics = stats.into_iter().map(metric).collect();
         Ok(Response::new(wire::MetricsResponse { metrics }))

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use protos::grpc::containerd::events as event;
 use rusqlite::Connection;
 
 use super::error::directory;
 use super::overlay::{Overlay, remove_orphan};
 use super::record::{self, Scope, Snapshot};
 use super::{Info, Kind, Mount, SnapshotError, Usage, usage};
-use crate::events::Bus;
+use crate::events::{Bus, Event};
 use crate::lease::{self, LeaseId};
 use crate::metadata::filter::Filters;
 use crate::metadata::reference;
@@ -63,8 +62,7 @@ impl Snapshotter {
         let (key, parent) = (new.key.clone(), new.parent.clone());
         let mounts = self.create(namespace, Kind::Active, new).await?;
         let snapshotter = self.name().to_owned();
-        let event = event::SnapshotPrepare { key, parent, snapshotter };
-        self.events.publish(namespace, "/snapshot/prepare", protos::any::pack(&event));
+        self.events.publish(namespace, Event::SnapshotPrepared { key, parent, snapshotter });
         Ok(mounts)
     }
 
@@ -77,8 +75,7 @@ impl Snapshotter {
         let (key, parent) = (new.key.clone(), new.parent.clone());
         let mounts = self.create(namespace, Kind::View, new).await?;
         let snapshotter = self.name().to_owned();
-        let event = event::SnapshotPrepare { key, parent, snapshotter };
-        self.events.publish(namespace, "/snapshot/prepare", protos::any::pack(&event));
+        self.events.publish(namespace, Event::SnapshotPrepared { key, parent, snapshotter });
         Ok(mounts)
     }
 
@@ -188,12 +185,12 @@ impl Snapshotter {
                 Ok(())
             })
             .await?;
-        let event = event::SnapshotCommit {
+        let event = Event::SnapshotCommitted {
             key: key.to_owned(),
             name: name.to_owned(),
             snapshotter: self.name().to_owned(),
         };
-        self.events.publish(namespace, "/snapshot/commit", protos::any::pack(&event));
+        self.events.publish(namespace, event);
         Ok(())
     }
 
@@ -219,8 +216,8 @@ impl Snapshotter {
         let snapshotter = self.clone();
         tokio::task::spawn_blocking(move || snapshotter.discard_blocking(&[id]));
         let event =
-            event::SnapshotRemove { key: key.to_owned(), snapshotter: self.name().to_owned() };
-        self.events.publish(namespace, "/snapshot/remove", protos::any::pack(&event));
+            Event::SnapshotRemoved { key: key.to_owned(), snapshotter: self.name().to_owned() };
+        self.events.publish(namespace, event);
         Ok(())
     }
 

@@ -4,10 +4,11 @@
 //! [`Dialect::Options`] (before: the runtime's options, if any), for shims that refuse the first.
 //! Answered is in one of three: a `BootstrapResult`, JSON, or the bare address of task v2.
 
-use prost_types::Any;
 use protos::ttrpc::bootstrap_api as wire;
 use protos::ttrpc::protobuf::{Enum as _, EnumOrUnknown, Message as _, MessageField};
 use serde::{Deserialize, Serialize};
+
+use crate::any::Any;
 
 /// How a shim is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prost_types::Any;
+use protos::grpc::containerd::events as wire;
 use protos::ttrpc::api;
 use protos::ttrpc::protobuf::well_known_types::{any, empty, timestamp};
 use protos::ttrpc::protobuf::{Message, MessageField};
@@ -24,6 +24,8 @@ use ttrpc::asynchronous::transport::Socket;
 use super::bootstrap::Bootstrap;
 use super::error::TaskError;
 use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
+use crate::any::Any;
+use crate::events::{Envelope, Event, TaskEnd};
 
 /// Clients may show a state before anything else, so it must not hang; containerd allows as much.
 const STATE: Duration = Duration::from_secs(2);
@@ -363,6 +365,20 @@ fn mount(mount: &Mount) -> types::mount::Mount {
         options: mount.options.clone(),
         ..Default::default()
     }
+}
+
+/// The exit that an event of a shim reports, if it is one.
+pub(super) fn task_exit(envelope: &Envelope) -> Option<TaskEnd> {
+    let Event::Forwarded { message, .. } = &envelope.event else { return None };
+    let exit = protos::any::unpack::<wire::TaskExit>(&message.clone().into())?.ok()?;
+    let exited_at = exit.exited_at.and_then(|at| at.try_into().ok());
+    Some(TaskEnd {
+        container_id: exit.container_id,
+        id: exit.id,
+        pid: (exit.pid != 0).then_some(exit.pid),
+        exit_status: exit.exit_status,
+        exited_at: exited_at.unwrap_or(envelope.timestamp),
+    })
 }
 
 fn payload(payload: Option<&Any>) -> MessageField<any::Any> {

@@ -12,7 +12,6 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use prost_types::Any;
 use protos::ttrpc::api::ForwardRequest;
 use protos::ttrpc::protobuf::Message as _;
 use protos::ttrpc::protobuf::well_known_types::empty::Empty;
@@ -23,8 +22,9 @@ use ttrpc::proto::{GenMessage, GenMessageError, MESSAGE_TYPE_REQUEST};
 use ttrpc::{Code, MessageHeader, Request, Response, get_status};
 
 use super::table::Tasks;
+use crate::any::Any;
 use crate::error::DaemonError;
-use crate::events::Event;
+use crate::events::{Envelope, Event};
 
 /// The service and its only method.
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -123,11 +123,11 @@ fn deliver(payload: &[u8], tasks: &Tasks) -> Result<(), (Code, String)> {
         return Err(refused("no envelope".to_owned()));
     };
     let event = envelope.event.into_option().unwrap_or_default();
-    let event = Event {
+    let message = Any { type_url: event.type_url, value: event.value };
+    let event = Envelope {
         timestamp: super::driver::time(envelope.timestamp.as_ref()).unwrap_or_else(SystemTime::now),
         namespace: envelope.namespace,
-        topic: envelope.topic,
-        event: Any { type_url: event.type_url, value: event.value },
+        event: Event::Forwarded { topic: envelope.topic, message },
     };
     tasks.deliver(event).map_err(|error| refused(error.to_string()))
 }

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use prost_types::Any;
 use protos::ttrpc::api;
 use protos::ttrpc::protobuf::Message as _;
 use shim_sdk::Exit;
@@ -22,6 +21,7 @@ use super::Deleted;
 use super::bootstrap::{Bootstrap, Dialect, Parameters};
 use super::error::TaskError;
 use super::sys::{Child, Command};
+use crate::any::Any;
 
 /// How long `start` may take. A machine that starts many at once is slow, not broken.
 const START: Duration = Duration::from_secs(30);

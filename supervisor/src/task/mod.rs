@@ -33,13 +33,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use prost_types::Any;
 use shim_sdk::{ContainerId, ExecId, Exit, Mount};
 
 pub(crate) use error::TaskError;
 pub(crate) use intake::listen;
 pub(crate) use table::{Place, Tasks};
 
+use crate::any::Any;
 use crate::container::Container;
 use crate::metadata::{Labels, Namespace};
 

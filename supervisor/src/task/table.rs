@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use super::Stdio;
 use super::bootstrap::{Dialect, Parameters};
 use super::bundle::{Dirs, Remains};
-use super::driver::{Client, Shared};
+use super::driver::{self, Client, Shared};
 use super::error::TaskError;
 use super::launch::Shim;
 use super::lifecycle::{Phase, Refused, Request, Step, decide};
 use super::log::Drain;
 use crate::config::DaemonConfig;
-use crate::events::{BadEvent, Bus, Event};
+use crate::events::{Bus, Envelope, EventError};
 use crate::metadata::Namespace;
 
 /// Where tasks live, and what shims are told of this daemon.
@@ -111,7 +111,7 @@ impl Place {
         &'a self,
         namespace: &'a Namespace,
         id: &'a ContainerId,
-        options: Option<&'a prost_types::Any>,
+        options: Option<&'a crate::any::Any>,
     ) -> Parameters<'a> {
         Parameters {
             id: id.as_str(),
@@ -146,19 +146,16 @@ impl Tasks {
     }
 
     /// Takes an event from a shim: notes an exit, and passes the event on.
-    pub(crate) fn deliver(&self, event: Event) -> Result<(), BadEvent> {
-        use protos::grpc::containerd::events::TaskExit;
-        if let Some(Ok(exit)) = protos::any::unpack::<TaskExit>(&event.event)
+    pub(crate) fn deliver(&self, envelope: Envelope) -> Result<(), EventError> {
+        if let Some(exit) = driver::task_exit(&envelope)
             && exit.id == exit.container_id
-            && let Ok(namespace) = Namespace::new(&*event.namespace)
+            && let Ok(namespace) = Namespace::new(&*envelope.namespace)
             && let Ok(id) = ContainerId::new(exit.container_id)
             && let Some(task) = self.lookup(&namespace, &id)
         {
-            let at = exit.exited_at.and_then(|at| at.try_into().ok());
-            let at = at.unwrap_or(event.timestamp);
-            task.known().told = Some(Exit { status: exit.exit_status, at });
+            task.known().told = Some(Exit { status: exit.exit_status, at: exit.exited_at });
         }
-        self.inner.events.forward(event)
+        self.inner.events.forward(envelope)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<(Namespace, ContainerId), Arc<Task>>> {

@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost_types::Any;
-use protos::grpc::containerd::events::{TaskDelete, TaskExit};
 use shim_sdk::error::report;
 use shim_sdk::{ContainerId, ExecId, Exit, Kind};
 
@@ -22,6 +20,8 @@ use super::lifecycle::{Phase, Request, Step};
 use super::recovery::remove_fifos;
 use super::table::{Task, Tasks};
 use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
+use crate::any::Any;
+use crate::events::{Event, TaskEnd};
 use crate::metadata::Namespace;
 
 /// How long the shim of a failed Create may take to forget it.
@@ -299,14 +299,14 @@ impl Tasks {
     async fn delete_dead(&self, task: &Arc<Task>) -> Result<Deleted, TaskError> {
         let remains = task.remains().unwrap_or_else(|| Remains::new(None, Exit::killed()));
         self.remove(task).await?;
-        let event = TaskDelete {
+        let end = TaskEnd {
             container_id: task.id.to_string(),
             id: task.id.to_string(),
-            pid: remains.pid.unwrap_or_default(),
+            pid: remains.pid,
             exit_status: remains.exit.status,
-            exited_at: Some(remains.exit.at.into()),
+            exited_at: remains.exit.at,
         };
-        self.inner.events.publish(&task.namespace, "/tasks/delete", protos::any::pack(&event));
+        self.inner.events.publish(&task.namespace, Event::TaskDeleted(end));
         Ok(Deleted { pid: remains.pid, exit: remains.exit })
     }
 
@@ -571,14 +571,14 @@ impl Tasks {
         let heard = task.told().is_some();
         task.died(remains);
         if !heard {
-            let event = TaskExit {
+            let end = TaskEnd {
                 container_id: task.id.to_string(),
                 id: task.id.to_string(),
-                pid: pid.unwrap_or_default(),
+                pid,
                 exit_status: exit.status,
-                exited_at: Some(exit.at.into()),
+                exited_at: exit.at,
             };
-            self.inner.events.publish(&task.namespace, "/tasks/exit", protos::any::pack(&event));
+            self.inner.events.publish(&task.namespace, Event::TaskExited(end));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use protos::grpc::containerd::events::{TaskDelete, TaskExit};
+use protos::grpc::containerd::events::TaskExit;
 use protos::ttrpc::api;
 use protos::ttrpc::protobuf::well_known_types::empty::Empty;
 use protos::ttrpc::shim_async::{Task as TaskService, create_task};
@@ -22,9 +22,8 @@ use super::bundle::Dirs;
 use super::table::{Place, Tasks};
 use super::{Create, Status, Stdio};
 use crate::config::{DaemonConfig, Flags};
-use crate::events::{Bus, Event, Subscription};
+use crate::events::{Bus, Envelope, Event, Subscription};
 use crate::metadata::Namespace;
-use crate::metadata::filter::Filters;
 
 /// What the shim in the test knows.
 struct Shim {
@@ -254,7 +253,7 @@ impl Bench {
     }
 
     fn subscribe(&self) -> Subscription {
-        self.events.subscribe(Filters::default())
+        self.events.subscribe(|_| true)
     }
 
     fn dirs(&self) -> Dirs {
@@ -349,7 +348,7 @@ async fn a_dead_shim_is_buried_and_its_exit_told_once_and_kept() {
     assert_eq!(soon(waiting).await.unwrap().unwrap().status, 0);
     assert_eq!(bench.calls(), ["start", "delete"]);
     let exit = soon(events.next()).await.unwrap();
-    assert_eq!(exit.topic, "/tasks/exit");
+    assert_eq!(exit.topic(), "/tasks/exit");
     let signalled = soon(tasks.kill(&namespace, &id, None, 9, false)).await.unwrap_err();
     assert_eq!(signalled.kind(), Kind::NotFound);
 
@@ -360,7 +359,7 @@ async fn a_dead_shim_is_buried_and_its_exit_told_once_and_kept() {
     assert!(soon(later.wait(&namespace, &id, None)).await.is_ok());
     soon(later.delete(&namespace, &id)).await.unwrap();
     let delete = soon(events.next()).await.unwrap();
-    assert!(protos::any::unpack::<TaskDelete>(&delete.event).is_some());
+    assert!(matches!(delete.event, Event::TaskDeleted(_)));
     assert_eq!(bench.calls(), ["start", "delete"]);
     bench.assert_nothing_left();
 }
@@ -378,11 +377,11 @@ async fn an_exit_that_was_heard_of_is_not_told_again_when_the_shim_dies() {
         exit_status: 42,
         exited_at: None,
     };
-    let event = Event {
+    let message = protos::any::pack(&exit).into();
+    let event = Envelope {
         timestamp: std::time::SystemTime::now(),
         namespace: "default".to_owned(),
-        topic: "/tasks/exit".to_owned(),
-        event: protos::any::pack(&exit),
+        event: Event::Forwarded { topic: "/tasks/exit".to_owned(), message },
     };
     tasks.deliver(event).unwrap();
     bench.kill_shim().await;
@@ -432,7 +431,7 @@ async fn a_shim_that_died_while_no_daemon_was_there_is_buried_at_start() {
     let mut events = bench.subscribe();
     let second = bench.daemon();
     soon(second.recover(true)).await;
-    assert_eq!(soon(events.next()).await.unwrap().topic, "/tasks/exit");
+    assert_eq!(soon(events.next()).await.unwrap().topic(), "/tasks/exit");
     assert!(soon(second.wait(&bench.namespace, &bench.id, None)).await.is_ok());
     assert_eq!(bench.calls(), ["start", "delete"]);
 }
