@@ -16,7 +16,7 @@ use super::args::Args;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use super::start::is_served;
 use super::{info, placement};
-use crate::process::core::Core;
+use crate::process::shim::ShimState;
 use crate::wire::socket;
 use crate::{Bundle, Error, Payload, Result, Runtime, address, file, log_fifo, spawner, sys};
 
@@ -106,15 +106,15 @@ pub(super) fn remove_socket(bundle: &Bundle) {
     }
 }
 
-/// Tells the core of signals: SIGUSR1 asks what it is doing, SIGTERM and SIGINT ask it to leave.
-pub(super) fn watch_signals<R: Runtime>(core: &Rc<Core<R>>) -> Result<()> {
+/// Tells the shim of signals: SIGUSR1 asks what it is doing, SIGTERM and SIGINT ask it to leave.
+pub(super) fn watch_signals<R: Runtime>(shim: &Rc<ShimState<R>>) -> Result<()> {
     on_signals(&[libc::SIGUSR1], {
-        let core = Rc::clone(core);
-        move || core.dump()
+        let shim = Rc::clone(shim);
+        move || shim.dump()
     })?;
     on_signals(&[libc::SIGTERM, libc::SIGINT], {
-        let core = Rc::clone(core);
-        move || core.leave()
+        let shim = Rc::clone(shim);
+        move || shim.stop_server()
     })
 }
 

@@ -8,7 +8,7 @@ use protos::ttrpc::ttrpc::asynchronous::transport::Listener;
 
 use super::args::Args;
 use super::serve::{ADDRESS_FILE, SOCKET_ENV};
-use crate::process::core::Core;
+use crate::process::shim::ShimState;
 use crate::wire::socket;
 use crate::{Bundle, Error, Payload, Result, Runtime, log_fifo};
 
@@ -57,7 +57,7 @@ impl Place {
 pub(super) fn remove_socket(_bundle: &Bundle) {}
 
 /// There are no signals.
-pub(super) fn watch_signals<R: Runtime>(_core: &Rc<Core<R>>) -> Result<()> {
+pub(super) fn watch_signals<R: Runtime>(_shim: &Rc<ShimState<R>>) -> Result<()> {
     Ok(())
 }
 

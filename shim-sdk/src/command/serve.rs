@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 use super::args::Args;
 use super::host;
 use crate::event::Queue;
-use crate::process::core::{Core, Job};
+use crate::process::shim::{Job, ShimState};
 use crate::wire::{publish, server};
 use crate::{Error, Result, Runtime, reaper, stdio};
 
@@ -63,12 +63,12 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
     let stop = Rc::new(Notify::new());
     let (notes, mut noted) = mpsc::unbounded_channel();
     let namespace = args.namespace.clone();
-    let core = Core::new(runtime, namespace.clone(), events.clone(), notes, Rc::clone(&stop));
-    let core = Rc::new(core);
-    let capabilities = core.capabilities;
+    let shim = ShimState::new(runtime, namespace.clone(), events.clone(), notes, Rc::clone(&stop));
+    let shim = Rc::new(shim);
+    let capabilities = shim.capabilities;
 
     let (jobs, mut asked) = mpsc::unbounded_channel::<Job<R>>();
-    let owner = Rc::clone(&core);
+    let owner = Rc::clone(&shim);
     tokio::task::spawn_local(async move {
         let mut unused = Duration::ZERO;
         loop {
@@ -77,14 +77,14 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
                     unused = Duration::ZERO;
                     job(&owner);
                 }
-                Some(note) = noted.recv() => owner.fatal(&note),
+                Some(note) = noted.recv() => owner.kill_container(&note),
                 // From now on it may have to look.
-                () = owner.some_end() => {}
+                () = owner.wait_for_container_end() => {}
                 // A daemon that died after `start` has left a server that nobody knows of.
-                () = tokio::time::sleep(LOOK), if owner.is_over() => {
+                () = tokio::time::sleep(LOOK), if owner.nothing_runs() => {
                     unused += LOOK;
-                    if owner.is_abandoned() {
-                        owner.abandon();
+                    if owner.bundles_are_gone() {
+                        owner.delete_created_and_stop();
                     } else if unused >= FORGOTTEN {
                         owner.shutdown();
                     }
@@ -93,11 +93,11 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
             }
         }
     });
-    let tidied = Rc::clone(&core);
-    tokio::task::spawn_local(async move { tidied.tidy().await });
+    let trimmed = Rc::clone(&shim);
+    tokio::task::spawn_local(async move { trimmed.trim_heap_when_idle().await });
     let events_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     tokio::task::spawn_local(publish::publish(events.clone(), namespace, events_address));
-    host::watch_signals(&core)?;
+    host::watch_signals(&shim)?;
 
     let listener = place.listen().map_err(|cause| Error::io("serve", cause))?;
     let server = server::serve(listener, &jobs, capabilities);

@@ -1,4 +1,4 @@
-//! A container and its processes, as the core knows them.
+//! A container and its processes, as the shim knows them.
 //!
 //! Everything here lives on the shim's one thread. No borrow is held across an await.
 
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use oci_spec::runtime::Process as Spec;
 use tokio::sync::Notify;
 
-use super::lifecycle::{Phase, Request, Step, Which, decide};
+use super::lifecycle::{Phase, ProcessKind, Request, Step, decide};
 use super::start_time::start_time;
 use crate::event::Names;
 use crate::journal::{Record, Stage};
@@ -22,7 +22,7 @@ const MAX_DELETED_EXECS: usize = 64;
 /// One process: an init or an exec.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) which: Which,
+    pub(crate) which: ProcessKind,
     pub(crate) names: Names,
     /// What an exec is to run; taken when it starts.
     pub(crate) spec: RefCell<Option<Box<Spec>>>,
@@ -37,7 +37,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(which: Which, phase: Phase, names: Names) -> Self {
+    pub(crate) fn new(which: ProcessKind, phase: Phase, names: Names) -> Self {
         Self {
             which,
             names,
@@ -119,7 +119,7 @@ impl Process {
     }
 
     /// A process that never ran is gone: whoever waits for its exit is let go.
-    pub(crate) fn never_ran(&self) {
+    pub(crate) fn release_waiters(&self) {
         if self.exit().is_none() {
             self.exit.set(Some(Exit::now(0)));
             self.changed.notify_waiters();
@@ -193,7 +193,7 @@ pub(crate) struct Container<C> {
     /// Whether start will make its processes from a checkpoint.
     pub(crate) restores: bool,
     pub(crate) init: Rc<Process>,
-    record: RefCell<Option<Rc<C>>>,
+    runtime_container: RefCell<Option<Rc<C>>>,
     execs: RefCell<BTreeMap<ExecId, Rc<Process>>>,
     deleted_execs: RefCell<VecDeque<(ExecId, Deleted)>>,
     journal: RefCell<Journal>,
@@ -215,20 +215,20 @@ impl<C> Container<C> {
             bundle,
             mounted,
             restores,
-            init: Rc::new(Process::new(Which::Init, Phase::Creating, names)),
-            record: RefCell::new(None),
+            init: Rc::new(Process::new(ProcessKind::Init, Phase::Creating, names)),
+            runtime_container: RefCell::new(None),
             execs: RefCell::new(BTreeMap::new()),
             deleted_execs: RefCell::new(VecDeque::new()),
         }
     }
 
     /// The runtime's record; absent while the container is being made.
-    pub(crate) fn record(&self) -> Result<Rc<C>> {
-        self.record.borrow().clone().ok_or_else(not_created)
+    pub(crate) fn runtime_container(&self) -> Result<Rc<C>> {
+        self.runtime_container.borrow().clone().ok_or_else(not_created)
     }
 
-    pub(crate) fn set_record(&self, record: C) {
-        *self.record.borrow_mut() = Some(Rc::new(record));
+    pub(crate) fn set_runtime_container(&self, container: C) {
+        *self.runtime_container.borrow_mut() = Some(Rc::new(container));
     }
 
     /// Init, or the exec named.

@@ -7,18 +7,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::container::{Container, Deleted, not_created};
-use super::core::Core;
 use super::init::unmount_rootfs;
 use super::lifecycle::{Phase, Request, Step, decide};
+use super::shim::ShimState;
 use crate::event::Event;
 use crate::journal::Stage;
 use crate::runtime::DRAIN;
 use crate::{Error, ExecId, Exit, Kind, Result, Runtime, Signal};
 
 /// How long an init that never ran the user's command may take to be killed.
-const KILL: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl<R: Runtime> Core<R> {
+impl<R: Runtime> ShimState<R> {
     /// Deletes a container.
     pub(crate) async fn delete_container(self: Rc<Self>, id: &str) -> Result<Deleted> {
         loop {
@@ -59,24 +59,25 @@ impl<R: Runtime> Core<R> {
         if let Some(attached) = container.init.attached() {
             attached.drain(DRAIN).await;
         }
-        let record = container.record()?;
-        if container.mounted && self.runtime.deletes_without_rootfs(&record) {
+        let runtime_container = container.runtime_container()?;
+        if container.mounted && self.runtime.deletes_without_rootfs(&runtime_container) {
             // In this order: a runtime may keep this thread's processor for itself at once.
             let unmounted = unmount_rootfs(&container.bundle);
-            let (unmounted, deleted) = tokio::join!(unmounted, self.runtime.delete(&record));
+            let (unmounted, deleted) =
+                tokio::join!(unmounted, self.runtime.delete(&runtime_container));
             deleted.and(unmounted)?;
         } else {
-            self.runtime.delete(&record).await?;
+            self.runtime.delete(&runtime_container).await?;
             if container.mounted {
                 unmount_rootfs(&container.bundle).await?;
             }
         }
         container.init.detach();
         let deleted = Deleted { pid: container.init.pid(), exit: container.init.exit() };
-        container.init.never_ran();
+        container.init.release_waiters();
         container.journal(Stage::Deleted);
         self.forget(&container.id, deleted);
-        self.over();
+        self.memory_freed();
         let exit = deleted.exit.unwrap_or_else(|| Exit::now(0));
         let id = container.id.clone();
         self.events.push(Event::Deleted { container: id, pid: deleted.pid, exit });
@@ -102,13 +103,13 @@ impl<R: Runtime> Core<R> {
                         attached.drain(DRAIN).await;
                     }
                     let deleted = Deleted { pid: process.pid(), exit: process.exit() };
-                    process.never_ran();
+                    process.release_waiters();
                     let exec = ExecId::new(exec)?;
                     if deleted.pid.is_some() {
                         container.journal_exec_deleted(&exec);
                     }
                     container.forget(&exec, deleted);
-                    self.over();
+                    self.memory_freed();
                     // Whoever waits looks again, and finds the answer in memory.
                     process.enter(Phase::Deleting);
                     return Ok(deleted);
@@ -124,7 +125,7 @@ async fn kill_created<C>(container: &Container<C>) -> Result<()> {
         // It may have ended just now.
         let _ = handle.signal(Signal::KILL);
     }
-    let exited = tokio::time::timeout(KILL, container.init.exited()).await;
+    let exited = tokio::time::timeout(KILL_TIMEOUT, container.init.exited()).await;
     exited.map(drop).map_err(|_| {
         let text = format!("init of {} does not end after SIGKILL", container.id);
         Error::new(Kind::DeadlineExceeded, text)

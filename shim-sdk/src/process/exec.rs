@@ -5,8 +5,8 @@ use std::rc::Rc;
 use oci_spec::runtime::Process as Spec;
 
 use super::container::{Container, Process};
-use super::core::Core;
-use super::lifecycle::{Phase, Refused, Request, Which};
+use super::lifecycle::{Phase, ProcessKind, Refusal, Request};
+use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::reaper;
 use crate::stdio::{self, Owner};
@@ -14,9 +14,9 @@ use crate::watch::Watch;
 use crate::{Error, Exec, ExecId, Exit, Pid, Result, Runtime, Signal};
 
 /// What is reported for an exec that could not be started, to those who wait for it.
-const NEVER_RAN: u32 = 255;
+const EXEC_FAILED_STATUS: u32 = 255;
 
-impl<R: Runtime> Core<R> {
+impl<R: Runtime> ShimState<R> {
     /// Adds an exec to a container; it starts when asked to.
     pub(crate) async fn add_exec(
         &self,
@@ -33,10 +33,10 @@ impl<R: Runtime> Core<R> {
         if container.restores && matches!(now, Phase::Created | Phase::Starting) {
             // There is nothing yet that a process could join.
             return Err(
-                Refused::State("cannot exec in a created state").into_error(container.id.as_str())
+                Refusal::State("cannot exec in a created state").into_error(container.id.as_str())
             );
         }
-        let process = Process::new(Which::Exec, Phase::Created, names);
+        let process = Process::new(ProcessKind::Exec, Phase::Created, names);
         *process.spec.borrow_mut() = Some(Box::new(spec));
         container.reserve(&exec, process)?;
         self.events.push(Event::ExecAdded { container: container.id.clone(), exec });
@@ -64,7 +64,7 @@ impl<R: Runtime> Core<R> {
             }
             Err(error) => {
                 // It never ran: there is nothing to tell others of, but whoever waits is let go.
-                process.stopped(Exit::now(NEVER_RAN));
+                process.stopped(Exit::now(EXEC_FAILED_STATUS));
                 Err(error)
             }
         }
@@ -78,13 +78,13 @@ impl<R: Runtime> Core<R> {
     ) -> Result<(Pid, Watch)> {
         let spec = process.spec.borrow_mut().take();
         let spec = spec.ok_or_else(|| Error::precondition("the exec was started before"))?;
-        let record = container.record()?;
+        let runtime_container = container.runtime_container()?;
         let owner = Owner { namespace: &self.namespace, id: exec.as_str() };
         let (io, attached) = stdio::open(&process.names, owner).await?;
         let request = Exec { id: exec.clone(), process: *spec };
         let _expecting = reaper::expect();
-        let pid = self.runtime.exec(&record, request, io).await?;
-        let handle = self.hold(pid)?;
+        let pid = self.runtime.exec(&runtime_container, request, io).await?;
+        let handle = self.open_process(pid)?;
         // Before the next await: an exit from now on is not missed.
         let watch = reaper::watch(&handle);
         if let Err(error) = attached.ready().await {
@@ -110,11 +110,11 @@ impl<R: Runtime> Core<R> {
         process: Rc<Process>,
         watch: Watch,
     ) {
-        let (core, container) = (Rc::clone(self), Rc::clone(container));
+        let (shim, container) = (Rc::clone(self), Rc::clone(container));
         tokio::task::spawn_local(async move {
             let exit = watch.await;
             container.journal_exit(Some(&exec), exit);
-            core.events.push(Event::Exited {
+            shim.events.push(Event::Exited {
                 container: container.id.clone(),
                 exec: Some(exec),
                 pid: process.pid(),

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::container::Container;
-use super::core::Core;
 use super::lifecycle::{Phase, Request};
+use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::journal::Stage;
 use crate::reaper;
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long what follows an init's exit may take before the exit is told all the same.
-const AFTERMATH: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request to make a container, as the wire has understood it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Order {
     pub(crate) options: Option<Payload>,
 }
 
-impl<R: Runtime> Core<R> {
+impl<R: Runtime> ShimState<R> {
     /// Makes a container. On an error nothing of it remains.
     pub(crate) async fn create(self: Rc<Self>, order: Order) -> Result<Option<Pid>> {
         if order.names.terminal && !self.capabilities.terminal {
@@ -46,11 +46,11 @@ impl<R: Runtime> Core<R> {
             !order.rootfs.is_empty(),
             !order.checkpoint.is_empty(),
             order.names.clone(),
-            self.shim.clone(),
+            self.shim_record.clone(),
         ));
         // From here on a second Create of this id is refused, and others do not see it.
         self.reserve(Rc::clone(&container))?;
-        match self.make(&container, order).await {
+        match self.create_with_runtime(&container, order).await {
             Ok(pid) => Ok(pid),
             Err(error) => {
                 if container.mounted
@@ -64,7 +64,7 @@ impl<R: Runtime> Core<R> {
         }
     }
 
-    async fn make(
+    async fn create_with_runtime(
         self: &Rc<Self>,
         container: &Rc<Container<R::Container>>,
         order: Order,
@@ -85,14 +85,15 @@ impl<R: Runtime> Core<R> {
             notifier,
         };
         let expecting = reaper::expect();
-        let Created { container: record, pid } = self.runtime.create(request, io).await?;
-        container.set_record(record);
-        let taken = self.take_over(container, attached, pid).await;
+        let Created { container: runtime_container, pid } =
+            self.runtime.create(request, io).await?;
+        container.set_runtime_container(runtime_container);
+        let taken = self.open_init(container, attached, pid).await;
         drop(expecting);
         let watched = match taken {
             Ok(watched) => watched,
             Err(error) => {
-                self.unmake(container, pid).await;
+                self.undo_create(container, pid).await;
                 return Err(error);
             }
         };
@@ -113,7 +114,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Takes hold of what the runtime made: init, and its streams.
-    async fn take_over(
+    async fn open_init(
         &self,
         container: &Container<R::Container>,
         attached: Attached,
@@ -121,7 +122,7 @@ impl<R: Runtime> Core<R> {
     ) -> Result<Option<Watch>> {
         let mut watched = None;
         if let Some(pid) = pid {
-            let handle = self.hold(pid)?;
+            let handle = self.open_process(pid)?;
             // Before the first await: an exit from now on is not missed.
             watched = Some(reaper::watch(&handle));
             container.init.set_handle(handle);
@@ -132,17 +133,17 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Removes a container that was made but cannot be used.
-    async fn unmake(&self, container: &Container<R::Container>, pid: Option<Pid>) {
+    async fn undo_create(&self, container: &Container<R::Container>, pid: Option<Pid>) {
         if let Some(handle) = container.init.handle() {
             // It may have ended by itself.
             let _ = handle.signal(Signal::KILL);
             let ended = reaper::watch(&handle);
-            if tokio::time::timeout(AFTERMATH, ended).await.is_err() {
+            if tokio::time::timeout(EXIT_TIMEOUT, ended).await.is_err() {
                 log::warn!("process {pid:?} of {} does not end", container.id);
             }
         }
-        if let Ok(record) = container.record()
-            && let Err(error) = self.runtime.delete(&record).await
+        if let Ok(runtime_container) = container.runtime_container()
+            && let Err(error) = self.runtime.delete(&runtime_container).await
         {
             log::warn!("undo the creation of {}: {}", container.id, error.report());
         }
@@ -159,7 +160,7 @@ impl<R: Runtime> Core<R> {
                 self.events.push(Event::Started { container: container.id.clone(), pid });
                 // After the event: an exit that is known already waits for this phase.
                 container.init.settle(Phase::Starting, Phase::Running);
-                self.over();
+                self.memory_freed();
                 if let Some(watch) = watched {
                     self.follow_init(&container, watch);
                 }
@@ -177,12 +178,12 @@ impl<R: Runtime> Core<R> {
             attached.begin_input()?;
         }
         let _expecting = reaper::expect();
-        let pid = self.runtime.start(&*container.record()?).await?;
+        let pid = self.runtime.start(&*container.runtime_container()?).await?;
         if container.init.pid() == Some(pid) {
             return Ok((pid, None));
         }
         // A runtime whose create makes no process, or whose init changed at the start.
-        let handle = self.hold(pid)?;
+        let handle = self.open_process(pid)?;
         let watch = reaper::watch(&handle);
         container.init.set_handle(handle);
         if let Some(attached) = container.init.attached() {
@@ -193,7 +194,7 @@ impl<R: Runtime> Core<R> {
 
     /// Tells init's exit when it comes: after its start, and after its execs' exits.
     fn follow_init(self: &Rc<Self>, container: &Rc<Container<R::Container>>, watch: Watch) {
-        let (core, container) = (Rc::clone(self), Rc::clone(container));
+        let (shim, container) = (Rc::clone(self), Rc::clone(container));
         tokio::task::spawn_local(async move {
             let pid = container.init.pid();
             let exit = watch.await;
@@ -201,7 +202,7 @@ impl<R: Runtime> Core<R> {
                 return; // not init any more: the runtime replaced it at the start
             }
             container.journal_exit(None, exit);
-            core.init_exited(&container, exit).await;
+            shim.init_exited(&container, exit).await;
         });
     }
 
@@ -216,12 +217,14 @@ impl<R: Runtime> Core<R> {
         }
         // Nothing new starts from here on.
         init.enter(Phase::Exiting);
-        if let Ok(record) = container.record()
-            && tokio::time::timeout(AFTERMATH, self.runtime.init_exited(&record)).await.is_err()
+        if let Ok(runtime_container) = container.runtime_container()
+            && tokio::time::timeout(EXIT_TIMEOUT, self.runtime.init_exited(&runtime_container))
+                .await
+                .is_err()
         {
             log::warn!("the runtime is not done with the exit of {} in time", container.id);
         }
-        if tokio::time::timeout(AFTERMATH, end_execs(container)).await.is_err() {
+        if tokio::time::timeout(EXIT_TIMEOUT, end_execs(container)).await.is_err() {
             log::warn!("execs of {} do not end", container.id);
         }
         // Again, if a start was written down after the exit.
@@ -229,7 +232,7 @@ impl<R: Runtime> Core<R> {
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
         init.stopped(exit);
-        self.ended();
+        self.container_ended();
     }
 }
 

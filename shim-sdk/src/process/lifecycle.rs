@@ -1,4 +1,4 @@
-//! Which request is valid when: the states of a process, as a pure function.
+//! ProcessKind request is valid when: the states of a process, as a pure function.
 //!
 //! ```text
 //!              ┌────────── fails ──────────┐
@@ -15,9 +15,9 @@
 
 use crate::{Error, Kind};
 
-/// Which process of a container.
+/// ProcessKind process of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum ProcessKind {
     Init,
     Exec,
 }
@@ -66,7 +66,7 @@ pub(crate) enum Step {
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum Refusal {
     /// The container is being made, or was never.
     NotCreated,
     /// The exec has no process yet.
@@ -79,7 +79,7 @@ pub(crate) enum Refused {
     State(&'static str),
 }
 
-impl Refused {
+impl Refusal {
     /// What the client is told.
     pub(crate) fn into_error(self, container: &str) -> Error {
         match self {
@@ -100,13 +100,13 @@ impl Refused {
 ///
 /// What repeats harmlessly: Kill while anything runs; Delete while deleting, which waits for the
 /// same deletion.
-pub(crate) fn decide(which: Which, now: Phase, request: Request) -> Result<Step, Refused> {
+pub(crate) fn decide(which: ProcessKind, now: Phase, request: Request) -> Result<Step, Refusal> {
     use Phase::*;
-    use Refused::*;
+    use Refusal::*;
     match (request, which, now) {
-        (_, Which::Init, Creating) => Err(NotCreated),
+        (_, ProcessKind::Init, Creating) => Err(NotCreated),
         // An exec is never in these: it is added at once, and never paused by itself.
-        (_, Which::Exec, Creating | Pausing | Paused | Resuming) => Err(NotStarted),
+        (_, ProcessKind::Exec, Creating | Pausing | Paused | Resuming) => Err(NotStarted),
 
         (Request::Start, _, Created) => Ok(Step::Go(Starting)),
         (Request::Start, _, Starting | Running | Pausing | Resuming) => {
@@ -118,13 +118,13 @@ pub(crate) fn decide(which: Which, now: Phase, request: Request) -> Result<Step,
 
         (
             Request::Kill,
-            Which::Init,
+            ProcessKind::Init,
             Created | Starting | Running | Pausing | Paused | Resuming,
         ) => Ok(Step::Stay),
-        (Request::Kill, Which::Exec, Created) => Err(NotStarted),
+        (Request::Kill, ProcessKind::Exec, Created) => Err(NotStarted),
         // Its pid is about to be known.
-        (Request::Kill, Which::Exec, Starting) => Ok(Step::Later),
-        (Request::Kill, Which::Exec, Running) => Ok(Step::Stay),
+        (Request::Kill, ProcessKind::Exec, Starting) => Ok(Step::Later),
+        (Request::Kill, ProcessKind::Exec, Running) => Ok(Step::Stay),
         (Request::Kill, _, Exiting | Stopped | Deleting) => Err(Finished),
 
         (Request::Delete, _, Created | Stopped) => Ok(Step::Go(Deleting)),
@@ -135,55 +135,57 @@ pub(crate) fn decide(which: Which, now: Phase, request: Request) -> Result<Step,
         // The exit is known; that it is not told yet is our affair.
         (Request::Delete, _, Exiting | Deleting) => Ok(Step::Later),
 
-        (Request::Pause, Which::Init, Running) => Ok(Step::Go(Pausing)),
-        (Request::Pause, Which::Init, Created | Starting) => {
+        (Request::Pause, ProcessKind::Init, Running) => Ok(Step::Go(Pausing)),
+        (Request::Pause, ProcessKind::Init, Created | Starting) => {
             Err(State("cannot pause task in created state"))
         }
-        (Request::Pause, Which::Init, Pausing | Paused | Resuming) => {
+        (Request::Pause, ProcessKind::Init, Pausing | Paused | Resuming) => {
             Err(State("cannot pause a paused container"))
         }
-        (Request::Pause, Which::Init, Exiting | Stopped | Deleting) => {
+        (Request::Pause, ProcessKind::Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot pause a stopped container"))
         }
 
-        (Request::Resume, Which::Init, Paused) => Ok(Step::Go(Resuming)),
-        (Request::Resume, Which::Init, Created | Starting) => {
+        (Request::Resume, ProcessKind::Init, Paused) => Ok(Step::Go(Resuming)),
+        (Request::Resume, ProcessKind::Init, Created | Starting) => {
             Err(State("cannot resume task in created state"))
         }
-        (Request::Resume, Which::Init, Running | Pausing | Resuming) => {
+        (Request::Resume, ProcessKind::Init, Running | Pausing | Resuming) => {
             Err(State("cannot resume a running process"))
         }
-        (Request::Resume, Which::Init, Exiting | Stopped | Deleting) => {
+        (Request::Resume, ProcessKind::Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot resume a stopped container"))
         }
 
-        (Request::Exec | Request::StartExec, Which::Init, Created | Starting | Running) => {
+        (Request::Exec | Request::StartExec, ProcessKind::Init, Created | Starting | Running) => {
             Ok(Step::Stay)
         }
-        (Request::Exec | Request::StartExec, Which::Init, Pausing | Paused | Resuming) => {
+        (Request::Exec | Request::StartExec, ProcessKind::Init, Pausing | Paused | Resuming) => {
             Err(State("cannot exec in a paused state"))
         }
-        (Request::Exec, Which::Init, Exiting | Stopped) => {
+        (Request::Exec, ProcessKind::Init, Exiting | Stopped) => {
             Err(State("cannot exec in a stopped state"))
         }
-        (Request::Exec, Which::Init, Deleting) => Err(State("cannot exec in a deleted state")),
-        (Request::StartExec, Which::Init, Exiting | Stopped | Deleting) => Err(InitEnded),
+        (Request::Exec, ProcessKind::Init, Deleting) => {
+            Err(State("cannot exec in a deleted state"))
+        }
+        (Request::StartExec, ProcessKind::Init, Exiting | Stopped | Deleting) => Err(InitEnded),
 
         (
             Request::Update,
-            Which::Init,
+            ProcessKind::Init,
             Created | Starting | Running | Pausing | Paused | Resuming,
         ) => Ok(Step::Stay),
-        (Request::Update, Which::Init, Exiting | Stopped | Deleting) => {
+        (Request::Update, ProcessKind::Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot update a stopped container"))
         }
 
-        (Request::Checkpoint, Which::Init, Running | Paused) => Ok(Step::Stay),
-        (Request::Checkpoint, Which::Init, Pausing | Resuming) => Ok(Step::Later),
-        (Request::Checkpoint, Which::Init, Created | Starting) => {
+        (Request::Checkpoint, ProcessKind::Init, Running | Paused) => Ok(Step::Stay),
+        (Request::Checkpoint, ProcessKind::Init, Pausing | Resuming) => Ok(Step::Later),
+        (Request::Checkpoint, ProcessKind::Init, Created | Starting) => {
             Err(State("cannot checkpoint a task in created state"))
         }
-        (Request::Checkpoint, Which::Init, Exiting | Stopped | Deleting) => {
+        (Request::Checkpoint, ProcessKind::Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot checkpoint a stopped container"))
         }
 
@@ -195,7 +197,7 @@ pub(crate) fn decide(which: Which, now: Phase, request: Request) -> Result<Step,
             | Request::StartExec
             | Request::Update
             | Request::Checkpoint,
-            Which::Exec,
+            ProcessKind::Exec,
             Created | Starting | Running | Exiting | Stopped | Deleting,
         ) => Err(State("cannot do this to an exec process")),
     }
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_running_process_cannot_be_deleted_and_the_words_are_containerds() {
-        for which in [Which::Init, Which::Exec] {
+        for which in [ProcessKind::Init, ProcessKind::Exec] {
             let refused = decide(which, Phase::Running, Request::Delete).expect_err("it runs");
             let error = refused.into_error("c");
             assert_eq!(error.message(), "cannot delete a running process");
@@ -231,21 +233,22 @@ mod tests {
     #[test]
     fn kill_after_exit_reports_not_found() {
         for phase in [Phase::Exiting, Phase::Stopped, Phase::Deleting] {
-            let refused = decide(Which::Init, phase, Request::Kill).expect_err("it ended");
+            let refused = decide(ProcessKind::Init, phase, Request::Kill).expect_err("it ended");
             assert_eq!(refused.into_error("c").kind(), Kind::NotFound);
         }
     }
 
     #[test]
     fn an_exec_cannot_be_started_once_init_has_ended() {
-        let refused = decide(Which::Init, Phase::Stopped, Request::StartExec).expect_err("ended");
+        let refused =
+            decide(ProcessKind::Init, Phase::Stopped, Request::StartExec).expect_err("ended");
         assert_eq!(refused.into_error("c1").kind(), Kind::FailedPrecondition);
         assert!(refused.into_error("c1").message().contains("init process is not running"));
     }
 
     #[test]
     fn jobs_are_only_entered_from_settled_phases() {
-        for which in [Which::Init, Which::Exec] {
+        for which in [ProcessKind::Init, ProcessKind::Exec] {
             for now in PHASES {
                 for request in [Request::Start, Request::Delete, Request::Pause, Request::Resume] {
                     if let Ok(Step::Go(_)) = decide(which, now, request) {
@@ -273,7 +276,7 @@ mod tests {
             let (mut started, mut deleted) = (0, 0);
             for _ in 0..40 {
                 let requests = [Request::Start, Request::Delete, Request::Pause, Request::Resume];
-                if let Ok(Step::Go(phase)) = decide(Which::Init, now, requests[next(4)]) {
+                if let Ok(Step::Go(phase)) = decide(ProcessKind::Init, now, requests[next(4)]) {
                     started += usize::from(phase == Phase::Starting);
                     deleted += usize::from(phase == Phase::Deleting);
                     now = match phase {

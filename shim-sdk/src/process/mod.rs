@@ -3,8 +3,6 @@
 #[cfg(feature = "serve")]
 pub(crate) mod container;
 #[cfg(feature = "serve")]
-pub(crate) mod core;
-#[cfg(feature = "serve")]
 mod delete;
 #[cfg(feature = "serve")]
 mod exec;
@@ -17,6 +15,8 @@ mod handle;
 pub(crate) mod init;
 #[cfg(feature = "serve")]
 pub(crate) mod lifecycle;
+#[cfg(feature = "serve")]
+pub(crate) mod shim;
 #[cfg(unix)]
 pub(crate) mod start_time;
 #[cfg(windows)]

@@ -1,4 +1,4 @@
-//! The core against a runtime of plain processes that does as it is told.
+//! The shim against a runtime of plain processes that does as it is told.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use super::core::Core;
 use super::init::Order;
+use super::shim::ShimState;
 use crate::event::{Event, Names, Queue};
 use crate::journal::Stage;
 use crate::{
@@ -113,21 +113,21 @@ async fn run(script: &str, io: Io) -> Result<Pid> {
     .await
 }
 
-struct Shim {
-    core: Rc<Core<Shell>>,
+struct Fixture {
+    shim: Rc<ShimState<Shell>>,
     events: Queue,
     bundle: tempfile::TempDir,
 }
 
-impl Shim {
+impl Fixture {
     fn new(init: &str) -> Self {
         let events = Queue::default();
         let (notes, _) = mpsc::unbounded_channel();
         let shell = Shell { init: RefCell::new(init.to_owned()), ..Shell::default() };
         let stop = Rc::new(Notify::new());
-        let core = Core::new(shell, "default".to_owned(), events.clone(), notes, stop);
+        let shim = ShimState::new(shell, "default".to_owned(), events.clone(), notes, stop);
         let bundle = tempfile::tempdir().expect("temporary folder");
-        Self { core: Rc::new(core), events, bundle }
+        Self { shim: Rc::new(shim), events, bundle }
     }
 
     async fn create(&self) -> Result<Option<Pid>> {
@@ -147,21 +147,21 @@ impl Shim {
             checkpoint: String::new(),
             options: None,
         };
-        Rc::clone(&self.core).create(order).await
+        Rc::clone(&self.shim).create(order).await
     }
 
     async fn start(&self) -> Result<Pid> {
-        Rc::clone(&self.core).start_init("c").await
+        Rc::clone(&self.shim).start_init("c").await
     }
 
     async fn exec(&self, id: &str) -> Result<Pid> {
         let exec = ExecId::new(id).expect("valid");
-        self.core.add_exec("c", exec, Default::default(), Names::default()).await?;
-        Rc::clone(&self.core).start_exec("c", id).await
+        self.shim.add_exec("c", exec, Default::default(), Names::default()).await?;
+        Rc::clone(&self.shim).start_exec("c", id).await
     }
 
     async fn delete(&self) -> Result<super::container::Deleted> {
-        Rc::clone(&self.core).delete_container("c").await
+        Rc::clone(&self.shim).delete_container("c").await
     }
 
     /// Every event so far, by its name and whom it concerns.
@@ -189,73 +189,73 @@ impl Shim {
     }
 }
 
-fn test(init: &str, test: impl AsyncFnOnce(Shim)) {
+fn test(init: &str, test: impl AsyncFnOnce(Fixture)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let limited = async {
         let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, test(Shim::new(init))).await.expect("in time");
+        tokio::time::timeout(limit, test(Fixture::new(init))).await.expect("in time");
     };
     tokio::task::LocalSet::new().block_on(&runtime, limited);
 }
 
 #[test]
 fn the_life_of_a_container_is_told_in_order() {
-    test("exit 42", async |shim| {
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 42);
-        assert_eq!(shim.delete().await.expect("delete").exit.expect("it ran").status, 42);
-        assert_eq!(shim.told().await, ["create", "start", "exit 42", "delete"]);
-        assert_eq!(shim.core.view("c", None).expect_err("gone").kind(), Kind::NotFound);
+    test("exit 42", async |fixture| {
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 42);
+        assert_eq!(fixture.delete().await.expect("delete").exit.expect("it ran").status, 42);
+        assert_eq!(fixture.told().await, ["create", "start", "exit 42", "delete"]);
+        assert_eq!(fixture.shim.process_state("c", None).expect_err("gone").kind(), Kind::NotFound);
     });
 }
 
 #[test]
 fn an_init_that_ends_before_its_start_is_answered_is_told_after_the_start() {
-    test("exit 3", async |shim| {
-        shim.core.runtime.early.set(true);
-        shim.create().await.expect("create");
+    test("exit 3", async |fixture| {
+        fixture.shim.runtime.early.set(true);
+        fixture.create().await.expect("create");
         // Starting is entered before the exit can be seen.
-        shim.start().await.expect("start");
-        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 3);
-        assert_eq!(shim.told().await, ["create", "start", "exit 3"]);
+        fixture.start().await.expect("start");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 3);
+        assert_eq!(fixture.told().await, ["create", "start", "exit 3"]);
     });
 }
 
 #[test]
 fn an_inits_exit_is_told_after_those_of_its_execs() {
-    test("sleep 0.2; exit 1", async |shim| {
-        shim.core.runtime.exec.replace("exec sleep 100".to_owned());
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.exec("e").await.expect("exec");
-        shim.core.wait("c", None).await.expect("wait");
-        let told = shim.told().await;
+    test("sleep 0.2; exit 1", async |fixture| {
+        fixture.shim.runtime.exec.replace("exec sleep 100".to_owned());
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.exec("e").await.expect("exec");
+        fixture.shim.wait("c", None).await.expect("wait");
+        let told = fixture.told().await;
         let last = ["exec-started e", "exec-exit e 137", "exit 1"];
         assert_eq!(told[told.len() - 3..], last, "{told:?}");
-        let late = shim.exec("late").await.expect_err("init has ended");
+        let late = fixture.exec("late").await.expect_err("init has ended");
         assert_eq!(late.message(), "cannot exec in a stopped state");
     });
 }
 
 #[test]
 fn an_execs_exit_is_told_after_its_start_however_short_it_is() {
-    test("exec sleep 100", async |shim| {
-        shim.core.runtime.exec.replace("exit 5".to_owned());
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
+    test("exec sleep 100", async |fixture| {
+        fixture.shim.runtime.exec.replace("exit 5".to_owned());
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
         for round in 0..20 {
             let id = format!("e{round}");
-            shim.exec(&id).await.expect("exec");
-            assert_eq!(shim.core.wait("c", Some(&id)).await.expect("wait").status, 5);
-            Rc::clone(&shim.core).delete_exec("c", &id).await.expect("delete");
-            let again = Rc::clone(&shim.core).delete_exec("c", &id).await.expect("from memory");
+            fixture.exec(&id).await.expect("exec");
+            assert_eq!(fixture.shim.wait("c", Some(&id)).await.expect("wait").status, 5);
+            Rc::clone(&fixture.shim).delete_exec("c", &id).await.expect("delete");
+            let again = Rc::clone(&fixture.shim).delete_exec("c", &id).await.expect("from memory");
             assert_eq!(again.exit.expect("it ran").status, 5);
         }
-        shim.core.kill("c", None, Signal::KILL, false).await.expect("kill");
-        shim.core.wait("c", None).await.expect("wait");
-        let told = shim.told().await;
+        fixture.shim.kill("c", None, Signal::KILL, false).await.expect("kill");
+        fixture.shim.wait("c", None).await.expect("wait");
+        let told = fixture.told().await;
         for round in 0..20 {
             let at = |what: &str| {
                 told.iter().position(|told| {
@@ -270,67 +270,68 @@ fn an_execs_exit_is_told_after_its_start_however_short_it_is() {
 
 #[test]
 fn a_running_container_is_not_deleted_and_runs_on() {
-    test("exec sleep 100", async |shim| {
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        let refused = shim.delete().await.expect_err("it runs");
+    test("exec sleep 100", async |fixture| {
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        let refused = fixture.delete().await.expect_err("it runs");
         assert_eq!(refused.message(), "cannot delete a running process");
-        shim.core.kill("c", None, Signal::TERM, false).await.expect("it runs on");
-        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 143);
-        let finished = shim.core.kill("c", None, Signal::TERM, false).await.expect_err("it ended");
+        fixture.shim.kill("c", None, Signal::TERM, false).await.expect("it runs on");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 143);
+        let finished =
+            fixture.shim.kill("c", None, Signal::TERM, false).await.expect_err("it ended");
         assert_eq!(finished.kind(), Kind::NotFound);
     });
 }
 
 #[test]
 fn a_delete_whose_answer_was_lost_is_answered_again() {
-    test("exit 9", async |shim| {
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        let (first, second) = tokio::join!(shim.delete(), shim.delete());
-        let third = shim.delete().await.expect("from memory");
+    test("exit 9", async |fixture| {
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        let (first, second) = tokio::join!(fixture.delete(), fixture.delete());
+        let third = fixture.delete().await.expect("from memory");
         assert_eq!(first.expect("deleted"), third);
         assert_eq!(second.expect("the same deletion"), third);
-        assert_eq!(shim.core.runtime.deletes.get(), 1);
+        assert_eq!(fixture.shim.runtime.deletes.get(), 1);
     });
 }
 
 #[test]
 fn a_delete_that_fails_can_be_repeated() {
-    test("exit 0", async |shim| {
-        shim.core.runtime.failing_deletes.set(1);
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        assert_eq!(shim.delete().await.expect_err("busy").message(), "busy");
-        shim.delete().await.expect("no longer busy");
-        assert_eq!(shim.told().await.iter().filter(|told| *told == "delete").count(), 1);
+    test("exit 0", async |fixture| {
+        fixture.shim.runtime.failing_deletes.set(1);
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        assert_eq!(fixture.delete().await.expect_err("busy").message(), "busy");
+        fixture.delete().await.expect("no longer busy");
+        assert_eq!(fixture.told().await.iter().filter(|told| *told == "delete").count(), 1);
     });
 }
 
 #[test]
 fn a_root_is_unmounted_after_the_delete_or_while_it_does_not_look() {
     for without_root in [false, true] {
-        test("exit 0", async |shim| {
+        test("exit 0", async |fixture| {
             let root = tempfile::tempdir().expect("temporary folder");
             std::fs::write(root.path().join("file"), "").expect("write");
-            let in_root = shim.bundle.path().join("rootfs/file");
-            shim.core.runtime.in_root.replace(Some(in_root.clone()));
-            shim.core.runtime.without_root.set(without_root);
-            shim.core.runtime.failing_deletes.set(1);
+            let in_root = fixture.bundle.path().join("rootfs/file");
+            fixture.shim.runtime.in_root.replace(Some(in_root.clone()));
+            fixture.shim.runtime.without_root.set(without_root);
+            fixture.shim.runtime.failing_deletes.set(1);
             let bind = Mount {
                 kind: "bind".to_owned(),
                 source: root.path().display().to_string(),
                 options: vec!["rbind".to_owned()],
                 ..Mount::default()
             };
-            shim.create_on(vec![bind], Names::default()).await.expect("create");
+            fixture.create_on(vec![bind], Names::default()).await.expect("create");
             assert!(in_root.exists(), "mounted");
-            shim.start().await.expect("start");
-            shim.core.wait("c", None).await.expect("wait");
-            assert_eq!(shim.delete().await.expect_err("busy").message(), "busy");
-            shim.delete().await.expect("no longer busy");
+            fixture.start().await.expect("start");
+            fixture.shim.wait("c", None).await.expect("wait");
+            assert_eq!(fixture.delete().await.expect_err("busy").message(), "busy");
+            fixture.delete().await.expect("no longer busy");
             assert!(!in_root.exists(), "unmounted");
         });
     }
@@ -338,30 +339,30 @@ fn a_root_is_unmounted_after_the_delete_or_while_it_does_not_look() {
 
 #[test]
 fn a_container_that_was_never_started_is_killed_by_its_delete() {
-    test("exec sleep 100", async |shim| {
-        shim.core.runtime.early.set(true);
-        shim.create().await.expect("create");
-        assert_eq!(shim.delete().await.expect("delete").exit.expect("killed").status, 137);
-        assert_eq!(shim.told().await, ["create", "exit 137", "delete"]);
+    test("exec sleep 100", async |fixture| {
+        fixture.shim.runtime.early.set(true);
+        fixture.create().await.expect("create");
+        assert_eq!(fixture.delete().await.expect("delete").exit.expect("killed").status, 137);
+        assert_eq!(fixture.told().await, ["create", "exit 137", "delete"]);
     });
 }
 
 #[test]
 fn whoever_waits_for_what_never_ran_is_let_go_by_its_delete() {
-    test("exit 0", async |shim| {
-        shim.create().await.expect("create");
-        let (waited, deleted) = tokio::join!(shim.core.wait("c", None), shim.delete());
+    test("exit 0", async |fixture| {
+        fixture.create().await.expect("create");
+        let (waited, deleted) = tokio::join!(fixture.shim.wait("c", None), fixture.delete());
         waited.expect("let go");
         assert_eq!(deleted.expect("deleted").exit, None);
-        assert_eq!(shim.told().await, ["create", "delete"]);
+        assert_eq!(fixture.told().await, ["create", "delete"]);
     });
 }
 
 #[test]
 fn an_identifier_is_taken_from_the_moment_its_making_begins() {
-    test("exit 0", async |shim| {
-        shim.core.runtime.slow_create.set(Duration::from_millis(50));
-        let (first, second) = tokio::join!(shim.create(), shim.create());
+    test("exit 0", async |fixture| {
+        fixture.shim.runtime.slow_create.set(Duration::from_millis(50));
+        let (first, second) = tokio::join!(fixture.create(), fixture.create());
         first.expect("the first");
         assert_eq!(second.expect_err("the second").kind(), Kind::AlreadyExists);
     });
@@ -369,25 +370,25 @@ fn an_identifier_is_taken_from_the_moment_its_making_begins() {
 
 #[test]
 fn a_duplicate_exec_is_refused_and_the_first_keeps_its_place() {
-    test("exec sleep 100", async |shim| {
-        shim.core.runtime.exec.replace("exec sleep 100".to_owned());
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.exec("e").await.expect("exec");
-        assert_eq!(shim.exec("e").await.expect_err("taken").kind(), Kind::AlreadyExists);
-        shim.core.kill("c", Some("e"), Signal::KILL, false).await.expect("the first runs");
-        shim.core.kill("c", None, Signal::KILL, false).await.expect("init runs");
-        shim.core.wait("c", None).await.expect("wait");
+    test("exec sleep 100", async |fixture| {
+        fixture.shim.runtime.exec.replace("exec sleep 100".to_owned());
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.exec("e").await.expect("exec");
+        assert_eq!(fixture.exec("e").await.expect_err("taken").kind(), Kind::AlreadyExists);
+        fixture.shim.kill("c", Some("e"), Signal::KILL, false).await.expect("the first runs");
+        fixture.shim.kill("c", None, Signal::KILL, false).await.expect("init runs");
+        fixture.shim.wait("c", None).await.expect("wait");
     });
 }
 
 #[test]
 fn an_exit_is_in_the_journal_before_anybody_is_told() {
-    test("exit 17", async |shim| {
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        let journal = Journal::read(&Bundle::new(shim.bundle.path())).expect("readable");
+    test("exit 17", async |fixture| {
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        let journal = Journal::read(&Bundle::new(fixture.bundle.path())).expect("readable");
         let journal = journal.expect("written");
         assert_eq!(journal.stage, Stage::Stopped);
         assert_eq!(journal.init.exit.expect("known").status, 17);
@@ -397,44 +398,44 @@ fn an_exit_is_in_the_journal_before_anybody_is_told() {
 
 #[test]
 fn a_paused_container_says_so_and_takes_no_execs() {
-    test("exec sleep 100", async |shim| {
-        shim.create().await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.pause("c").await.expect("pause");
-        let refused = shim.exec("e").await.expect_err("paused");
+    test("exec sleep 100", async |fixture| {
+        fixture.create().await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.pause("c").await.expect("pause");
+        let refused = fixture.exec("e").await.expect_err("paused");
         assert_eq!(refused.message(), "cannot exec in a paused state");
-        assert_eq!(shim.core.pause("c").await.expect_err("paused").kind(), Kind::Unknown);
-        shim.core.resume("c").await.expect("resume");
-        shim.core.kill("c", None, Signal::KILL, false).await.expect("kill");
-        shim.core.wait("c", None).await.expect("wait");
-        assert_eq!(shim.told().await, ["create", "start", "paused", "resumed", "exit 137"]);
+        assert_eq!(fixture.shim.pause("c").await.expect_err("paused").kind(), Kind::Unknown);
+        fixture.shim.resume("c").await.expect("resume");
+        fixture.shim.kill("c", None, Signal::KILL, false).await.expect("kill");
+        fixture.shim.wait("c", None).await.expect("wait");
+        assert_eq!(fixture.told().await, ["create", "start", "paused", "resumed", "exit 137"]);
     });
 }
 
 #[test]
 fn a_shim_leaves_only_when_it_is_empty_and_then_takes_nothing_new() {
-    test("exit 0", async |shim| {
-        shim.create().await.expect("create");
-        assert!(!shim.core.shutdown());
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        shim.delete().await.expect("delete");
-        assert!(shim.core.shutdown());
-        assert_eq!(shim.create().await.expect_err("leaving").kind(), Kind::Unavailable);
+    test("exit 0", async |fixture| {
+        fixture.create().await.expect("create");
+        assert!(!fixture.shim.shutdown());
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        fixture.delete().await.expect("delete");
+        assert!(fixture.shim.shutdown());
+        assert_eq!(fixture.create().await.expect_err("leaving").kind(), Kind::Unavailable);
     });
 }
 
 #[test]
 fn output_written_to_a_file_is_there_when_delete_answers() {
-    test("", async |shim| {
-        let file = shim.bundle.path().join("logs/deep/out");
-        shim.core.runtime.early.set(true);
-        shim.core.runtime.init.replace("head -c 1000000 /dev/zero; echo e >&2".to_owned());
+    test("", async |fixture| {
+        let file = fixture.bundle.path().join("logs/deep/out");
+        fixture.shim.runtime.early.set(true);
+        fixture.shim.runtime.init.replace("head -c 1000000 /dev/zero; echo e >&2".to_owned());
         let stdout = format!("file://{}", file.display());
-        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        shim.delete().await.expect("delete");
+        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        fixture.delete().await.expect("delete");
         let written = std::fs::metadata(&file).expect("written").len();
         assert_eq!(written, 1_000_002, "output and errors, both whole");
     });
@@ -442,40 +443,40 @@ fn output_written_to_a_file_is_there_when_delete_answers() {
 
 #[test]
 fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
-    test("exec sleep 100", async |shim| {
-        let fifo = shim.bundle.path().join("out");
+    test("exec sleep 100", async |fixture| {
+        let fifo = fixture.bundle.path().join("out");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         let stdout = fifo.display().to_string();
-        let create = shim.create_with(Names { stdout, ..Names::default() });
+        let create = fixture.create_with(Names { stdout, ..Names::default() });
         create.await.expect("within the time that a test has");
     });
 }
 
 #[test]
 fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
-    test("exit 0", async |shim| {
+    test("exit 0", async |fixture| {
         let order = Order {
             id: ContainerId::new("c").expect("valid"),
-            bundle: Bundle::new(shim.bundle.path()),
+            bundle: Bundle::new(fixture.bundle.path()),
             rootfs: Vec::new(),
             names: Names::default(),
             checkpoint: "/a/checkpoint".to_owned(),
             options: None,
         };
-        let refused = Rc::clone(&shim.core).create(order).await.expect_err("cannot restore");
+        let refused = Rc::clone(&fixture.shim).create(order).await.expect_err("cannot restore");
         assert_eq!(refused.kind(), Kind::Unimplemented);
     });
 }
 
 #[test]
 fn a_missing_fifo_is_named_and_leaves_the_identifier_free() {
-    test("exit 0", async |shim| {
+    test("exit 0", async |fixture| {
         let stdout = "/no/such/fifo".to_owned();
         let names = Names { stdout, ..Names::default() };
-        let error = shim.create_with(names).await.expect_err("missing");
+        let error = fixture.create_with(names).await.expect_err("missing");
         assert_eq!(error.kind(), Kind::NotFound);
         assert!(error.report().contains("/no/such/fifo"), "{error:?}");
-        shim.create().await.expect("the id is free");
+        fixture.create().await.expect("the id is free");
     });
 }
 
@@ -492,20 +493,20 @@ fn executable(path: &std::path::Path, script: &str) {
 
 #[test]
 fn a_logger_gets_the_output_and_is_waited_for() {
-    test("", async |shim| {
-        let program = shim.bundle.path().join("logger");
-        let taken = shim.bundle.path().join("taken");
+    test("", async |fixture| {
+        let program = fixture.bundle.path().join("logger");
+        let taken = fixture.bundle.path().join("taken");
         let script = "#!/bin/sh\necho -n r >&5; exec 5>&-\n\
             { echo $CONTAINER_ID $CONTAINER_NAMESPACE $1 $2; cat <&3; cat <&4; } > $2.new\n\
             sleep 0.1; mv $2.new $2\n";
         executable(&program, script);
-        shim.core.runtime.early.set(true);
-        shim.core.runtime.init.replace("echo out; echo err >&2".to_owned());
+        fixture.shim.runtime.early.set(true);
+        fixture.shim.runtime.init.replace("echo out; echo err >&2".to_owned());
         let stdout = format!("binary-v2://{}?to={}", program.display(), taken.display());
-        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
-        shim.start().await.expect("start");
-        shim.core.wait("c", None).await.expect("wait");
-        shim.delete().await.expect("delete");
+        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.start().await.expect("start");
+        fixture.shim.wait("c", None).await.expect("wait");
+        fixture.delete().await.expect("delete");
         let taken_text = std::fs::read_to_string(&taken).expect("the logger has ended");
         assert_eq!(taken_text, format!("c default to {}\nout\nerr\n", taken.display()));
     });
@@ -513,16 +514,16 @@ fn a_logger_gets_the_output_and_is_waited_for() {
 
 #[test]
 fn a_logger_that_dies_does_not_take_its_container_along() {
-    test("", async |shim| {
-        let program = shim.bundle.path().join("logger");
+    test("", async |fixture| {
+        let program = fixture.bundle.path().join("logger");
         executable(&program, "#!/bin/sh\necho -n r >&5; exit 1\n");
-        shim.core.runtime.early.set(true);
+        fixture.shim.runtime.early.set(true);
         let script = "sleep 0.2; head -c 1000000 /dev/zero; exit 4";
-        shim.core.runtime.init.replace(script.to_owned());
+        fixture.shim.runtime.init.replace(script.to_owned());
         let stdout = format!("binary://{}", program.display());
-        shim.create_with(Names { stdout, ..Names::default() }).await.expect("create");
-        shim.start().await.expect("start");
-        assert_eq!(shim.core.wait("c", None).await.expect("wait").status, 4);
-        shim.delete().await.expect("delete");
+        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.start().await.expect("start");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 4);
+        fixture.delete().await.expect("delete");
     });
 }

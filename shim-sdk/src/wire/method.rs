@@ -1,4 +1,4 @@
-//! One call of a service, from bytes to bytes, by way of the core.
+//! One call of a service, from bytes to bytes, by way of the shim.
 //!
 //! The table of methods is built here rather than by the generated code, whose defaults answer
 //! NOT_FOUND for what is not offered, which daemons take for "already gone". What is not in the
@@ -7,7 +7,7 @@
 //! # Cancel safety
 //!
 //! A handler may be dropped at its deadline or when its client goes. It only sends a job to the
-//! core and waits for the answer, so being dropped loses the answer and nothing else.
+//! shim and waits for the answer, so being dropped loses the answer and nothing else.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,18 +17,18 @@ use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::ttrpc::{Code, Response, get_status};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::process::core::{Core, Job};
+use crate::process::shim::{Job, ShimState};
 use crate::wire::connection::Handler;
 use crate::wire::status::to_wire;
 use crate::{Error, Kind, Result, Runtime};
 
-/// The way to the core.
+/// The way to the shim.
 pub(crate) type Jobs<R> = mpsc::UnboundedSender<Job<R>>;
 
 /// A call that only looks: answered at once, whatever else is under way.
 pub(crate) fn look<R, I, O>(
     jobs: &Jobs<R>,
-    look: impl Fn(&Core<R>, I) -> Result<O> + Copy + Send + Sync + 'static,
+    look: impl Fn(&ShimState<R>, I) -> Result<O> + Copy + Send + Sync + 'static,
 ) -> Handler
 where
     R: Runtime,
@@ -38,9 +38,9 @@ where
     let jobs = jobs.clone();
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
-        let sent = jobs.send(Box::new(move |core| {
+        let sent = jobs.send(Box::new(move |shim| {
             // A handler that is gone needs no answer.
-            let _ = reply.send(look(core, request));
+            let _ = reply.send(look(shim, request));
         }));
         async move {
             sent.map_err(|_| leaving())?;
@@ -52,7 +52,7 @@ where
 /// A call that does something: a task of its own, which goes on without the handler.
 pub(crate) fn act<R, I, O, F>(
     jobs: &Jobs<R>,
-    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+    act: impl Fn(Rc<ShimState<R>>, I) -> F + Copy + Send + Sync + 'static,
 ) -> Handler
 where
     R: Runtime,
@@ -70,7 +70,7 @@ where
 /// wait and go leave nothing behind.
 pub(crate) fn watch<R, I, O, F>(
     jobs: &Jobs<R>,
-    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+    act: impl Fn(Rc<ShimState<R>>, I) -> F + Copy + Send + Sync + 'static,
 ) -> Handler
 where
     R: Runtime,
@@ -88,7 +88,7 @@ where
 
 fn spawned<R, I, O, F, D>(
     jobs: &Jobs<R>,
-    act: impl Fn(Rc<Core<R>>, I) -> F + Copy + Send + Sync + 'static,
+    act: impl Fn(Rc<ShimState<R>>, I) -> F + Copy + Send + Sync + 'static,
     drive: impl Fn(Pin<Box<F>>, oneshot::Sender<Result<O>>) -> D + Copy + Send + Sync + 'static,
 ) -> Handler
 where
@@ -101,10 +101,10 @@ where
     let jobs = jobs.clone();
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
-        let sent = jobs.send(Box::new(move |core| {
+        let sent = jobs.send(Box::new(move |shim| {
             // Boxed: a call is several kilobytes, and each move of it would take as much stack, which
             // stays with the process.
-            let job = Box::pin(act(Rc::clone(core), request));
+            let job = Box::pin(act(Rc::clone(shim), request));
             tokio::task::spawn_local(drive(job, reply));
         }));
         async move {

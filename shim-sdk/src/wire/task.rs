@@ -19,8 +19,8 @@ use super::connection::Handler;
 use super::method::{Jobs, act, look, watch};
 use crate::event::Names;
 use crate::process::container::Deleted;
-use crate::process::core::{Core, Status};
 use crate::process::init::Order;
+use crate::process::shim::{ProcessStatus, ShimState};
 use crate::wire::convert;
 use crate::{
     Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Pid, Result, Runtime, Signal,
@@ -66,14 +66,14 @@ fn exec_id(id: &str) -> Option<&str> {
     (!id.is_empty()).then_some(id)
 }
 
-fn state<R: Runtime>(core: &Core<R>, request: StateRequest) -> Result<StateResponse> {
-    let view = core.view(&request.id, exec_id(&request.exec_id))?;
+fn state<R: Runtime>(shim: &ShimState<R>, request: StateRequest) -> Result<StateResponse> {
+    let view = shim.process_state(&request.id, exec_id(&request.exec_id))?;
     let status = match view.status {
-        Status::Created => WireStatus::CREATED,
-        Status::Running => WireStatus::RUNNING,
-        Status::Pausing => WireStatus::PAUSING,
-        Status::Paused => WireStatus::PAUSED,
-        Status::Stopped => WireStatus::STOPPED,
+        ProcessStatus::Created => WireStatus::CREATED,
+        ProcessStatus::Running => WireStatus::RUNNING,
+        ProcessStatus::Pausing => WireStatus::PAUSING,
+        ProcessStatus::Paused => WireStatus::PAUSED,
+        ProcessStatus::Stopped => WireStatus::STOPPED,
     };
     Ok(StateResponse {
         id: request.id,
@@ -92,7 +92,7 @@ fn state<R: Runtime>(core: &Core<R>, request: StateRequest) -> Result<StateRespo
 }
 
 async fn create<R: Runtime>(
-    core: Rc<Core<R>>,
+    shim: Rc<ShimState<R>>,
     request: CreateTaskRequest,
 ) -> Result<CreateTaskResponse> {
     let names = Names {
@@ -109,22 +109,25 @@ async fn create<R: Runtime>(
         checkpoint: request.checkpoint,
         options: convert::optional_payload(request.options),
     };
-    let pid = convert::pid(core.create(order).await?);
+    let pid = convert::pid(shim.create(order).await?);
     Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
 }
 
-async fn start<R: Runtime>(core: Rc<Core<R>>, request: StartRequest) -> Result<StartResponse> {
+async fn start<R: Runtime>(shim: Rc<ShimState<R>>, request: StartRequest) -> Result<StartResponse> {
     let pid = match exec_id(&request.exec_id) {
-        None => core.start_init(&request.id).await?,
-        Some(exec) => core.start_exec(&request.id, exec).await?,
+        None => shim.start_init(&request.id).await?,
+        Some(exec) => shim.start_exec(&request.id, exec).await?,
     };
     Ok(StartResponse { pid: pid.get(), ..StartResponse::default() })
 }
 
-async fn delete<R: Runtime>(core: Rc<Core<R>>, request: DeleteRequest) -> Result<DeleteResponse> {
+async fn delete<R: Runtime>(
+    shim: Rc<ShimState<R>>,
+    request: DeleteRequest,
+) -> Result<DeleteResponse> {
     let Deleted { pid, exit } = match exec_id(&request.exec_id) {
-        None => core.delete_container(&request.id).await?,
-        Some(exec) => core.delete_exec(&request.id, exec).await?,
+        None => shim.delete_container(&request.id).await?,
+        Some(exec) => shim.delete_exec(&request.id, exec).await?,
     };
     Ok(DeleteResponse {
         pid: convert::pid(pid),
@@ -134,8 +137,8 @@ async fn delete<R: Runtime>(core: Rc<Core<R>>, request: DeleteRequest) -> Result
     })
 }
 
-async fn pids<R: Runtime>(core: Rc<Core<R>>, request: PidsRequest) -> Result<PidsResponse> {
-    let pids = core.pids(&request.id).await?;
+async fn pids<R: Runtime>(shim: Rc<ShimState<R>>, request: PidsRequest) -> Result<PidsResponse> {
+    let pids = shim.pids(&request.id).await?;
     let processes = pids.into_iter().map(|(pid, exec)| ProcessInfo {
         pid: Pid::get(pid),
         info: exec.map_or_else(MessageField::none, |exec| MessageField::some(details(exec))),
@@ -144,7 +147,7 @@ async fn pids<R: Runtime>(core: Rc<Core<R>>, request: PidsRequest) -> Result<Pid
     Ok(PidsResponse { processes: processes.collect(), ..PidsResponse::default() })
 }
 
-/// Which exec a process is, as containerd's clients look for it.
+/// ProcessKind exec a process is, as containerd's clients look for it.
 fn details(exec: ExecId) -> Any {
     let details = ProcessDetails { exec_id: exec.into(), ..ProcessDetails::default() };
     Any {
@@ -155,14 +158,14 @@ fn details(exec: ExecId) -> Any {
     }
 }
 
-async fn kill<R: Runtime>(core: Rc<Core<R>>, request: KillRequest) -> Result<Empty> {
+async fn kill<R: Runtime>(shim: Rc<ShimState<R>>, request: KillRequest) -> Result<Empty> {
     let signal = Signal::from_number(request.signal)
         .ok_or_else(|| Error::invalid(format!("no signal has the number {}", request.signal)))?;
-    core.kill(&request.id, exec_id(&request.exec_id), signal, request.all).await?;
+    shim.kill(&request.id, exec_id(&request.exec_id), signal, request.all).await?;
     Ok(Empty::default())
 }
 
-async fn exec<R: Runtime>(core: Rc<Core<R>>, request: ExecProcessRequest) -> Result<Empty> {
+async fn exec<R: Runtime>(shim: Rc<ShimState<R>>, request: ExecProcessRequest) -> Result<Empty> {
     let exec = ExecId::new(request.exec_id)?;
     let spec: Spec = serde_json::from_slice(&request.spec.value).map_err(|cause| {
         Error::invalid(format!("parse the process of exec {exec}")).with_source(cause)
@@ -173,27 +176,27 @@ async fn exec<R: Runtime>(core: Rc<Core<R>>, request: ExecProcessRequest) -> Res
         stderr: request.stderr,
         terminal: request.terminal,
     };
-    core.add_exec(&request.id, exec, spec, names).await?;
+    shim.add_exec(&request.id, exec, spec, names).await?;
     Ok(Empty::default())
 }
 
-fn resize_pty<R: Runtime>(core: &Core<R>, request: ResizePtyRequest) -> Result<Empty> {
-    let process = core.container(&request.id)?.process(exec_id(&request.exec_id))?;
+fn resize_pty<R: Runtime>(shim: &ShimState<R>, request: ResizePtyRequest) -> Result<Empty> {
+    let process = shim.container(&request.id)?.process(exec_id(&request.exec_id))?;
     let side = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
     process.resize(side(request.width), side(request.height))?;
     Ok(Empty::default())
 }
 
-fn close_io<R: Runtime>(core: &Core<R>, request: CloseIORequest) -> Result<Empty> {
-    let process = core.container(&request.id)?.process(exec_id(&request.exec_id))?;
+fn close_io<R: Runtime>(shim: &ShimState<R>, request: CloseIORequest) -> Result<Empty> {
+    let process = shim.container(&request.id)?.process(exec_id(&request.exec_id))?;
     if request.stdin {
         process.close_input();
     }
     Ok(Empty::default())
 }
 
-async fn wait<R: Runtime>(core: Rc<Core<R>>, request: WaitRequest) -> Result<WaitResponse> {
-    let exit = core.wait(&request.id, exec_id(&request.exec_id)).await?;
+async fn wait<R: Runtime>(shim: Rc<ShimState<R>>, request: WaitRequest) -> Result<WaitResponse> {
+    let exit = shim.wait(&request.id, exec_id(&request.exec_id)).await?;
     Ok(WaitResponse {
         exit_status: exit.status,
         exited_at: convert::exited_at(&exit),
@@ -201,46 +204,46 @@ async fn wait<R: Runtime>(core: Rc<Core<R>>, request: WaitRequest) -> Result<Wai
     })
 }
 
-fn connect<R: Runtime>(core: &Core<R>, request: ConnectRequest) -> Result<ConnectResponse> {
+fn connect<R: Runtime>(shim: &ShimState<R>, request: ConnectRequest) -> Result<ConnectResponse> {
     Ok(ConnectResponse {
         shim_pid: std::process::id(),
-        task_pid: convert::pid(core.init_pid(&request.id)),
+        task_pid: convert::pid(shim.init_pid(&request.id)),
         ..ConnectResponse::default()
     })
 }
 
-fn shutdown<R: Runtime>(core: &Core<R>, _: ShutdownRequest) -> Result<Empty> {
-    core.shutdown();
+fn shutdown<R: Runtime>(shim: &ShimState<R>, _: ShutdownRequest) -> Result<Empty> {
+    shim.shutdown();
     Ok(Empty::default())
 }
 
-async fn pause<R: Runtime>(core: Rc<Core<R>>, request: PauseRequest) -> Result<Empty> {
-    core.pause(&request.id).await.map(|()| Empty::default())
+async fn pause<R: Runtime>(shim: Rc<ShimState<R>>, request: PauseRequest) -> Result<Empty> {
+    shim.pause(&request.id).await.map(|()| Empty::default())
 }
 
-async fn resume<R: Runtime>(core: Rc<Core<R>>, request: ResumeRequest) -> Result<Empty> {
-    core.resume(&request.id).await.map(|()| Empty::default())
+async fn resume<R: Runtime>(shim: Rc<ShimState<R>>, request: ResumeRequest) -> Result<Empty> {
+    shim.resume(&request.id).await.map(|()| Empty::default())
 }
 
-async fn stats<R: Runtime>(core: Rc<Core<R>>, request: StatsRequest) -> Result<StatsResponse> {
-    let stats = core.stats(&request.id).await?;
+async fn stats<R: Runtime>(shim: Rc<ShimState<R>>, request: StatsRequest) -> Result<StatsResponse> {
+    let stats = shim.stats(&request.id).await?;
     let stats = MessageField::some(convert::any(stats));
     Ok(StatsResponse { stats, ..StatsResponse::default() })
 }
 
-async fn update<R: Runtime>(core: Rc<Core<R>>, request: UpdateTaskRequest) -> Result<Empty> {
+async fn update<R: Runtime>(shim: Rc<ShimState<R>>, request: UpdateTaskRequest) -> Result<Empty> {
     let resources = convert::optional_payload(request.resources)
         .ok_or_else(|| Error::invalid("no resources to update"))?;
-    core.update(&request.id, resources).await.map(|()| Empty::default())
+    shim.update(&request.id, resources).await.map(|()| Empty::default())
 }
 
 async fn checkpoint<R: Runtime>(
-    core: Rc<Core<R>>,
+    shim: Rc<ShimState<R>>,
     request: CheckpointTaskRequest,
 ) -> Result<Empty> {
     let checkpoint = Checkpoint {
         path: request.path.into(),
         options: convert::optional_payload(request.options),
     };
-    core.checkpoint(&request.id, checkpoint).await.map(|()| Empty::default())
+    shim.checkpoint(&request.id, checkpoint).await.map(|()| Empty::default())
 }

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{server, socket};
 use crate::event::Queue;
-use crate::process::core::{Core, Job};
+use crate::process::shim::{Job, ShimState};
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid, Program,
     Result, Runtime, spawn_process,
@@ -81,14 +81,14 @@ impl Daemon {
         let events = Queue::default();
         let go = Rc::new(Notify::new());
         let sleeper = Sleeper { go: Rc::clone(&go) };
-        let core = Core::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
-        let core = Rc::new(core);
+        let shim = ShimState::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
+        let shim = Rc::new(shim);
         let (jobs, mut asked) = mpsc::unbounded_channel::<Job<Sleeper>>();
-        let server = server::serve(listener, &jobs, core.capabilities);
+        let server = server::serve(listener, &jobs, shim.capabilities);
         tokio::task::spawn_local(async move {
             let _server = server;
             while let Some(job) = asked.recv().await {
-                job(&core);
+                job(&shim);
             }
         });
         let stream = UnixStream::connect(&path).await.expect("connect");

@@ -27,45 +27,45 @@ use crate::{
 const MAX_DELETED: usize = 64;
 
 /// How long nothing must have ended before memory is given back.
-const QUIET: Duration = Duration::from_millis(500);
+const TRIM_DELAY: Duration = Duration::from_millis(500);
 
 /// How long a runtime may take over a question that State-like calls depend on.
-const GLANCE: Duration = Duration::from_secs(1);
+const PIDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Work for the core.
-pub(crate) type Job<R> = Box<dyn FnOnce(&Rc<Core<R>>) + Send>;
+/// Work for the shim.
+pub(crate) type Job<R> = Box<dyn FnOnce(&Rc<ShimState<R>>) + Send>;
 
 /// Everything the shim knows.
-pub(crate) struct Core<R: Runtime> {
+pub(crate) struct ShimState<R: Runtime> {
     pub(crate) runtime: R,
     pub(crate) capabilities: Capabilities,
     pub(crate) namespace: String,
     pub(crate) events: Queue,
     pub(crate) notes: mpsc::UnboundedSender<Note>,
-    pub(crate) shim: Record,
+    pub(crate) shim_record: Record,
     containers: RefCell<BTreeMap<ContainerId, Rc<Container<R::Container>>>>,
     deleted: RefCell<VecDeque<(ContainerId, Deleted)>>,
     /// Something is over, and what it needed is free.
-    over: Notify,
+    memory_freed: Notify,
     /// A container has ended, or is gone.
-    ended: Notify,
+    container_ended: Notify,
     stop: Rc<Notify>,
     stopping: Cell<bool>,
 }
 
 /// What State answers.
 #[derive(Debug, Clone)]
-pub(crate) struct View {
+pub(crate) struct ProcessState {
     pub(crate) bundle: std::path::PathBuf,
     pub(crate) pid: Option<Pid>,
-    pub(crate) status: Status,
+    pub(crate) status: ProcessStatus,
     pub(crate) names: Names,
     pub(crate) exit: Option<Exit>,
 }
 
 /// What a client sees of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum ProcessStatus {
     Created,
     Running,
     Pausing,
@@ -73,7 +73,7 @@ pub(crate) enum Status {
     Stopped,
 }
 
-impl<R: Runtime> Core<R> {
+impl<R: Runtime> ShimState<R> {
     pub(crate) fn new(
         runtime: R,
         namespace: String,
@@ -90,11 +90,11 @@ impl<R: Runtime> Core<R> {
             namespace,
             events,
             notes,
-            shim: Record { pid: Some(pid), start_time, exit: None },
+            shim_record: Record { pid: Some(pid), start_time, exit: None },
             containers: RefCell::default(),
             deleted: RefCell::default(),
-            over: Notify::new(),
-            ended: Notify::new(),
+            memory_freed: Notify::new(),
+            container_ended: Notify::new(),
             stop,
             stopping: Cell::new(false),
         }
@@ -123,7 +123,7 @@ impl<R: Runtime> Core<R> {
     /// Gives an id back whose container could not be made.
     pub(crate) fn release(&self, id: &ContainerId) {
         self.containers.borrow_mut().remove(id);
-        self.ended();
+        self.container_ended();
     }
 
     /// Forgets a container but for what Delete answered.
@@ -137,16 +137,16 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Something is over whose memory can be given back, in a quiet moment.
-    pub(crate) fn over(&self) {
-        self.over.notify_one();
+    pub(crate) fn memory_freed(&self) {
+        self.memory_freed.notify_one();
     }
 
     /// Gives memory back when a burst is over: the heap of a shim that once had fifty execs at the
     /// same time would otherwise stay as large for as long as its container lives.
-    pub(crate) async fn tidy(&self) {
+    pub(crate) async fn trim_heap_when_idle(&self) {
         loop {
-            self.over.notified().await;
-            while tokio::time::timeout(QUIET, self.over.notified()).await.is_ok() {}
+            self.memory_freed.notified().await;
+            while tokio::time::timeout(TRIM_DELAY, self.memory_freed.notified()).await.is_ok() {}
             crate::sys::trim_heap();
         }
     }
@@ -158,11 +158,11 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Answers State.
-    pub(crate) fn view(&self, id: &str, exec: Option<&str>) -> Result<View> {
+    pub(crate) fn process_state(&self, id: &str, exec: Option<&str>) -> Result<ProcessState> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         let status = status(&container.init, &process).ok_or_else(not_created)?;
-        Ok(View {
+        Ok(ProcessState {
             bundle: container.bundle.path().to_owned(),
             pid: process.pid(),
             status,
@@ -179,7 +179,7 @@ impl<R: Runtime> Core<R> {
     /// Answers Pids: each with the exec that it is, where it is one.
     pub(crate) async fn pids(&self, id: &str) -> Result<Vec<(Pid, Option<ExecId>)>> {
         let container = self.container(id)?;
-        let record = container.record()?;
+        let runtime_container = container.runtime_container()?;
         let lives = |process: &Process| {
             !matches!(process.phase(), Phase::Stopped | Phase::Deleting | Phase::Exiting)
         };
@@ -191,7 +191,7 @@ impl<R: Runtime> Core<R> {
             .chain(container.init.pid().filter(|_| lives(&container.init)).map(|pid| (pid, None)))
             .collect();
         // A runtime that hangs, fails or does not know leaves what is known here.
-        let told = tokio::time::timeout(GLANCE, self.runtime.pids(&record)).await;
+        let told = tokio::time::timeout(PIDS_TIMEOUT, self.runtime.pids(&runtime_container)).await;
         match told {
             Ok(Ok(Some(pids))) => {
                 Ok(pids.into_iter().map(|pid| (pid, known.get(&pid).cloned().flatten())).collect())
@@ -202,7 +202,7 @@ impl<R: Runtime> Core<R> {
                 Ok(known.into_iter().collect())
             }
             Err(_) => {
-                log::warn!("pids of {id}: the runtime did not answer within {GLANCE:?}");
+                log::warn!("pids of {id}: the runtime did not answer within {PIDS_TIMEOUT:?}");
                 Ok(known.into_iter().collect())
             }
         }
@@ -219,14 +219,14 @@ impl<R: Runtime> Core<R> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         process.admit(&container.id, Request::Kill).await?;
-        let record = container.record()?;
+        let runtime_container = container.runtime_container()?;
         let Some(handle) = process.handle() else {
             return self.kill_unstarted(&container, signal);
         };
         if all && exec.is_none() {
-            self.runtime.signal_all(&record, &handle, signal).await
+            self.runtime.signal_all(&runtime_container, &handle, signal).await
         } else {
-            self.runtime.signal(&record, &handle, signal).await
+            self.runtime.signal(&runtime_container, &handle, signal).await
         }
     }
 
@@ -235,23 +235,23 @@ impl<R: Runtime> Core<R> {
         let init = &container.init;
         let ends = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
         if init.phase() != Phase::Created || !ends.contains(&signal) {
-            return Err(super::lifecycle::Refused::NotStarted.into_error(container.id.as_str()));
+            return Err(super::lifecycle::Refusal::NotStarted.into_error(container.id.as_str()));
         }
         let exit = Exit::now(128 + signal.number());
         container.journal_exit(None, exit);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: None, exit });
         init.stopped(exit);
-        self.ended();
+        self.container_ended();
         Ok(())
     }
 
     /// Freezes a container.
     pub(crate) async fn pause(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        let record = container.record()?;
+        let runtime_container = container.runtime_container()?;
         container.init.admit(&container.id, Request::Pause).await?;
-        let result = self.runtime.pause(&record).await;
+        let result = self.runtime.pause(&runtime_container).await;
         let settled = if result.is_ok() { Phase::Paused } else { Phase::Running };
         if result.is_ok() && container.init.phase() == Phase::Pausing {
             self.events.push(Event::Paused { container: container.id.clone() });
@@ -263,9 +263,9 @@ impl<R: Runtime> Core<R> {
     /// Thaws a container.
     pub(crate) async fn resume(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        let record = container.record()?;
+        let runtime_container = container.runtime_container()?;
         container.init.admit(&container.id, Request::Resume).await?;
-        let result = self.runtime.resume(&record).await;
+        let result = self.runtime.resume(&runtime_container).await;
         let settled = if result.is_ok() { Phase::Running } else { Phase::Paused };
         if result.is_ok() && container.init.phase() == Phase::Resuming {
             self.events.push(Event::Resumed { container: container.id.clone() });
@@ -276,22 +276,22 @@ impl<R: Runtime> Core<R> {
 
     /// Statistics.
     pub(crate) async fn stats(&self, id: &str) -> Result<Payload> {
-        let record = self.container(id)?.record()?;
-        self.runtime.stats(&record).await
+        let runtime_container = self.container(id)?.runtime_container()?;
+        self.runtime.stats(&runtime_container).await
     }
 
     /// Changes limits.
     pub(crate) async fn update(&self, id: &str, resources: Payload) -> Result<()> {
         let container = self.container(id)?;
         container.init.admit(&container.id, Request::Update).await?;
-        self.runtime.update(&*container.record()?, resources).await
+        self.runtime.update(&*container.runtime_container()?, resources).await
     }
 
     /// Writes a checkpoint.
     pub(crate) async fn checkpoint(&self, id: &str, request: Checkpoint) -> Result<()> {
         let container = self.container(id)?;
         container.init.admit(&container.id, Request::Checkpoint).await?;
-        self.runtime.checkpoint(&*container.record()?, request).await
+        self.runtime.checkpoint(&*container.runtime_container()?, request).await
     }
 
     /// Waits for a process's exit.
@@ -306,17 +306,17 @@ impl<R: Runtime> Core<R> {
     }
 
     /// A container has ended, or is gone.
-    pub(crate) fn ended(&self) {
-        self.ended.notify_one();
+    pub(crate) fn container_ended(&self) {
+        self.container_ended.notify_one();
     }
 
     /// Waits until a container has ended or gone since the last call.
-    pub(crate) async fn some_end(&self) {
-        self.ended.notified().await;
+    pub(crate) async fn wait_for_container_end(&self) {
+        self.container_ended.notified().await;
     }
 
     /// Whether nothing runs: each container has ended, or was never started.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn nothing_runs(&self) -> bool {
         let containers = self.containers.borrow();
         let mut phases = containers.values().map(|container| container.init.phase());
         phases.all(|phase| matches!(phase, Phase::Created | Phase::Stopped))
@@ -325,15 +325,15 @@ impl<R: Runtime> Core<R> {
     /// Whether nothing runs, and nobody will ask for what there is: the bundles are gone, which a
     /// daemon removes after `delete`. One that was killed in the middle of a create does just that
     /// when it is back, without a word to the shim.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    pub(crate) fn bundles_are_gone(&self) -> bool {
         let gone = |bundle: &Bundle| !bundle.path().exists();
-        self.is_over()
+        self.nothing_runs()
             && std::env::current_dir().is_err()
             && self.containers.borrow().values().all(|container| gone(&container.bundle))
     }
 
     /// Leaves once there is nothing that was created after `delete` had looked for it.
-    pub(crate) fn abandon(self: &Rc<Self>) {
+    pub(crate) fn delete_created_and_stop(self: &Rc<Self>) {
         let created: Vec<_> = self
             .containers
             .borrow()
@@ -342,7 +342,7 @@ impl<R: Runtime> Core<R> {
             .map(|container| container.id.clone())
             .collect();
         if created.is_empty() {
-            self.leave();
+            self.stop_server();
         }
         for id in created {
             let this = Rc::clone(self);
@@ -358,13 +358,13 @@ impl<R: Runtime> Core<R> {
     pub(crate) fn shutdown(&self) -> bool {
         let leaving = self.is_empty();
         if leaving {
-            self.leave();
+            self.stop_server();
         }
         leaving
     }
 
     /// Leaves, whatever there is.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn stop_server(&self) {
         // A Create from now on would be for a shim that is gone.
         self.stopping.set(true);
         // A permit is kept when nobody waits yet.
@@ -372,7 +372,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// A runtime said that a container cannot go on.
-    pub(crate) fn fatal(&self, note: &Note) {
+    pub(crate) fn kill_container(&self, note: &Note) {
         log::error!("container {} cannot go on: {}", note.container, note.reason);
         let Ok(container) = self.container(note.container.as_str()) else { return };
         let processes = container.execs().into_iter().map(|(_, exec)| exec);
@@ -405,25 +405,25 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Takes hold of a process that the runtime made.
-    pub(crate) fn hold(&self, pid: Pid) -> Result<Rc<ProcessHandle>> {
+    pub(crate) fn open_process(&self, pid: Pid) -> Result<Rc<ProcessHandle>> {
         ProcessHandle::open(pid).map(Rc::new)
     }
 }
 
 /// What a client sees: `None` while the container is being made. An exec is as frozen as its
 /// container.
-fn status(init: &Process, process: &Process) -> Option<Status> {
+fn status(init: &Process, process: &Process) -> Option<ProcessStatus> {
     let own = match process.phase() {
         Phase::Creating => return None,
-        Phase::Created | Phase::Starting => Status::Created,
-        Phase::Running | Phase::Exiting => Status::Running,
-        Phase::Pausing => Status::Pausing,
-        Phase::Paused | Phase::Resuming => Status::Paused,
-        Phase::Stopped | Phase::Deleting => Status::Stopped,
+        Phase::Created | Phase::Starting => ProcessStatus::Created,
+        Phase::Running | Phase::Exiting => ProcessStatus::Running,
+        Phase::Pausing => ProcessStatus::Pausing,
+        Phase::Paused | Phase::Resuming => ProcessStatus::Paused,
+        Phase::Stopped | Phase::Deleting => ProcessStatus::Stopped,
     };
     Some(match (own, init.phase()) {
-        (Status::Running, Phase::Pausing) => Status::Pausing,
-        (Status::Running, Phase::Paused | Phase::Resuming) => Status::Paused,
+        (ProcessStatus::Running, Phase::Pausing) => ProcessStatus::Pausing,
+        (ProcessStatus::Running, Phase::Paused | Phase::Resuming) => ProcessStatus::Paused,
         (own, _) => own,
     })
 }
