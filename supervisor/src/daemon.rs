@@ -8,7 +8,6 @@
 
 mod authority;
 mod detach;
-mod domain;
 mod door;
 mod launch;
 mod link;
@@ -19,7 +18,6 @@ mod serve;
 mod sys;
 mod upkeep;
 
-pub(crate) use domain::Domain;
 pub(crate) use launch::{connect, is_listening, went_away};
 pub(crate) use link::{Link, Repeatable};
 pub(crate) use log::log_to_stderr;

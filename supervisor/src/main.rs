@@ -12,6 +12,7 @@ mod config;
 mod container;
 mod content;
 mod daemon;
+mod domain;
 mod error;
 mod events;
 mod gc;

@@ -59,7 +59,7 @@ impl wire::events_server::Events for Events {
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<BoxStream<types::Envelope>>, Status> {
         let filters = Filters::parse(&request.into_inner().filters)
-            .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
+            .map_err(|error| Status::invalid_argument(shim_sdk::error::report(&error)))?;
         let subscription = self.bus.subscribe(accepts(filters));
         Ok(Response::new(Box::pin(stream(subscription))))
     }

@@ -162,7 +162,7 @@ impl wire::introspection_server::Introspection for Introspection {
         request: Request<wire::PluginsRequest>,
     ) -> Result<Response<wire::PluginsResponse>, Status> {
         let filters = Filters::parse(&request.into_inner().filters)
-            .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
+            .map_err(|error| Status::invalid_argument(shim_sdk::error::report(&error)))?;
         let wanted = |plugin: &&wire::Plugin| filters.matches(&Shown(plugin));
         let plugins = self.plugins.iter().filter(wanted).cloned().collect();
         Ok(Response::new(wire::PluginsResponse { plugins }))

@@ -29,7 +29,7 @@ use protos::grpc::containerd::services;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-use crate::daemon::Domain;
+use crate::domain::Domain;
 use crate::metadata::Namespace;
 
 /// The header that carries a request's namespace.

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use shim_sdk::Kind;
+use shim_sdk::error::report;
 use tonic::codegen::http::{HeaderValue, Response};
 use tonic::{Code, Status};
 
@@ -37,21 +38,9 @@ const MAKE_ROOM: &str = "; make room: remove containers (supervisor rm) and imag
 /// the answer says what to do.
 pub(crate) fn status(kind: Kind, error: &(dyn Error + 'static)) -> Status {
     if crate::metadata::is_full(error) {
-        return Status::new(Code::ResourceExhausted, chain(error) + MAKE_ROOM);
+        return Status::new(Code::ResourceExhausted, report(error) + MAKE_ROOM);
     }
-    Status::new(code(kind), chain(error))
-}
-
-/// The text of `error` and of its causes, outermost first, joined by colons.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    Status::new(code(kind), report(error))
 }
 
 /// As much of an error as is sent, percent-encoded: clients refuse headers of more than 8 KiB.

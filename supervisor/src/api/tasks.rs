@@ -296,7 +296,7 @@ impl wire::tasks_server::Tasks for Tasks {
     ) -> Result<Response<wire::MetricsResponse>, Status> {
         let namespace = super::namespace(&request)?;
         let filters = Filters::parse(&request.into_inner().filters)
-            .map_err(|error| Status::invalid_argument(super::status::chain(&error)))?;
+            .map_err(|error| Status::invalid_argument(shim_sdk::error::report(&error)))?;
         let wanted = |id: &ContainerId| filters.matches(&Named { id, namespace: &namespace });
         let stats = self.tasks.stats(&namespace, wanted).await;
         let timestamp = Some(std::time::SystemTime::now().into());

@@ -11,7 +11,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use super::detach::detach;
-use super::domain::Domain;
 use super::door::{Door, Leave, bind_private};
 use super::launch::{READY, log_path};
 use super::lock::Lock;
@@ -20,6 +19,7 @@ use super::place::{self, Claim};
 use super::{Mode, sys, upkeep};
 use crate::api;
 use crate::config::DaemonConfig;
+use crate::domain::Domain;
 use crate::error::DaemonError;
 use crate::task;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use shim_sdk::error::report;
 use shim_sdk::{ContainerId, Kind};
 
-use super::domain::Domain;
 use crate::container::Container;
+use crate::domain::Domain;
 use crate::maker::{self, Fate, Maker};
 use crate::metadata::{Labels, Namespace, RecordError, RootFiles};
 use crate::task::Status;

@@ -86,7 +86,7 @@ impl Collector {
             // Before it begins: what is deleted from here on may be missed and needs another.
             collector.scheduled.store(false, Ordering::SeqCst);
             if let Err(error) = collector.collect().await {
-                log::warn!("{}", crate::api::status::chain(&error));
+                log::warn!("{}", shim_sdk::error::report(&error));
             }
         });
     }

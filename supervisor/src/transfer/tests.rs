@@ -313,7 +313,7 @@ async fn a_truncated_archive_leaves_nothing() {
     let whole = good().pack();
     for cut in [1, 700, whole.len() / 2, whole.len() - 1500] {
         let error = fixture.refused(whole[..cut].to_vec()).await;
-        let text = crate::api::status::chain(&error);
+        let text = shim_sdk::error::report(&error);
         assert!(text.contains("archive"), "{cut}: {text}");
     }
     let whole = gzip(&whole);
@@ -364,7 +364,7 @@ async fn a_layer_that_reaches_outside_is_refused_and_leaves_nothing() {
         let target = layout.image(&layers, &Platform::host().architecture, Digest::of);
         layout.named(target, "x:1");
         let error = fixture.refused(layout.pack()).await;
-        let text = crate::api::status::chain(&error);
+        let text = shim_sdk::error::report(&error);
         assert!(matches!(error, TransferError::Layer { .. }) && text.contains(name), "{text}");
     }
 }

@@ -55,7 +55,7 @@ async fn documents_that_would_fill_the_memory_are_refused_while_they_are_parsed(
     // What is quoted of a document has a bound, and no control characters.
     let long = format!("{{\"manifests\":\"\\u001b[2J{}\"}}", "x".repeat(3 << 20));
     let error = fixture.refused(tar(&[("index.json", long.as_bytes())])).await;
-    let text = crate::api::status::chain(&error);
+    let text = shim_sdk::error::report(&error);
     assert!(text.len() < 1000 && !text.contains('\x1b'), "{} bytes", text.len());
     for (field, value) in [
         ("mediaType", "x".repeat(300)),
@@ -65,7 +65,7 @@ async fn documents_that_would_fill_the_memory_are_refused_while_they_are_parsed(
         let mut layout = good();
         layout.manifests[0][field] = json!(value);
         let error = fixture.refused(layout.pack()).await;
-        let text = crate::api::status::chain(&error);
+        let text = shim_sdk::error::report(&error);
         assert_eq!(error.kind(), Kind::InvalidArgument, "{text}");
         assert!(text.len() < 1000 && !text.contains('\n'), "{text}");
     }
@@ -179,7 +179,7 @@ async fn a_sparse_entry_of_an_archive_is_charged_for_its_holes() {
     let budget = within(Limits { free_expansion_bytes: 8 << 20, ..Limits::default() });
     let archive = Cursor::new(archive.into_inner().unwrap());
     let error = fixture.refused_reader(archive, &budget).await;
-    let text = crate::api::status::chain(&error);
+    let text = shim_sdk::error::report(&error);
     assert_eq!(error.kind(), Kind::ResourceExhausted, "{text}");
 }
 
@@ -194,7 +194,7 @@ async fn a_layer_is_charged_to_the_budget_of_its_import() {
     let limits = Limits { free_expansion_bytes: 1 << 20, max_expansion: 10, ..Limits::default() };
     let error = fixture.refused_reader(Cursor::new(layout.pack()), &within(limits)).await;
     let TransferError::Layer { cause, .. } = &error else { panic!("{error}") };
-    let text = crate::api::status::chain(cause);
+    let text = shim_sdk::error::report(cause);
     assert!(text.contains("bytes came out of"), "{text}");
     assert_eq!(error.kind(), Kind::ResourceExhausted);
     assert!(Exhausted::Stopped.to_string().contains("client has gone"));
