@@ -21,7 +21,7 @@ use crate::task::Tasks;
 /// What is served from this process: type, id, and the types that it is built on.
 const PLUGINS: &[(&str, &str, &[&str])] = &[
     ("io.containerd.content.v1", "content", &[]),
-    ("io.containerd.snapshotter.v1", "overlayfs", &[]),
+    ("io.containerd.snapshotter.v1", crate::snapshot::DEFAULT_SNAPSHOTTER, &[]),
     (
         "io.containerd.metadata.v1",
         "sqlite",

@@ -13,6 +13,8 @@
 //! durable, outlives it, and is swept at the next start when it has none. The record of a committed
 //! snapshot is written when every file of it is on the disk.
 
+mod driver;
+mod drivers;
 mod error;
 mod mend;
 pub(crate) mod mount;
@@ -24,6 +26,8 @@ mod snapshotter;
 mod tests;
 mod usage;
 
+use driver::Driver;
+pub(crate) use drivers::DEFAULT as DEFAULT_SNAPSHOTTER;
 pub(crate) use error::SnapshotError;
 pub(crate) use mend::Recorded;
 pub(crate) use mount::Mount;

@@ -15,7 +15,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::error::directory;
-use super::{Kind, Mount, SnapshotError, mount};
+use super::{Driver, Kind, Mount, SnapshotError, mount};
 use crate::aside::set_aside;
 
 /// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
@@ -46,29 +46,6 @@ impl Overlay {
         Ok(Self { folder, index_off: Path::new(INDEX).exists() })
     }
 
-    /// Makes the directories of snapshot `id`, whose root takes owner and mode from its parent's.
-    pub(crate) fn create(
-        &self,
-        id: i64,
-        kind: Kind,
-        parent: Option<i64>,
-    ) -> Result<(), SnapshotError> {
-        let home = self.home(id);
-        // Left by a crash before its record was durable: empty directories. Anything else was not
-        // made by this database, and is kept.
-        if home.symlink_metadata().is_ok() {
-            self.remove_empty(id);
-            if home.symlink_metadata().is_ok() {
-                set_aside(self.base(), &home, "a new snapshot has its number");
-            }
-        }
-        self.make(&home, kind, parent).map_err(|cause| {
-            // The number is given to the next snapshot.
-            self.remove_empty(id);
-            directory("create snapshot", &home)(cause)
-        })
-    }
-
     fn make(&self, home: &Path, kind: Kind, parent: Option<i64>) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(home)?;
         let root = home.join("fs");
@@ -86,39 +63,6 @@ impl Overlay {
             fs::set_permissions(&root, Permissions::from_mode(mode))?;
         }
         Ok(())
-    }
-
-    /// Puts a filled draft in place of the directories of snapshot `id`.
-    pub(super) fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
-        let put = || -> io::Result<()> {
-            remove_tree(&draft.join("work"))?;
-            super::mend::replace(self.base(), &self.home(id), draft)
-        };
-        put().map_err(directory("put in place", draft))
-    }
-
-    /// The directories that are as a snapshot's, by number.
-    pub(super) fn all(&self) -> Result<Vec<(i64, PathBuf)>, SnapshotError> {
-        let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(directory("list", &self.folder))?.path();
-            if let Some(id) = number(&path).filter(|_| is_snapshot(&path)) {
-                found.push((id, path));
-            }
-        }
-        Ok(found)
-    }
-
-    /// How snapshot `id` is mounted, over `parents`, the nearest first.
-    pub(crate) fn mounts(&self, id: i64, kind: Kind, parents: &[i64]) -> Vec<Mount> {
-        let active = kind == Kind::Active;
-        let mount = match parents {
-            [] => mount::bind(self.root(id), if active { "rw" } else { "ro" }),
-            [parent] if !active => mount::bind(self.root(*parent), "ro"),
-            _ => self.overlay(&self.home(id), active, parents),
-        };
-        vec![mount]
     }
 
     fn overlay(&self, home: &Path, active: bool, parents: &[i64]) -> Mount {
@@ -141,15 +85,82 @@ impl Overlay {
         }
     }
 
-    /// Puts everything that was written to the folder's file system on the disk.
-    pub(super) fn sync(&self) -> Result<(), SnapshotError> {
+    /// Removes the directories of a snapshot that holds nothing yet.
+    fn remove_empty(&self, id: i64) {
+        for made in [self.root(id), self.home(id).join("work"), self.home(id)] {
+            // One that is not empty, or not there, stays as it is.
+            let _ = fs::remove_dir(made);
+        }
+    }
+
+    /// The root directory that the snapshots are part of.
+    fn base(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
+    }
+
+    fn home(&self, id: i64) -> PathBuf {
+        self.folder.join(id.to_string())
+    }
+}
+
+impl Driver for Overlay {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn create(&self, id: i64, kind: Kind, parent: Option<i64>) -> Result<(), SnapshotError> {
+        let home = self.home(id);
+        // Left by a crash before its record was durable: empty directories. Anything else was not
+        // made by this database, and is kept.
+        if home.symlink_metadata().is_ok() {
+            self.remove_empty(id);
+            if home.symlink_metadata().is_ok() {
+                set_aside(self.base(), &home, "a new snapshot has its number");
+            }
+        }
+        self.make(&home, kind, parent).map_err(|cause| {
+            // The number is given to the next snapshot.
+            self.remove_empty(id);
+            directory("create snapshot", &home)(cause)
+        })
+    }
+
+    fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
+        let put = || -> io::Result<()> {
+            remove_tree(&draft.join("work"))?;
+            super::mend::replace(self.base(), &self.home(id), draft)
+        };
+        put().map_err(directory("put in place", draft))
+    }
+
+    fn all(&self) -> Result<Vec<(i64, PathBuf)>, SnapshotError> {
+        let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(directory("list", &self.folder))?.path();
+            if let Some(id) = number(&path).filter(|_| is_snapshot(&path)) {
+                found.push((id, path));
+            }
+        }
+        Ok(found)
+    }
+
+    fn mounts(&self, id: i64, kind: Kind, parents: &[i64]) -> Vec<Mount> {
+        let active = kind == Kind::Active;
+        let mount = match parents {
+            [] => mount::bind(self.root(id), if active { "rw" } else { "ro" }),
+            [parent] if !active => mount::bind(self.root(*parent), "ro"),
+            _ => self.overlay(&self.home(id), active, parents),
+        };
+        vec![mount]
+    }
+
+    fn sync(&self) -> Result<(), SnapshotError> {
         let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(&self.folder)?)?) };
         sync().map_err(directory("sync the file system of", &self.folder))
     }
 
-    /// Directories to be filled in place of those of snapshot `id`, and how to mount them over
-    /// `parents`. `number` tells those of one daemon apart.
-    pub(super) fn draft(
+    fn draft(
         &self,
         id: i64,
         number: u64,
@@ -166,9 +177,7 @@ impl Overlay {
         Ok((home, vec![mount]))
     }
 
-    /// Moves the files of a draft to where those of snapshot `id` are missing, once they are on the
-    /// disk. What another request has restored meanwhile stays.
-    pub(super) fn restore(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
+    fn restore(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
         self.sync()?;
         let home = self.home(id);
         let put = || -> io::Result<()> {
@@ -187,25 +196,11 @@ impl Overlay {
         put().map_err(directory("restore snapshot", &home))
     }
 
-    /// Removes the directories of snapshot `id`. Its number is never used again, so this can
-    /// happen at any time after its record has gone.
-    pub(crate) fn remove(&self, id: i64) -> io::Result<()> {
+    fn remove(&self, id: i64) -> io::Result<()> {
         remove_tree(&self.home(id))
     }
 
-    /// Removes the directories of a snapshot that holds nothing yet.
-    fn remove_empty(&self, id: i64) {
-        for made in [self.root(id), self.home(id).join("work"), self.home(id)] {
-            // One that is not empty, or not there, stays as it is.
-            let _ = fs::remove_dir(made);
-        }
-    }
-
-    /// Takes the directories of snapshots that `known` denies out of the way, and answers with them;
-    /// the database must be known to be this folder's. What is no snapshot's is set aside.
-    ///
-    /// They bear names that no snapshot will have, so they can be removed while others are made.
-    pub(super) fn sweep(&self, known: impl Fn(i64) -> bool) -> Result<Vec<PathBuf>, SnapshotError> {
+    fn sweep(&self, known: &dyn Fn(i64) -> bool) -> Result<Vec<PathBuf>, SnapshotError> {
         let entries = fs::read_dir(&self.folder).map_err(directory("list", &self.folder))?;
         let mut orphans = Vec::new();
         for entry in entries {
@@ -229,22 +224,12 @@ impl Overlay {
         Ok(orphans)
     }
 
-    /// Where the files of snapshot `id` itself are.
-    pub(crate) fn root(&self, id: i64) -> PathBuf {
+    fn root(&self, id: i64) -> PathBuf {
         self.home(id).join("fs")
-    }
-
-    /// The root directory that the snapshots are part of.
-    fn base(&self) -> &Path {
-        self.folder.parent().unwrap_or(&self.folder)
-    }
-
-    fn home(&self, id: i64) -> PathBuf {
-        self.folder.join(id.to_string())
     }
 }
 
-/// Removes a directory that [`Overlay::sweep`] found. What cannot be removed is logged.
+/// Removes a directory that [`Driver::sweep`] found. What cannot be removed is logged.
 pub(super) fn remove_orphan(path: &Path) {
     if let Err(error) = remove_tree(path) {
         log::warn!("remove {}: {error}", path.display());

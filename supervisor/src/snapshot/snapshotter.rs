@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::error::directory;
-use super::overlay::{Overlay, remove_orphan};
+use super::overlay::remove_orphan;
 use super::record::{self, Scope, Snapshot};
-use super::{Info, Kind, Mount, SnapshotError, Usage, usage};
+use super::{Driver, Info, Kind, Mount, SnapshotError, Usage, drivers, usage};
 use crate::events::{Bus, Event};
 use crate::lease::{self, LeaseId};
 use crate::metadata::filter::Filters;
@@ -21,7 +21,7 @@ use crate::namespace;
 pub(crate) struct Snapshotter {
     pub(super) database: Database,
     events: Bus,
-    pub(super) driver: Arc<Overlay>,
+    pub(super) driver: Arc<dyn Driver>,
 }
 
 /// What a new snapshot is to be.
@@ -38,19 +38,19 @@ pub(crate) struct New {
 }
 
 impl Snapshotter {
-    /// Opens the overlayfs snapshotter under `root` (`root/snapshots`).
+    /// Opens the snapshotter with the default driver under `root` (`root/snapshots`).
     pub(crate) fn open(
         root: &Path,
         database: Database,
         events: Bus,
     ) -> Result<Self, SnapshotError> {
-        let driver = Arc::new(Overlay::open(root.join("snapshots"))?);
+        let driver = drivers::open(drivers::DEFAULT, root.join("snapshots"))?;
         Ok(Self { database, events, driver })
     }
 
     /// The name that requests must give.
     pub(crate) fn name(&self) -> &'static str {
-        Overlay::NAME
+        self.driver.name()
     }
 
     /// Makes an active snapshot; how to mount it is the answer.
@@ -319,7 +319,7 @@ impl Snapshotter {
                 let ids = statement.query_map([], |row| row.get(0))?;
                 Ok(ids.collect::<Result<_, _>>()?)
             })?;
-        self.driver.sweep(|id| known.contains(&id))
+        self.driver.sweep(&|id| known.contains(&id))
     }
 
     /// Removes the directories of snapshots whose records have gone.
