@@ -121,6 +121,12 @@ fn plugins(config: &DaemonConfig) -> Vec<wire::Plugin> {
             platforms: vec![plugin.platform.as_deref().map_or_else(platform, parse_platform)],
             exports,
             capabilities: plugin.capabilities.clone(),
+            // containerd reports a plugin that failed to load in the same way.
+            init_err: Some(protos::grpc::google::rpc::Status {
+                code: tonic::Code::Unimplemented.into(),
+                message: "proxy plugins are not implemented".to_owned(),
+                details: Vec::new(),
+            }),
             ..wire::Plugin::default()
         }
     });
