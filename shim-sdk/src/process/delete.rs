@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::container::{Container, Deleted, not_created};
 use super::init::unmount_rootfs;
-use super::lifecycle::{Phase, Request, Step, decide};
+use super::lifecycle::{Decision, Input, Job, Outcome, Request};
 use super::shim::ShimState;
 use crate::event::Event;
 use crate::journal::Stage;
@@ -27,22 +27,14 @@ impl<R: Runtime> ShimState<R> {
             };
             let init = &container.init;
             let changed = init.changed();
-            let now = init.phase();
-            match decide(init.which, now, Request::Delete) {
-                Err(refused) => return Err(refused.into_error(id)),
-                Ok(Step::Later) => changed.await,
-                Ok(Step::Stay | Step::Go(_)) if now == Phase::Created && init.pid().is_some() => {
-                    kill_created(&container).await?;
-                }
-                Ok(Step::Stay | Step::Go(_)) => {
-                    init.enter(Phase::Deleting);
+            match init.apply(Input::Request(Request::Delete)) {
+                Err(refusal) => return Err(refusal.into_error(id)),
+                Ok(Decision::Wait) => changed.await,
+                Ok(Decision::KillFirst) => kill_created(&container).await?,
+                Ok(Decision::Enter(_) | Decision::Stay | Decision::Ignore) => {
                     let deleted = self.remove(&container).await;
-                    if deleted.is_err() {
-                        init.enter(now);
-                    } else {
-                        // Whoever waits looks again, and finds the answer in memory.
-                        init.enter(Phase::Deleting);
-                    }
+                    // A Delete that waits looks up the container again.
+                    init.end_job(Job::Delete, Outcome::from(&deleted));
                     return deleted;
                 }
             }
@@ -93,12 +85,12 @@ impl<R: Runtime> ShimState<R> {
                 Err(error) => return container.deleted_exec(exec).ok_or(error),
             };
             let changed = process.changed();
-            let now = process.phase();
-            match decide(process.which, now, Request::Delete) {
-                Err(refused) => return Err(refused.into_error(id)),
-                Ok(Step::Later) => changed.await,
-                Ok(Step::Stay | Step::Go(_)) => {
-                    process.enter(Phase::Deleting);
+            match process.apply(Input::Request(Request::Delete)) {
+                Err(refusal) => return Err(refusal.into_error(id)),
+                Ok(Decision::Wait) => changed.await,
+                Ok(
+                    Decision::Enter(_) | Decision::Stay | Decision::KillFirst | Decision::Ignore,
+                ) => {
                     if let Some(attached) = process.detach() {
                         attached.drain(DRAIN).await;
                     }
@@ -110,8 +102,8 @@ impl<R: Runtime> ShimState<R> {
                     }
                     container.forget(&exec, deleted);
                     self.memory_freed();
-                    // Whoever waits looks again, and finds the answer in memory.
-                    process.enter(Phase::Deleting);
+                    // A Delete that waits looks up the exec again, and finds this answer.
+                    process.end_job(Job::Delete, Outcome::Succeeded);
                     return Ok(deleted);
                 }
             }

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use oci_spec::runtime::Process as Spec;
 
-use super::container::{Container, Process};
-use super::lifecycle::{Phase, ProcessKind, Refusal, Request};
+use super::container::Container;
+use super::lifecycle::{Decision, Input, Job, Outcome, Phase, ProcessKind, Request};
+use super::process_state::Process;
 use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::reaper;
@@ -13,7 +14,7 @@ use crate::stdio::{self, Owner};
 use crate::watch::Watch;
 use crate::{Error, Exec, ExecId, Exit, Pid, Result, Runtime, Signal};
 
-/// What is reported for an exec that could not be started, to those who wait for it.
+/// The exit status that Wait returns for an exec that could not be started.
 const EXEC_FAILED_STATUS: u32 = 255;
 
 impl<R: Runtime> ShimState<R> {
@@ -29,14 +30,8 @@ impl<R: Runtime> ShimState<R> {
             return Err(Error::unimplemented("a terminal"));
         }
         let container = self.container(id)?;
-        let now = container.init.admit(&container.id, Request::Exec).await?;
-        if container.restores && matches!(now, Phase::Created | Phase::Starting) {
-            // There is nothing yet that a process could join.
-            return Err(
-                Refusal::State("cannot exec in a created state").into_error(container.id.as_str())
-            );
-        }
-        let process = Process::new(ProcessKind::Exec, Phase::Created, names);
+        container.init.request(&container.id, Request::Exec).await?;
+        let process = Process::new(ProcessKind::Exec, Phase::Created, false, names);
         *process.spec.borrow_mut() = Some(Box::new(spec));
         container.reserve(&exec, process)?;
         self.events.push(Event::ExecAdded { container: container.id.clone(), exec });
@@ -48,8 +43,8 @@ impl<R: Runtime> ShimState<R> {
         let container = self.container(id)?;
         let process = container.process(Some(exec))?;
         let exec = ExecId::new(exec)?;
-        container.init.admit(&container.id, Request::StartExec).await?;
-        process.admit(&container.id, Request::Start).await?;
+        container.init.request(&container.id, Request::StartExec).await?;
+        process.request(&container.id, Request::Start).await?;
         match self.run_exec(&container, &exec, &process).await {
             Ok((pid, watch)) => {
                 container.journal_exec(&exec, pid);
@@ -58,13 +53,14 @@ impl<R: Runtime> ShimState<R> {
                     exec: exec.clone(),
                     pid,
                 });
-                process.enter(Phase::Running);
+                process.end_job(Job::Start, Outcome::Succeeded);
                 self.follow_exec(&container, exec, process, watch);
                 Ok(pid)
             }
             Err(error) => {
-                // It never ran: there is nothing to tell others of, but whoever waits is let go.
-                process.stopped(Exit::now(EXEC_FAILED_STATUS));
+                // It never ran, so no exit is published; this ends the Waits for it.
+                process.end_job(Job::Start, Outcome::Failed);
+                process.set_exit(Exit::now(EXEC_FAILED_STATUS));
                 Err(error)
             }
         }
@@ -113,6 +109,10 @@ impl<R: Runtime> ShimState<R> {
         let (shim, container) = (Rc::clone(self), Rc::clone(container));
         tokio::task::spawn_local(async move {
             let exit = watch.await;
+            // It is Running, because it is followed once its start has succeeded.
+            if process.apply(Input::Exited) != Ok(Decision::Enter(Phase::Stopped)) {
+                return;
+            }
             container.journal_exit(Some(&exec), exit);
             shim.events.push(Event::Exited {
                 container: container.id.clone(),
@@ -120,7 +120,7 @@ impl<R: Runtime> ShimState<R> {
                 pid: process.pid(),
                 exit,
             });
-            process.stopped(exit);
+            process.set_exit(exit);
         });
     }
 }

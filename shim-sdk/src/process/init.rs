@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::container::Container;
-use super::lifecycle::{Phase, Request};
+use super::lifecycle::{Decision, Input, Job, Outcome, Phase, Request};
 use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::journal::Stage;
@@ -59,6 +59,7 @@ impl<R: Runtime> ShimState<R> {
                     log::warn!("undo the mounts of {}: {}", container.id, error.report());
                 }
                 self.release(&container.id);
+                container.init.end_job(Job::Create, Outcome::Failed);
                 Err(error)
             }
         }
@@ -106,7 +107,7 @@ impl<R: Runtime> ShimState<R> {
             checkpoint: order.checkpoint,
             pid,
         });
-        container.init.enter(Phase::Created);
+        container.init.end_job(Job::Create, Outcome::Succeeded);
         if let Some(watch) = watched {
             self.follow_init(container, watch);
         }
@@ -152,14 +153,14 @@ impl<R: Runtime> ShimState<R> {
     /// Lets a container's init run.
     pub(crate) async fn start_init(self: Rc<Self>, id: &str) -> Result<Pid> {
         let container = self.container(id)?;
-        container.init.admit(&container.id, Request::Start).await?;
+        container.init.request(&container.id, Request::Start).await?;
         let started = self.run_init(&container).await;
         match started {
             Ok((pid, watched)) => {
                 container.journal_init(Stage::Running, Some(pid));
                 self.events.push(Event::Started { container: container.id.clone(), pid });
                 // After the event: an exit that is known already waits for this phase.
-                container.init.settle(Phase::Starting, Phase::Running);
+                container.init.end_job(Job::Start, Outcome::Succeeded);
                 self.memory_freed();
                 if let Some(watch) = watched {
                     self.follow_init(&container, watch);
@@ -167,7 +168,7 @@ impl<R: Runtime> ShimState<R> {
                 Ok(pid)
             }
             Err(error) => {
-                container.init.settle(Phase::Starting, Phase::Created);
+                container.init.end_job(Job::Start, Outcome::Failed);
                 Err(error)
             }
         }
@@ -210,13 +211,13 @@ impl<R: Runtime> ShimState<R> {
         let init = &container.init;
         loop {
             let changed = init.changed();
-            if init.phase() != Phase::Starting {
-                break;
+            match init.apply(Input::Exited) {
+                // No request starts a process in the container from here on.
+                Ok(Decision::Enter(_)) => break,
+                Ok(Decision::Wait) => changed.await,
+                Ok(Decision::Stay | Decision::KillFirst | Decision::Ignore) | Err(_) => return,
             }
-            changed.await;
         }
-        // Nothing new starts from here on.
-        init.enter(Phase::Exiting);
         if let Ok(runtime_container) = container.runtime_container()
             && tokio::time::timeout(EXIT_TIMEOUT, self.runtime.init_exited(&runtime_container))
                 .await
@@ -231,7 +232,9 @@ impl<R: Runtime> ShimState<R> {
         container.journal(Stage::Stopped);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
-        init.stopped(exit);
+        if init.apply(Input::ExitHandled) == Ok(Decision::Enter(Phase::Stopped)) {
+            init.set_exit(exit);
+        }
         self.container_ended();
     }
 }
@@ -256,7 +259,8 @@ async fn end_execs<C>(container: &Container<C>) {
                 | Phase::Resuming
                 | Phase::Exiting
                 | Phase::Stopped
-                | Phase::Deleting => break,
+                | Phase::Deleting
+                | Phase::Deleted => break,
             }
             changed.await;
         }

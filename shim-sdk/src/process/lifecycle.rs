@@ -1,21 +1,27 @@
-//! ProcessKind request is valid when: the states of a process, as a pure function.
+//! The lifecycle of a process as a pure function: requests, outcomes of jobs and exits are its
+//! inputs.
 //!
 //! ```text
-//!              ┌────────── fails ──────────┐
 //!  Creating ─▶ Created ─Start▶ Starting ─▶ Running ─Pause▶ Pausing ─▶ Paused ─Resume▶ Resuming ─▶ Running
-//!                 │               │           │              (failing: back to where it came from)
-//!                 │               └─ exit ────┼── exit ─▶ Exiting ─▶ Stopped ─Delete▶ Deleting ─▶ gone
-//!                 └─ exit, or Delete: Deleting                            ◀── fails ──┘
+//!                 │  ◀─ fails (init) ┘        │
+//!                 │                           │
+//!                 ├──── init exits ───────────┴─────▶ Exiting ─▶ Stopped ─Delete▶ Deleting ─▶ Deleted
+//!                 └──── Delete ───▶ Deleting                        ◀──── fails ──┘
 //! ```
 //!
-//! A phase in -ing has a job under way, which settles it. `Exiting` is an init whose exit is known
-//! and not yet told, because its execs' exits come first.
+//! - A phase in -ing has a job under way. The outcome of the job ends the phase. A job that fails
+//!   returns the process to the phase before it; an exec that fails to start is `Stopped`.
+//! - An exit overtakes Pause and Resume, whose outcomes are then ignored. It waits for Start.
+//! - `Exiting` is an init whose exit is known and not yet published, because the exits of its execs
+//!   are published first. An exec goes from `Running` to `Stopped` at once.
+//! - Delete of an init that has a process and was never started kills that process first.
 //!
-//! The texts of refusals are containerd's own: its clients match on some of them.
+//! `process_state::Process` holds the phase and is the only one that writes it. The reasons for
+//! refusals are in `refusal`.
 
-use crate::{Error, Kind};
+use super::refusal::Refusal;
 
-/// ProcessKind process of a container.
+/// Which process of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProcessKind {
     Init,
@@ -35,80 +41,118 @@ pub(crate) enum Phase {
     Exiting,
     Stopped,
     Deleting,
+    Deleted,
 }
 
-/// What a client asks of a process.
+/// A process as the lifecycle sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) kind: ProcessKind,
+    pub(crate) phase: Phase,
+    /// Whether there is a pid. A runtime may create init's process in Create or in Start.
+    pub(crate) has_process: bool,
+    /// Whether the exit is published.
+    pub(crate) has_exit: bool,
+    /// Whether Start restores the container from a checkpoint.
+    pub(crate) restores: bool,
+}
+
+/// What a client requests of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
     Start,
-    Kill,
+    Kill {
+        /// Whether the signal ends a process by default.
+        ends: bool,
+    },
     Delete,
     Pause,
     Resume,
-    /// Add an exec, asked of init.
+    /// Add an exec; a request to init.
     Exec,
-    /// Start an exec, asked of its init.
+    /// Start an exec; a request to its init.
     StartExec,
     Update,
     Checkpoint,
 }
 
-/// What to do about a valid request.
+/// A job that has a phase of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Enter a phase and do the job that settles it.
-    Go(Phase),
-    /// Do it; the phase stays.
-    Stay,
-    /// Wait until the phase is settled, then ask again.
-    Later,
+pub(crate) enum Job {
+    Create,
+    Start,
+    Pause,
+    Resume,
+    Delete,
 }
 
-/// Why a request is refused.
+/// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The container is being made, or was never.
-    NotCreated,
-    /// The exec has no process yet.
-    NotStarted,
-    /// The process has ended.
-    Finished,
-    /// Init has ended, so nothing can be started in the container.
-    InitEnded,
-    /// The state does not allow it; the text is containerd's.
-    State(&'static str),
+pub(crate) enum Outcome {
+    Succeeded,
+    Failed,
 }
 
-impl Refusal {
-    /// What the client is told.
-    pub(crate) fn into_error(self, container: &str) -> Error {
-        match self {
-            Self::NotCreated => Error::new(Kind::NotFound, "container not created"),
-            Self::NotStarted => Error::new(Kind::FailedPrecondition, "process not created"),
-            Self::Finished => Error::new(Kind::NotFound, "process already finished"),
-            Self::InitEnded => Error::new(
-                Kind::FailedPrecondition,
-                format!("container {container} init process is not running"),
-            ),
-            // UNKNOWN on the wire, as containerd's own shim has it.
-            Self::State(text) => Error::new(Kind::Unknown, text),
-        }
+impl<T, E> From<&Result<T, E>> for Outcome {
+    fn from(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Succeeded } else { Self::Failed }
     }
 }
 
-/// Decides a request.
-///
-/// What repeats harmlessly: Kill while anything runs; Delete while deleting, which waits for the
-/// same deletion.
-pub(crate) fn decide(which: ProcessKind, now: Phase, request: Request) -> Result<Step, Refusal> {
-    use Phase::*;
-    use Refusal::*;
-    match (request, which, now) {
-        (_, ProcessKind::Init, Creating) => Err(NotCreated),
-        // An exec is never in these: it is added at once, and never paused by itself.
-        (_, ProcessKind::Exec, Creating | Pausing | Paused | Resuming) => Err(NotStarted),
+/// What can happen to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Request(Request),
+    /// A job ended.
+    Ended(Job, Outcome),
+    /// The process exited.
+    Exited,
+    /// The runtime has handled init's exit, and the exits of its execs are published.
+    ExitHandled,
+}
 
-        (Request::Start, _, Created) => Ok(Step::Go(Starting)),
+/// What to do about an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Enter the phase. For a request: do the job of that phase.
+    Enter(Phase),
+    /// Do what is requested; the phase stays.
+    Stay,
+    /// Wait until the phase changes, then decide again.
+    Wait,
+    /// Kill the process and wait for its exit, then decide again.
+    KillFirst,
+    /// Do nothing: an exit has overtaken the job, or was handled before.
+    Ignore,
+}
+
+/// Decides an input. Only a request can be refused.
+///
+/// Two requests may be repeated: Kill while the process runs, and Delete while deleting, which
+/// waits for the same deletion.
+pub(crate) fn decide(state: State, input: Input) -> Result<Decision, Refusal> {
+    match input {
+        Input::Request(request) => decide_request(state, request),
+        Input::Ended(job, outcome) => Ok(decide_outcome(state, job, outcome)),
+        Input::Exited => Ok(decide_exit(state)),
+        Input::ExitHandled => Ok(match (state.kind, state.phase) {
+            (ProcessKind::Init, Phase::Exiting) => Decision::Enter(Phase::Stopped),
+            (ProcessKind::Init | ProcessKind::Exec, _) => Decision::Ignore,
+        }),
+    }
+}
+
+fn decide_request(state: State, request: Request) -> Result<Decision, Refusal> {
+    use Phase::*;
+    use ProcessKind::{Exec, Init};
+    use Refusal::*;
+    match (request, state.kind, state.phase) {
+        (_, Init, Creating | Deleted) => Err(NotCreated),
+        (_, Exec, Deleted) => Err(Finished),
+        // An exec is never in these phases: it is added at once, and is paused with its container.
+        (_, Exec, Creating | Pausing | Paused | Resuming) => Err(NotStarted),
+
+        (Request::Start, _, Created) => Ok(Decision::Enter(Starting)),
         (Request::Start, _, Starting | Running | Pausing | Resuming) => {
             Err(State("cannot start a running process"))
         }
@@ -117,79 +161,85 @@ pub(crate) fn decide(which: ProcessKind, now: Phase, request: Request) -> Result
         (Request::Start, _, Deleting) => Err(State("cannot start a deleted process")),
 
         (
-            Request::Kill,
-            ProcessKind::Init,
+            Request::Kill { .. },
+            Init,
             Created | Starting | Running | Pausing | Paused | Resuming,
-        ) => Ok(Step::Stay),
-        (Request::Kill, ProcessKind::Exec, Created) => Err(NotStarted),
+        ) if state.has_process => Ok(Decision::Stay),
+        // No process gets the signal: a signal that would end it ends the container.
+        (Request::Kill { ends: true }, Init, Created) => Ok(Decision::Enter(Stopped)),
+        (
+            Request::Kill { .. },
+            Init,
+            Created | Starting | Running | Pausing | Paused | Resuming,
+        )
+        | (Request::Kill { .. }, Exec, Created) => Err(NotStarted),
         // Its pid is about to be known.
-        (Request::Kill, ProcessKind::Exec, Starting) => Ok(Step::Later),
-        (Request::Kill, ProcessKind::Exec, Running) => Ok(Step::Stay),
-        (Request::Kill, _, Exiting | Stopped | Deleting) => Err(Finished),
+        (Request::Kill { .. }, Exec, Starting) => Ok(Decision::Wait),
+        (Request::Kill { .. }, Exec, Running) => Ok(Decision::Stay),
+        (Request::Kill { .. }, _, Exiting | Stopped | Deleting) => Err(Finished),
 
-        (Request::Delete, _, Created | Stopped) => Ok(Step::Go(Deleting)),
+        (Request::Delete, Init, Created) if state.has_process => Ok(Decision::KillFirst),
+        (Request::Delete, _, Created | Stopped) => Ok(Decision::Enter(Deleting)),
         (Request::Delete, _, Starting | Running | Pausing | Resuming) => {
             Err(State("cannot delete a running process"))
         }
         (Request::Delete, _, Paused) => Err(State("cannot delete a paused process")),
-        // The exit is known; that it is not told yet is our affair.
-        (Request::Delete, _, Exiting | Deleting) => Ok(Step::Later),
+        // The process has exited: the client need not know that the exit is not published yet.
+        (Request::Delete, _, Exiting | Deleting) => Ok(Decision::Wait),
 
-        (Request::Pause, ProcessKind::Init, Running) => Ok(Step::Go(Pausing)),
-        (Request::Pause, ProcessKind::Init, Created | Starting) => {
+        (Request::Pause, Init, Running) => Ok(Decision::Enter(Pausing)),
+        (Request::Pause, Init, Created | Starting) => {
             Err(State("cannot pause task in created state"))
         }
-        (Request::Pause, ProcessKind::Init, Pausing | Paused | Resuming) => {
+        (Request::Pause, Init, Pausing | Paused | Resuming) => {
             Err(State("cannot pause a paused container"))
         }
-        (Request::Pause, ProcessKind::Init, Exiting | Stopped | Deleting) => {
+        (Request::Pause, Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot pause a stopped container"))
         }
 
-        (Request::Resume, ProcessKind::Init, Paused) => Ok(Step::Go(Resuming)),
-        (Request::Resume, ProcessKind::Init, Created | Starting) => {
+        (Request::Resume, Init, Paused) => Ok(Decision::Enter(Resuming)),
+        (Request::Resume, Init, Created | Starting) => {
             Err(State("cannot resume task in created state"))
         }
-        (Request::Resume, ProcessKind::Init, Running | Pausing | Resuming) => {
+        (Request::Resume, Init, Running | Pausing | Resuming) => {
             Err(State("cannot resume a running process"))
         }
-        (Request::Resume, ProcessKind::Init, Exiting | Stopped | Deleting) => {
+        (Request::Resume, Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot resume a stopped container"))
         }
 
-        (Request::Exec | Request::StartExec, ProcessKind::Init, Created | Starting | Running) => {
-            Ok(Step::Stay)
+        // The container has no process that an exec could join.
+        (Request::Exec, Init, Created | Starting) if state.restores => {
+            Err(State("cannot exec in a created state"))
         }
-        (Request::Exec | Request::StartExec, ProcessKind::Init, Pausing | Paused | Resuming) => {
+        (Request::Exec | Request::StartExec, Init, Created | Starting | Running) => {
+            Ok(Decision::Stay)
+        }
+        (Request::Exec | Request::StartExec, Init, Pausing | Paused | Resuming) => {
             Err(State("cannot exec in a paused state"))
         }
-        (Request::Exec, ProcessKind::Init, Exiting | Stopped) => {
-            Err(State("cannot exec in a stopped state"))
-        }
-        (Request::Exec, ProcessKind::Init, Deleting) => {
-            Err(State("cannot exec in a deleted state"))
-        }
-        (Request::StartExec, ProcessKind::Init, Exiting | Stopped | Deleting) => Err(InitEnded),
+        (Request::Exec, Init, Exiting | Stopped) => Err(State("cannot exec in a stopped state")),
+        (Request::Exec, Init, Deleting) => Err(State("cannot exec in a deleted state")),
+        (Request::StartExec, Init, Exiting | Stopped | Deleting) => Err(InitEnded),
 
-        (
-            Request::Update,
-            ProcessKind::Init,
-            Created | Starting | Running | Pausing | Paused | Resuming,
-        ) => Ok(Step::Stay),
-        (Request::Update, ProcessKind::Init, Exiting | Stopped | Deleting) => {
+        (Request::Update, Init, Created | Starting | Running | Pausing | Paused | Resuming) => {
+            Ok(Decision::Stay)
+        }
+        (Request::Update, Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot update a stopped container"))
         }
 
-        (Request::Checkpoint, ProcessKind::Init, Running | Paused) => Ok(Step::Stay),
-        (Request::Checkpoint, ProcessKind::Init, Pausing | Resuming) => Ok(Step::Later),
-        (Request::Checkpoint, ProcessKind::Init, Created | Starting) => {
+        (Request::Checkpoint, Init, Running | Paused) => Ok(Decision::Stay),
+        (Request::Checkpoint, Init, Pausing | Resuming) => Ok(Decision::Wait),
+        (Request::Checkpoint, Init, Created | Starting) => {
             Err(State("cannot checkpoint a task in created state"))
         }
-        (Request::Checkpoint, ProcessKind::Init, Exiting | Stopped | Deleting) => {
+        (Request::Checkpoint, Init, Exiting | Stopped | Deleting) => {
             Err(State("cannot checkpoint a stopped container"))
         }
 
-        // Requests that only a container understands are never asked of an exec.
+        // The wire sends these to init only.
         (
             Request::Pause
             | Request::Resume
@@ -197,99 +247,56 @@ pub(crate) fn decide(which: ProcessKind, now: Phase, request: Request) -> Result
             | Request::StartExec
             | Request::Update
             | Request::Checkpoint,
-            ProcessKind::Exec,
+            Exec,
             Created | Starting | Running | Exiting | Stopped | Deleting,
         ) => Err(State("cannot do this to an exec process")),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn decide_outcome(state: State, job: Job, outcome: Outcome) -> Decision {
+    use Outcome::{Failed, Succeeded};
+    use Phase::*;
+    use ProcessKind::{Exec, Init};
+    let next = match (job, state.phase, outcome, state.kind) {
+        (Job::Create, Creating, Succeeded, Init) => Created,
+        // The container leaves the table, and its id is free.
+        (Job::Create, Creating, Failed, Init) => Deleted,
+        (Job::Start, Starting, Succeeded, Init | Exec) => Running,
+        (Job::Start, Starting, Failed, Init) => Created,
+        // An exec can be started once only.
+        (Job::Start, Starting, Failed, Exec) => Stopped,
+        (Job::Pause, Pausing, Succeeded, Init) => Paused,
+        (Job::Pause, Pausing, Failed, Init) => Running,
+        (Job::Resume, Resuming, Succeeded, Init) => Running,
+        (Job::Resume, Resuming, Failed, Init) => Paused,
+        (Job::Delete, Deleting, Succeeded, Init | Exec) => Deleted,
+        (Job::Delete, Deleting, Failed, Init | Exec) if state.has_exit => Stopped,
+        (Job::Delete, Deleting, Failed, Init | Exec) => Created,
+        // An exit has overtaken the job, or the kind of process has no such job.
+        (
+            Job::Create | Job::Start | Job::Pause | Job::Resume | Job::Delete,
+            Creating | Created | Starting | Running | Pausing | Paused | Resuming | Exiting
+            | Stopped | Deleting | Deleted,
+            Succeeded | Failed,
+            Init | Exec,
+        ) => return Decision::Ignore,
+    };
+    Decision::Enter(next)
+}
 
-    const PHASES: [Phase; 10] = [
-        Phase::Creating,
-        Phase::Created,
-        Phase::Starting,
-        Phase::Running,
-        Phase::Pausing,
-        Phase::Paused,
-        Phase::Resuming,
-        Phase::Exiting,
-        Phase::Stopped,
-        Phase::Deleting,
-    ];
-
-    #[test]
-    fn a_running_process_cannot_be_deleted_and_the_words_are_containerds() {
-        for which in [ProcessKind::Init, ProcessKind::Exec] {
-            let refused = decide(which, Phase::Running, Request::Delete).expect_err("it runs");
-            let error = refused.into_error("c");
-            assert_eq!(error.message(), "cannot delete a running process");
-            assert_eq!(error.kind(), Kind::Unknown);
-        }
-    }
-
-    #[test]
-    fn kill_after_exit_reports_not_found() {
-        for phase in [Phase::Exiting, Phase::Stopped, Phase::Deleting] {
-            let refused = decide(ProcessKind::Init, phase, Request::Kill).expect_err("it ended");
-            assert_eq!(refused.into_error("c").kind(), Kind::NotFound);
-        }
-    }
-
-    #[test]
-    fn an_exec_cannot_be_started_once_init_has_ended() {
-        let refused =
-            decide(ProcessKind::Init, Phase::Stopped, Request::StartExec).expect_err("ended");
-        assert_eq!(refused.into_error("c1").kind(), Kind::FailedPrecondition);
-        assert!(refused.into_error("c1").message().contains("init process is not running"));
-    }
-
-    #[test]
-    fn jobs_are_only_entered_from_settled_phases() {
-        for which in [ProcessKind::Init, ProcessKind::Exec] {
-            for now in PHASES {
-                for request in [Request::Start, Request::Delete, Request::Pause, Request::Resume] {
-                    if let Ok(Step::Go(_)) = decide(which, now, request) {
-                        let settled =
-                            [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
-                        assert!(settled.contains(&now), "{request:?} in {now:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// A simpler model: what may follow what, whichever requests come in which order.
-    #[test]
-    fn random_requests_never_leave_the_drawn_machine() {
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = |below: usize| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random % below as u64) as usize
-        };
-        for _ in 0..2000 {
-            let mut now = Phase::Created;
-            let (mut started, mut deleted) = (0, 0);
-            for _ in 0..40 {
-                let requests = [Request::Start, Request::Delete, Request::Pause, Request::Resume];
-                if let Ok(Step::Go(phase)) = decide(ProcessKind::Init, now, requests[next(4)]) {
-                    started += usize::from(phase == Phase::Starting);
-                    deleted += usize::from(phase == Phase::Deleting);
-                    now = match phase {
-                        Phase::Starting | Phase::Resuming => Phase::Running,
-                        Phase::Pausing => Phase::Paused,
-                        other => other,
-                    };
-                }
-                if now == Phase::Running && next(8) == 0 {
-                    now = Phase::Stopped;
-                }
-            }
-            assert!(started <= 1 && deleted <= 1, "a process is started and deleted once");
-        }
+fn decide_exit(state: State) -> Decision {
+    use Phase::*;
+    use ProcessKind::{Exec, Init};
+    match (state.kind, state.phase) {
+        // The start event is published before the exit event.
+        (Init | Exec, Creating | Starting) => Decision::Wait,
+        (Init, Created | Running | Pausing | Paused | Resuming) => Decision::Enter(Exiting),
+        (Exec, Running) => Decision::Enter(Stopped),
+        (Exec, Created | Pausing | Paused | Resuming)
+        | (Init | Exec, Exiting | Stopped | Deleting | Deleted) => Decision::Ignore,
     }
 }
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

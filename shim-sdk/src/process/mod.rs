@@ -16,6 +16,10 @@ pub(crate) mod init;
 #[cfg(feature = "serve")]
 pub(crate) mod lifecycle;
 #[cfg(feature = "serve")]
+mod process_state;
+#[cfg(feature = "serve")]
+mod refusal;
+#[cfg(feature = "serve")]
 pub(crate) mod shim;
 #[cfg(unix)]
 pub(crate) mod start_time;

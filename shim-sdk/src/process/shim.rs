@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use super::container::{Container, Deleted, Process, not_created};
-use super::lifecycle::{Phase, Request};
+use super::container::{Container, Deleted, not_created};
+use super::lifecycle::{Decision, Job as LifecycleJob, Outcome, Phase, Request};
+use super::process_state::Process;
+use super::refusal::Refusal;
 use crate::event::{Event, Names, Queue};
 use crate::journal::Record;
 use crate::notifier::Note;
@@ -55,7 +57,7 @@ pub(crate) struct ShimState<R: Runtime> {
 
 /// What State answers.
 #[derive(Debug, Clone)]
-pub(crate) struct ProcessState {
+pub(crate) struct StateReply {
     pub(crate) bundle: std::path::PathBuf,
     pub(crate) pid: Option<Pid>,
     pub(crate) status: ProcessStatus,
@@ -158,11 +160,11 @@ impl<R: Runtime> ShimState<R> {
     }
 
     /// Answers State.
-    pub(crate) fn process_state(&self, id: &str, exec: Option<&str>) -> Result<ProcessState> {
+    pub(crate) fn process_state(&self, id: &str, exec: Option<&str>) -> Result<StateReply> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         let status = status(&container.init, &process).ok_or_else(not_created)?;
-        Ok(ProcessState {
+        Ok(StateReply {
             bundle: container.bundle.path().to_owned(),
             pid: process.pid(),
             status,
@@ -181,7 +183,10 @@ impl<R: Runtime> ShimState<R> {
         let container = self.container(id)?;
         let runtime_container = container.runtime_container()?;
         let lives = |process: &Process| {
-            !matches!(process.phase(), Phase::Stopped | Phase::Deleting | Phase::Exiting)
+            !matches!(
+                process.phase(),
+                Phase::Exiting | Phase::Stopped | Phase::Deleting | Phase::Deleted
+            )
         };
         let known: BTreeMap<Pid, Option<ExecId>> = container
             .execs()
@@ -218,11 +223,16 @@ impl<R: Runtime> ShimState<R> {
     ) -> Result<()> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
-        process.admit(&container.id, Request::Kill).await?;
+        // What these signals do by default is to end the process.
+        let ends = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+        let request = Request::Kill { ends: ends.contains(&signal) };
+        if let Decision::Enter(_) = process.request(&container.id, request).await? {
+            self.end_without_process(&container, signal);
+            return Ok(());
+        }
         let runtime_container = container.runtime_container()?;
-        let Some(handle) = process.handle() else {
-            return self.kill_unstarted(&container, signal);
-        };
+        let not_started = || Refusal::NotStarted.into_error(container.id.as_str());
+        let handle = process.handle().ok_or_else(not_started)?;
         if all && exec.is_none() {
             self.runtime.signal_all(&runtime_container, &handle, signal).await
         } else {
@@ -230,33 +240,26 @@ impl<R: Runtime> ShimState<R> {
         }
     }
 
-    /// A container without a process yet: what would end one ends it.
-    fn kill_unstarted(&self, container: &Container<R::Container>, signal: Signal) -> Result<()> {
-        let init = &container.init;
-        let ends = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
-        if init.phase() != Phase::Created || !ends.contains(&signal) {
-            return Err(super::lifecycle::Refusal::NotStarted.into_error(container.id.as_str()));
-        }
+    /// Publishes the exit of a container that a signal has ended before it had a process.
+    fn end_without_process(&self, container: &Container<R::Container>, signal: Signal) {
         let exit = Exit::now(128 + signal.number());
         container.journal_exit(None, exit);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: None, exit });
-        init.stopped(exit);
+        container.init.set_exit(exit);
         self.container_ended();
-        Ok(())
     }
 
     /// Freezes a container.
     pub(crate) async fn pause(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let runtime_container = container.runtime_container()?;
-        container.init.admit(&container.id, Request::Pause).await?;
+        container.init.request(&container.id, Request::Pause).await?;
         let result = self.runtime.pause(&runtime_container).await;
-        let settled = if result.is_ok() { Phase::Paused } else { Phase::Running };
-        if result.is_ok() && container.init.phase() == Phase::Pausing {
+        let ended = container.init.end_job(LifecycleJob::Pause, Outcome::from(&result));
+        if ended && result.is_ok() {
             self.events.push(Event::Paused { container: container.id.clone() });
         }
-        container.init.settle(Phase::Pausing, settled);
         result
     }
 
@@ -264,13 +267,12 @@ impl<R: Runtime> ShimState<R> {
     pub(crate) async fn resume(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let runtime_container = container.runtime_container()?;
-        container.init.admit(&container.id, Request::Resume).await?;
+        container.init.request(&container.id, Request::Resume).await?;
         let result = self.runtime.resume(&runtime_container).await;
-        let settled = if result.is_ok() { Phase::Running } else { Phase::Paused };
-        if result.is_ok() && container.init.phase() == Phase::Resuming {
+        let ended = container.init.end_job(LifecycleJob::Resume, Outcome::from(&result));
+        if ended && result.is_ok() {
             self.events.push(Event::Resumed { container: container.id.clone() });
         }
-        container.init.settle(Phase::Resuming, settled);
         result
     }
 
@@ -283,14 +285,14 @@ impl<R: Runtime> ShimState<R> {
     /// Changes limits.
     pub(crate) async fn update(&self, id: &str, resources: Payload) -> Result<()> {
         let container = self.container(id)?;
-        container.init.admit(&container.id, Request::Update).await?;
+        container.init.request(&container.id, Request::Update).await?;
         self.runtime.update(&*container.runtime_container()?, resources).await
     }
 
     /// Writes a checkpoint.
     pub(crate) async fn checkpoint(&self, id: &str, request: Checkpoint) -> Result<()> {
         let container = self.container(id)?;
-        container.init.admit(&container.id, Request::Checkpoint).await?;
+        container.init.request(&container.id, Request::Checkpoint).await?;
         self.runtime.checkpoint(&*container.runtime_container()?, request).await
     }
 
@@ -419,7 +421,7 @@ fn status(init: &Process, process: &Process) -> Option<ProcessStatus> {
         Phase::Running | Phase::Exiting => ProcessStatus::Running,
         Phase::Pausing => ProcessStatus::Pausing,
         Phase::Paused | Phase::Resuming => ProcessStatus::Paused,
-        Phase::Stopped | Phase::Deleting => ProcessStatus::Stopped,
+        Phase::Stopped | Phase::Deleting | Phase::Deleted => ProcessStatus::Stopped,
     };
     Some(match (own, init.phase()) {
         (ProcessStatus::Running, Phase::Pausing) => ProcessStatus::Pausing,
