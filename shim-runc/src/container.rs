@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
 use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
 
-use crate::cgroup::made::{self, Others};
+use crate::cgroup::record::{self, Others};
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
 use crate::engine::{AnyEngine, CreateRequest, Engine, ExecRequest, INIT_PID_FILE, UpdateRequest};
@@ -227,13 +227,13 @@ impl Container {
         paused: bool,
     ) -> Result<(), EngineError> {
         let (file, records) = self.engine.groups_file(&self.id);
-        let Some(made) = made::Made::read(&file) else {
+        let Some(made) = record::Made::read(&file) else {
             return cgroup.signal_all(signal, paused).await;
         };
         if !made.is_any() {
             // The cgroups existed before the container. Its processes descend from the shim.
             let shim = i32::try_from(std::process::id()).unwrap_or_default();
-            let is_own = |pid| made::descends(pid, shim);
+            let is_own = |pid| record::descends(pid, shim);
             return cgroup.signal_those(signal, paused, Some(&is_own)).await;
         }
         let others = Others::of(&made, &file, records);

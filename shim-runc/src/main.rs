@@ -3,14 +3,14 @@
 mod cgroup;
 mod checkpoint;
 mod container;
+mod create_lock;
 mod engine;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod making;
 mod oom;
 mod options;
-mod overdue;
+mod process_tree;
 mod shim;
 mod spec;
 mod stats;

@@ -13,11 +13,11 @@ use shim_sdk::{
 
 use crate::cgroup;
 use crate::container::Container;
+use crate::create_lock;
 use crate::engine::libcontainer::{self, Libcontainer};
 use crate::engine::runc::{self, Runc};
 use crate::engine::{AnyEngine, Engine, EngineRoot, EngineSelection};
 use crate::error::{EngineError, Input};
-use crate::making;
 use crate::options::Options;
 
 /// The shim: its default engine, and the libcontainer engines that its containers share.
@@ -183,7 +183,7 @@ impl Runtime for Shim {
             deleted.and(removed)
         };
         let mut removed = remove().await;
-        if making::ended(bundle.path()).await {
+        if create_lock::ended(bundle.path()).await {
             removed = remove().await;
         }
         Ok(removed?)

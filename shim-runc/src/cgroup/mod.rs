@@ -15,12 +15,12 @@
 //! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See
 //! cgroups(7), the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
-pub(crate) mod ahead;
 mod find;
-pub(crate) mod made;
+pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod v1;
 pub(crate) mod v2;
+pub(crate) mod warm_threadgroup_lock;
 
 use std::fs;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! A runtime that is killed before it has written its record leaves groups, and perhaps a process
 //! in them, that no runtime knows of afterwards. What the container was about to make was written
-//! down before (`made`); a bundle of an earlier version has the spec alone.
+//! down before (`record`); a bundle of an earlier version has the spec alone.
 //!
 //! Promise: nothing but what the container has made is touched, or in a bundle of an earlier version
 //! the group that is named after the container; and no group that this very process is in.
@@ -20,7 +20,7 @@ use shim_sdk::ContainerId;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
-use super::made::{self, Ending, Made};
+use super::record::{self, Ending, Made};
 use super::{below, collect_pids, find, send, write};
 use crate::engine::INIT_PID_FILE;
 use crate::error::EngineError;
@@ -46,7 +46,7 @@ struct Linux {
 /// Kills and removes what is in the groups of the container of a bundle, whatever its runtime knows
 /// of it.
 pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), EngineError> {
-    let file = bundle.join(made::FILE);
+    let file = bundle.join(record::FILE);
     let has_init = bundle.join(INIT_PID_FILE).exists();
     match Made::read(&file) {
         // Without a recorded init the create was cut off. Only the groups tell which processes are
@@ -227,7 +227,7 @@ mod tests {
             } else {
                 let path = Path::new(&parent).join(name);
                 let made = Made::plan(&path, bundle.path(), everywhere(&path).unwrap(), true);
-                made.write(&bundle.path().join(made::FILE)).unwrap();
+                made.write(&bundle.path().join(record::FILE)).unwrap();
             }
             let groups: Vec<_> =
                 trees.iter().map(|tree| below(tree, &parent).join(name).join("inner")).collect();

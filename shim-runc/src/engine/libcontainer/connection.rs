@@ -32,10 +32,10 @@ use shim_sdk::{ProcessHandle, Program};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::image::Image;
+use super::helper_executable::Image;
 use super::wire::{self, Frame, Reply, Request};
 use super::{HELPER_ARGUMENT, HELPER_SOCKET};
-use crate::overdue;
+use crate::process_tree;
 use crate::sys;
 
 /// How long a killed helper may take to disappear.
@@ -223,7 +223,7 @@ impl Connection {
             && let Some(helper) = Pid::from_raw(self.pid)
         {
             // Hooks that it waits for are its own children.
-            overdue::kill_all(helper);
+            process_tree::kill_all(helper);
         }
         self.wait().await;
         let (mut empty, mut left) = (0, Vec::new());

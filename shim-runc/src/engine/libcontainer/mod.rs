@@ -19,12 +19,12 @@
 //! hazards.
 
 mod connection;
+mod error_pipe;
 mod features;
-mod go;
 mod helper;
-mod image;
+mod helper_executable;
+mod notify_socket;
 mod pool;
-mod report;
 mod wire;
 
 #[cfg(test)]
@@ -42,14 +42,14 @@ use rustix::fs::MemfdFlags;
 use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 
-use crate::cgroup::made;
+use crate::cgroup::record;
 use crate::error::{EngineError, Input, Operation};
 
 use super::{CreateRequest, Engine, ExecRequest};
 
 use self::connection::{Answer, AskError};
+use self::error_pipe::Findings;
 use self::pool::{Call, Pool};
-use self::report::Findings;
 use self::wire::{Failure, Reason, Reply, Request};
 use crate::sys;
 
@@ -206,7 +206,7 @@ impl Libcontainer {
     async fn start_container(&self, id: &str) -> Result<(), EngineError> {
         let hooked = self.waiting.borrow().get(id).is_none_or(|waiting| waiting.hooked);
         let told = !hooked
-            && go::tell(&self.root.join(id))
+            && notify_socket::tell(&self.root.join(id))
                 // The helper finds out why.
                 .inspect_err(|error| log::debug!("{id}: tell init to go on: {error}"))
                 .is_ok();
@@ -443,7 +443,7 @@ impl Engine for Libcontainer {
     }
 
     fn groups_file(&self, id: &ContainerId) -> (PathBuf, Option<&Path>) {
-        (made::file_beside(&self.root, id.as_str()), Some(&self.root))
+        (record::file_beside(&self.root, id.as_str()), Some(&self.root))
     }
 
     fn init_exited(&self, id: &ContainerId) {

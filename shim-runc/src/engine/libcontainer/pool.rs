@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore, SemaphorePermit};
 
 use super::connection::{AskError, Connection};
-use super::image::Image;
+use super::helper_executable::Image;
 
 /// How many calls are made at the same time. More would only take each other's processor.
 const PLACES: usize = 4;

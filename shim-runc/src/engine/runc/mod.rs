@@ -34,10 +34,10 @@ use super::{
     CheckpointRequest, CreateRequest, Engine, EngineRoot, ExecRequest, RestoreRequest,
     UpdateRequest,
 };
-use crate::cgroup::made::{self, Made};
-use crate::cgroup::{ahead, remove};
+use crate::cgroup::record::{self, Made};
+use crate::cgroup::{remove, warm_threadgroup_lock};
 use crate::error::{EngineError, Input, Operation};
-use crate::overdue;
+use crate::process_tree;
 use crate::spec::SpecExcerpt;
 
 pub(crate) use features::features;
@@ -105,7 +105,7 @@ impl Runc {
             Io::Streams(_) | Io::Terminal(_) => (program.capture_stderr(), true),
         };
         if creates_process(operation) {
-            ahead::get_ready();
+            warm_threadgroup_lock::get_ready();
         }
         // NOT_FOUND would mean that the container does not exist, not the program.
         let running = spawn(program).await.map_err(|cause| EngineError::Refused {
@@ -129,7 +129,7 @@ impl Runc {
         };
         let limit = self.limit(operation);
         let Ok(ended) = tokio::time::timeout(limit, ended).await else {
-            overdue::end(pid).await;
+            process_tree::end(pid).await;
             let message =
                 format!("{} took longer than {limit:?} and was killed", self.program.display());
             let kind = Kind::DeadlineExceeded;
@@ -153,7 +153,7 @@ impl Runc {
         else {
             return Ok(());
         };
-        let file = self.file(made::FILE);
+        let file = self.file(record::FILE);
         let made =
             Made::plan(groups, bundle, remove::everywhere(groups)?, spec.has_new_pid_namespace());
         made.write(&file).map_err(|cause| EngineError::file("write", file, cause))
@@ -162,7 +162,7 @@ impl Runc {
     /// Removes the cgroups that were created for the container. A cgroup with processes of another
     /// container stays.
     async fn end_groups(&self, made: &Made) -> Result<(), EngineError> {
-        remove::end(made, &self.file(made::FILE), !made.ends_with_init).await
+        remove::end(made, &self.file(record::FILE), !made.ends_with_init).await
     }
 
     /// The time limit of an operation. A checkpoint writes all memory of the container.
@@ -284,7 +284,7 @@ impl Engine for Runc {
         if force && self.has_state_directories() && !self.state_directory(id).exists() {
             return Ok(());
         }
-        let made = Made::read(&self.file(made::FILE));
+        let made = Made::read(&self.file(record::FILE));
         let owns = |group: &Path| made.as_ref().is_none_or(|made| made.owns(group));
         if !force && self.started.get() {
             if delete::without_runtime(&self.program, &self.state_directory(id), owns) {
@@ -292,7 +292,7 @@ impl Engine for Runc {
             }
             // After init's exit only processes of others are in its cgroups. `runc delete` would kill
             // them, so the shim removes the state directory itself and leaves those cgroups.
-            let has_ended = self.init.get().is_some_and(|init| !overdue::is_alive(init));
+            let has_ended = self.init.get().is_some_and(|init| !process_tree::is_alive(init));
             if let Some(made) = made.filter(|made| made.ends_with_init && made.is_any())
                 && has_ended
                 && self.end_groups(&made).await.is_ok()
@@ -319,7 +319,7 @@ impl Engine for Runc {
     }
 
     fn groups_file(&self, _id: &ContainerId) -> (PathBuf, Option<&Path>) {
-        (self.file(made::FILE), None)
+        (self.file(record::FILE), None)
     }
 
     async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {

@@ -22,15 +22,15 @@ use libcontainer::oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
-use super::super::go;
-use super::super::report::Report;
+use super::super::error_pipe::Report;
+use super::super::notify_socket;
 use super::super::wire::{self, Failure, Reason};
 use super::Session;
 use super::cgroup::{self, Cgroups};
 use super::launch::{Launch, NewGroups, Options};
-use super::plan::Plan;
-use crate::cgroup::made::{self, Made};
-use crate::{making, overdue};
+use super::prepared_spec::Plan;
+use crate::cgroup::record::{self, Made};
+use crate::{create_lock, process_tree};
 
 /// How long a killed init may take to end.
 const ENDING: Duration = Duration::from_secs(10);
@@ -83,12 +83,12 @@ pub(super) fn create(
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit it, until they are in the container's root.
-    let making = making::mark(&bundle).map_err(|error| {
+    let making = create_lock::mark(&bundle).map_err(|error| {
         Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
     })?;
     let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
     // What was there already is another's. Written before anything is made.
-    let file = made::file_beside(&root, &id);
+    let file = record::file_beside(&root, &id);
     let made = Made::plan(&group, &bundle, hierarchies.places(&group), ends_with_init(&spec));
     made.write(&file).map_err(|error| {
         Failure::new(Reason::Other, format!("write {}: {error}", file.display()))
@@ -137,14 +137,14 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
 /// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
 pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
     let directory = root.join(id);
-    let file = made::file_beside(root, id);
+    let file = record::file_beside(root, id);
     let made = Made::read(&file);
     if !directory.exists() {
         // A create that was cut off before it had a record has made no groups. Without a file there may
         // be the draft of one.
         return match made {
             Some(made) => end_groups(&made, &file, root, true),
-            None => made::forget(&file).map_err(|error| failure(Reason::Other, &error)),
+            None => record::forget(&file).map_err(|error| failure(Reason::Other, &error)),
         };
     }
     // Written before anything else is made of a container: without it there is nothing else.
@@ -157,7 +157,7 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
     let runs = |state: &State| {
         let started = match state.status {
             ContainerStatus::Running | ContainerStatus::Paused => true,
-            ContainerStatus::Created => go::was_told(&directory),
+            ContainerStatus::Created => notify_socket::was_told(&directory),
             ContainerStatus::Creating | ContainerStatus::Stopped => false,
         };
         started && state.pid.is_some_and(|init| is_there(init) && cgroups.pids().contains(&init))
@@ -203,7 +203,7 @@ fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
     };
     cgroups.thaw();
     if let Some(init) = rustix::process::Pid::from_raw(init) {
-        overdue::kill_all(init);
+        process_tree::kill_all(init);
     }
     // It leaves its groups before it waits for what is left in its pid namespace to be reaped.
     let began = Instant::now();
@@ -280,7 +280,7 @@ pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
     if !directory.exists() {
         return Err(Failure::new(Reason::NoSuchContainer, "container does not exist"));
     }
-    let was_told = go::was_told(&directory);
+    let was_told = notify_socket::was_told(&directory);
     let mut container =
         Container::load(directory).map_err(|error| failure(Reason::Other, &error))?;
     if container.status() == ContainerStatus::Created && was_told {

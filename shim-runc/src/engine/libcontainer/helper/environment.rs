@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::inside;
+use super::container_path;
 
 /// Where users are listed.
 const PASSWD: &str = "/etc/passwd";
@@ -41,7 +41,7 @@ fn name(entry: &str) -> &str {
 
 /// The home directory that the container's list gives a user; `/` as runc has it otherwise.
 fn home_of(uid: u32) -> String {
-    let passwd = inside::read(Path::new(PASSWD), PASSWD_BYTES).unwrap_or_default();
+    let passwd = container_path::read(Path::new(PASSWD), PASSWD_BYTES).unwrap_or_default();
     find(&passwd, uid).unwrap_or_else(|| "/".to_owned())
 }
 

@@ -14,15 +14,15 @@ use libcontainer::oci_spec::runtime::{Process, Spec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::super::report::Report;
+use super::super::error_pipe::Report;
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
 use super::container::{Streams, failure, load, read_spec};
+use super::exec_process::{Entry, Joining};
 use super::identity::Identity;
-use super::join::{Entry, Joining};
 use super::keyring::Keyring;
-use super::{Session, check, hold, join, terminal};
-use crate::making;
+use super::{Session, exec_process, release_pipe, terminal, validate};
+use crate::create_lock;
 
 /// Starts a process; returns its pid and the reading end of its report, which ends when the command
 /// is executed. The process is read from a descriptor, as JSON.
@@ -41,7 +41,7 @@ pub(super) fn exec(
         }
         ContainerStatus::Creating | ContainerStatus::Stopped => return Err(not_running()),
     }
-    let _making = making::mark(container.bundle()).map_err(|error| {
+    let _making = create_lock::mark(container.bundle()).map_err(|error| {
         let bundle = container.bundle().display();
         Failure::new(Reason::Other, format!("mark the bundle {bundle}: {error}"))
     })?;
@@ -49,8 +49,8 @@ pub(super) fn exec(
     let process: Process = std::io::read_to_string(File::from(process))
         .and_then(|text| Ok(serde_json::from_str(&text)?))
         .map_err(|error| Failure::new(Reason::InvalidRequest, format!("process: {error}")))?;
-    check::process(&process)?;
-    check::terminal(&process, streams.console.is_some())?;
+    validate::process(&process)?;
+    validate::terminal(&process, streams.console.is_some())?;
     refuse_listener(&spec)?;
     let other = |error: std::io::Error| failure(Reason::Other, &error);
     let identity = Identity::of(root, &spec, &process)?;
@@ -70,10 +70,10 @@ pub(super) fn exec(
     let entry = entry(&group.cgroup_path).map_err(other)?;
     let console = streams.console.as_deref().map(terminal::connect).transpose()?;
     let report = Report::open().map_err(other)?;
-    let (hold, release) = hold::make().map_err(other)?;
+    let (hold, release) = release_pipe::make().map_err(other)?;
     let joining = Joining {
         init,
-        namespaces: join::namespaces(&spec),
+        namespaces: exec_process::namespaces(&spec),
         entry,
         personality: spec.linux().as_ref().and_then(|linux| linux.personality().clone()),
         process,

@@ -28,7 +28,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::super::wire::{Failure, Reason};
 use super::seccomp::Program;
-use super::{environment, inside, lookup};
+use super::{container_path, environment, executable};
 
 /// The highest capability that the kernel can have.
 const CAPABILITIES: u32 = 63;
@@ -121,7 +121,7 @@ impl Identity {
         // Tried as root first. Root has no capabilities over files that the user namespace does not
         // map (or NFS squashes it), so it may be refused where the user is not; then it is tried again
         // as the user.
-        let entered = match inside::enter(&self.directory) {
+        let entered = match container_path::enter(&self.directory) {
             Err(Errno::ACCESS | Errno::PERM) => false,
             other => other.map(|()| true).map_err(|error| self.no_directory(error))?,
         };
@@ -133,9 +133,9 @@ impl Identity {
         let (effective, inheritable) = (sets.effective, CapabilitySet::empty());
         set_capabilities(CapabilitySets { effective, permitted, inheritable })?;
         if !entered {
-            inside::enter(&self.directory).map_err(|error| self.no_directory(error))?;
+            container_path::enter(&self.directory).map_err(|error| self.no_directory(error))?;
         }
-        inside::verify_directory()?;
+        container_path::verify_directory()?;
         let command = self.command()?;
         set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })?;
         if !self.no_new_privileges {
@@ -189,7 +189,7 @@ impl Identity {
         };
         let environment = environment::complete(&self.environment, self.user.uid());
         let path = environment.iter().find_map(|entry| entry.strip_prefix("PATH="));
-        let program = lookup::find(name, path)?;
+        let program = executable::find(name, path)?;
         let invalid = |_| Failure::new(Reason::InvalidRequest, "a NUL byte in args or env");
         let strings = |list: &[String]| {
             list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()

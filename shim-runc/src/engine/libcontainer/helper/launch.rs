@@ -6,7 +6,7 @@
 //!   opens their doors ──────────────────────────> joins, becomes the user, waits for its start
 //! ```
 //!
-//! *Doors* are the open `tasks` files of groups of version 1 (`gate`). These groups are made while init
+//! *Doors* are the open `tasks` files of groups of version 1 (`cgroup_barrier`). These groups are made while init
 //! makes its mounts, and init joins them last of all, unless something before would be another in its
 //! groups ([`joins_first`]). Into a group of version 2, init is cloned. An init that wants more of its
 //! parent than a clone can give ([`Spaces`]) has an intermediate process between the helper and itself.
@@ -37,17 +37,17 @@ use shim_sdk::error::report;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
+use super::cgroup_barrier::{self, Keeper};
 use super::container::{Streams, failure};
-use super::corrections::Corrections;
-use super::gate::{self, Keeper};
+use super::exec_process::NAME;
 use super::identity::Identity;
-use super::init::Init;
-use super::join::NAME;
+use super::init_channel::{self, Word, Words};
+use super::init_process::Init;
 use super::keyring::Keyring;
+use super::namespaces::Spaces;
+use super::resource_fixups::Corrections;
 use super::rootfs::RootFs;
-use super::spaces::Spaces;
-use super::words::{self, Word, Words};
-use super::{check, limits, listener, terminal};
+use super::{limits, seccomp_listener, terminal, validate};
 use crate::cgroup::v2 as unified;
 use crate::sys;
 
@@ -119,7 +119,7 @@ impl Launch<'_> {
         validate(spec).map_err(lib)?;
         let process = spec.process().as_ref().ok_or(MissingSpecError::Process);
         let process = process.map_err(|error| lib(error.into()))?;
-        check::terminal(process, streams.console.is_some())?;
+        validate::terminal(process, streams.console.is_some())?;
         let rootfs = RootFs::of(spec, bundle, options.no_pivot_root, group)?;
         let spaces = Spaces::of(spec)?;
         let directory = root.join(id);
@@ -136,11 +136,11 @@ impl Launch<'_> {
             keyring.keep(&directory).map_err(other)?;
         }
         let console = streams.console.as_deref().map(terminal::connect).transpose()?;
-        let listener = super::super::go::listen(&directory).map_err(other)?;
+        let listener = super::super::notify_socket::listen(&directory).map_err(other)?;
         // Before anything that would have to be found by it.
         let remember = || config.save(&directory).map_err(|error| lib(error.into()));
         let resources = limits::wanted(spec);
-        let (keeper, gate) = gate::make().map_err(other)?;
+        let (keeper, gate) = cgroup_barrier::make().map_err(other)?;
         let mut init = Init {
             spec,
             process,
@@ -157,7 +157,7 @@ impl Launch<'_> {
             report,
             making,
         };
-        if check::is_unified() {
+        if validate::is_unified() {
             remember()?;
             let group = groups.make_unified(group, id, &resources)?;
             let group = File::open(group.path()).map_err(other)?;
@@ -224,7 +224,7 @@ fn clone(
     container: &mut Container,
     make_groups: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<i32, Failure> {
-    let (here, there) = words::pair().map_err(|error| failure(Reason::Other, &error))?;
+    let (here, there) = init_channel::pair().map_err(|error| failure(Reason::Other, &error))?;
     let in_new_pid_namespace = !init.spaces.need_intermediate() && init.spaces.make_pid_namespace();
     // Inherited, so that the clone is known for what it is from the first.
     let _ = rustix::thread::set_name(NAME);
@@ -330,7 +330,7 @@ impl Helper<'_> {
                 }
                 Some((Word::Listener, mut beside)) => {
                     let fd = beside.pop().ok_or_else(|| super::missing("the listener"))?;
-                    listener::inform(self.spec, &self.container.state, self.pid(), fd)?;
+                    seccomp_listener::inform(self.spec, &self.container.state, self.pid(), fd)?;
                     self.words.say(&Word::Done).map_err(other)?;
                 }
                 Some((Word::Ready, _)) => break,

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources, Spec};
 
-use super::check;
+use super::validate;
 use crate::cgroup::v1::Groups;
 use crate::error::{EngineError, Operation};
 
@@ -34,7 +34,7 @@ const FOR_ALL: [&str; 11] = [
 ];
 
 /// The limits of a spec; a spec without rules for devices denies them all. On version 2 the weights of
-/// block devices are left to `corrections`, because libcontainer computes another number, or none.
+/// block devices are left to `resource_fixups`, because libcontainer computes another number, or none.
 pub(super) fn wanted(spec: &Spec) -> LinuxResources {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
     let mut resources = resources.unwrap_or_default();
@@ -43,7 +43,7 @@ pub(super) fn wanted(spec: &Spec) -> LinuxResources {
         none.set_allow(false).set_access(Some("rwm".to_owned()));
         resources.set_devices(Some(vec![none]));
     }
-    if check::is_unified()
+    if validate::is_unified()
         && let Some(mut block_io) = resources.block_io().clone()
     {
         block_io.set_weight(None);

@@ -2,40 +2,40 @@
 //!
 //! It clones without executing, and calls libcontainer, which changes the working directory and
 //! blocks: neither is for a process that serves others. So there is one of its own, which the
-//! shim starts from its own binary, out of a container's reach (`image`), and can replace.
+//! shim starts from its own binary, out of a container's reach (`helper_executable`), and can replace.
 //!
 //! Promise: one request at a time, each answered once; no descriptor but the socket, no thread,
 //! no environment; gone when the shim is gone. What it clones has the shim as parent.
 //! Not here: waiting for deadlines and for this process's own death (`connection`).
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
-mod attributes;
 mod cgroup;
-mod check;
+mod cgroup_barrier;
 mod container;
-mod corrections;
+mod container_path;
+mod dev_null;
 mod devices;
 mod environment;
 mod exec;
-mod gate;
-mod hold;
+mod exec_process;
+mod executable;
 mod identity;
-mod init;
-mod inside;
-mod join;
+mod init_channel;
+mod init_process;
 mod keyring;
 mod launch;
 mod limits;
-mod listener;
-mod lookup;
-mod null;
-mod plan;
+mod namespaces;
+mod prepared_spec;
+mod process_attributes;
 mod procfs;
+mod release_pipe;
+mod resource_fixups;
 mod rootfs;
 mod seccomp;
-mod spaces;
+mod seccomp_listener;
 mod terminal;
-mod words;
+mod validate;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -46,10 +46,10 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::DumpableBehavior;
 
-use self::hold::Release;
-use self::plan::Plan;
+use self::prepared_spec::Plan;
+use self::release_pipe::Release;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
-use super::{HELPER_SOCKET, report};
+use super::{HELPER_SOCKET, error_pipe};
 use crate::sys;
 
 /// A helper that is asked nothing for so long leaves; the next request starts another.
@@ -106,7 +106,7 @@ fn prepare() -> io::Result<OwnedFd> {
     // A container gets the groups its spec lists and none of the shim's. In a user namespace
     // without setgroups there is nothing to be done about them.
     let _ = nix::unistd::setgroups(&[]);
-    report::listen();
+    error_pipe::listen();
     make_way();
     Ok(socket)
 }

@@ -33,8 +33,8 @@ use rustix::thread::{
 };
 
 use super::super::wire::{Failure, Reason};
-use super::hold;
-use super::words::{self, Word, Words};
+use super::init_channel::{self, Word, Words};
+use super::release_pipe;
 use crate::sys;
 
 /// One packet carries at most this many descriptors; no spec is expected to mount procfs more often.
@@ -71,7 +71,7 @@ fn by_option(namespace: BorrowedFd<'_>, times: usize) -> rustix::io::Result<Vec<
 
 /// Has a process open it.
 fn by_process(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, Failure> {
-    let (here, there) = words::pair().map_err(|error| failed("socketpair", &error))?;
+    let (here, there) = init_channel::pair().map_err(|error| failed("socketpair", &error))?;
     match sys::clone::clone_child().map_err(|error| failed("clone", &error))? {
         Some((hermit, _)) => {
             drop(there);
@@ -97,7 +97,7 @@ fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
         let what = "procfs of the joined pid namespace was not opened";
         Failure::new(Reason::Other, format!("{what}{why}"))
     };
-    let cloned = here.hear_from().map_err(|error| words::left(&error))?;
+    let cloned = here.hear_from().map_err(|error| init_channel::left(&error))?;
     // Others may make the opener say anything, and what is named here is killed.
     let pid = match cloned {
         Some((Word::Cloned { pid }, _, sender)) if sender == Some(hermit) => pid,
@@ -109,7 +109,7 @@ fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
         let _ = kill_process(opener, Signal::KILL);
     }
     reap(pid);
-    match opened.map_err(|error| words::left(&error))? {
+    match opened.map_err(|error| init_channel::left(&error))? {
         Some((Word::Opened, opened)) => Ok(opened),
         other => Err(none(other.map(|(word, _)| word))),
     }
@@ -124,7 +124,7 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     let needed = CapabilitySet::SYS_ADMIN;
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: needed, permitted: needed, inheritable })?;
-    let (hold, release) = hold::make()?;
+    let (hold, release) = release_pipe::make()?;
     if let Some((pid, _)) = sys::clone::clone_sibling(false, None)? {
         there.say(&Word::Cloned { pid })?;
         release.go();

@@ -11,7 +11,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::cgroup::made;
+use crate::cgroup::record;
 
 use fixture::{Fixture, executable, on_the_shims_thread, process, read, shell, wait};
 
@@ -331,7 +331,7 @@ fn a_helper_that_died_while_it_wrote_the_first_file_leaves_nothing() {
     // A helper killed between the write and the rename of `groups.json` left the draft for ever.
     on_the_shims_thread(async {
         let container = Fixture::new(&["true"]);
-        let mut draft = made::file_beside(&container.engine.root, &container.id).into_os_string();
+        let mut draft = record::file_beside(&container.engine.root, &container.id).into_os_string();
         draft.push(".new");
         fs::create_dir_all(&container.engine.root).unwrap();
         fs::write(&draft, "{\"version\":1,").unwrap();

@@ -15,11 +15,11 @@
 //! Runs in the container's init, after clone. Not here: namespaces, and the process (`launch`).
 //! See the OCI runtime specification, config.md and config-linux.md; mount_namespaces(7).
 
+mod cgroup_mount;
 mod console;
 mod copy_up;
-mod groups;
+mod device_nodes;
 mod mounts;
-mod nodes;
 mod options;
 mod pivot;
 mod protect;
@@ -39,9 +39,9 @@ use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, makedev};
 use rustix::io::Errno;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 
-use self::groups::Groups;
+use self::cgroup_mount::Groups;
+use self::device_nodes::Node;
 use self::mounts::{Mount, Mounts, What, set};
-use self::nodes::Node;
 use self::options::Change;
 use self::pivot::Propagation;
 use self::sysctl::Settings;
@@ -101,7 +101,7 @@ impl RootFs {
             propagation: Propagation::of(linux.rootfs_propagation().as_deref())?,
             mounts,
             groups: groups.transpose()?,
-            nodes: nodes::of(linux.devices().as_deref().unwrap_or_default())?,
+            nodes: device_nodes::of(linux.devices().as_deref().unwrap_or_default())?,
             bind_nodes: has(LinuxNamespaceType::User),
             cwd: spec.process().as_ref().map(|process| process.cwd().clone()),
             settings: Settings::of(linux)?,
@@ -155,9 +155,9 @@ impl RootFs {
                 _ => mounts.make(mount)?,
             }
         }
-        let dev = nodes::own_dev(&mounts)?;
+        let dev = device_nodes::own_dev(&mounts)?;
         if let Some(dev) = &dev {
-            nodes::set_up(&mounts, dev, &self.nodes, self.bind_nodes)?;
+            device_nodes::set_up(&mounts, dev, &self.nodes, self.bind_nodes)?;
         }
         let spare = match &dev {
             Some(_) => None,

@@ -8,7 +8,7 @@
 //! Promise: a mount has its attributes before it can be seen; it lands at the place that was
 //! checked, also if that has another name by then; nothing but procfs is mounted over /proc, and
 //! nothing in it but the files that runc allows.
-//! Not here: control groups (`groups`), what is done to mounts afterwards (`protect`).
+//! Not here: control groups (`cgroup_mount`), what is done to mounts afterwards (`protect`).
 //! See open_tree(2), fsopen(2), move_mount(2), mount_setattr(2); runc's `checkProcMount`.
 
 use std::fmt::Display;

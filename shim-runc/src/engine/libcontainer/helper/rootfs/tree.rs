@@ -4,7 +4,7 @@
 //! meanwhile: openat2(2) resolves with the root as root, and what is missing is made one component
 //! at a time, each below the descriptor of the one before. Links of /proc that jump (magic links)
 //! are never followed. What was found is held by its descriptor, so nothing is resolved twice.
-//! Not here: what a place is for (`mounts`, `nodes`, `protect`). Expects a umask of 0.
+//! Not here: what a place is for (`mounts`, `device_nodes`, `protect`). Expects a umask of 0.
 //! See openat2(2), path_resolution(7), proc(5) on links.
 
 use std::ffi::{OsStr, OsString};

@@ -33,16 +33,16 @@ use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::utils::parse_env;
 
 use super::super::wire::{Failure, Reason};
-use super::super::{go, report};
+use super::super::{error_pipe, notify_socket};
+use super::cgroup_barrier::Gate;
 use super::container::failure;
-use super::gate::Gate;
+use super::exec_process::{execute, take_streams};
 use super::identity::Identity;
-use super::join::{execute, take_streams};
+use super::init_channel::{self, Word, Words};
 use super::keyring::Keyring;
+use super::namespaces::Spaces;
 use super::rootfs::{RootFs, Terminal};
-use super::spaces::Spaces;
-use super::words::{self, Word, Words};
-use super::{attributes, hold, procfs, terminal};
+use super::{process_attributes, procfs, release_pipe, terminal};
 use crate::sys;
 
 /// What init is made of.
@@ -70,7 +70,7 @@ impl Init<'_> {
     /// The clone's part.
     pub(super) fn run(&self, words: &Words) -> ! {
         let Err(failure) = self.set_out(words);
-        report::tell(self.report.as_fd(), &failure);
+        error_pipe::tell(self.report.as_fd(), &failure);
         sys::clone::exit(1)
     }
 
@@ -79,7 +79,7 @@ impl Init<'_> {
             self.pass()?;
         }
         take_streams(&self.streams)?;
-        attributes::set(self.process)?;
+        process_attributes::set(self.process)?;
         let linux = self.spec.linux().as_ref();
         if let Some(linux) = linux {
             setup_memory_policy(linux.memory_policy(), create_syscall().as_ref())
@@ -104,11 +104,11 @@ impl Init<'_> {
 
     /// Goes on in a clone, and ends here. What the clone says comes after what is said of it.
     fn clone_init(&self, words: &Words) -> Result<(), Failure> {
-        let (hold, release) = hold::make().map_err(|error| failed("pipe", &error))?;
+        let (hold, release) = release_pipe::make().map_err(|error| failed("pipe", &error))?;
         let cloned = sys::clone::clone_sibling(self.spaces.make_pid_namespace(), None);
         match cloned.map_err(|error| failed("clone init", &error))? {
             Some((pid, _)) => {
-                words.say(&Word::Cloned { pid }).map_err(|error| words::left(&error))?;
+                words.say(&Word::Cloned { pid }).map_err(|error| init_channel::left(&error))?;
                 release.go();
                 sys::clone::exit(0)
             }
@@ -153,7 +153,7 @@ impl Init<'_> {
                 self.spaces.outside(run)?;
             }
             // By the host's /proc, and after the last program that is not the container's.
-            attributes::confine(self.process)
+            process_attributes::confine(self.process)
         };
         if let Some(namespace) = self.spaces.pid_namespace() {
             let times = self.rootfs.count_procfs();
@@ -181,8 +181,9 @@ impl Init<'_> {
         if devices.is_empty() {
             return Ok(());
         }
-        words.say(&Word::Devices).map_err(|error| words::left(&error))?;
-        let Some((Word::Moved(moved), _)) = words.hear().map_err(|error| words::left(&error))?
+        words.say(&Word::Devices).map_err(|error| init_channel::left(&error))?;
+        let Some((Word::Moved(moved), _)) =
+            words.hear().map_err(|error| init_channel::left(&error))?
         else {
             return Err(failed("move devices", &std::io::Error::other("the helper has left")));
         };
@@ -228,17 +229,18 @@ impl Init<'_> {
         let (report, listener) = (self.report.as_fd(), self.listener.as_fd());
         close_all_but(&[report, listener, words.as_fd()])?;
         let personality = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
-        attributes::set_habits(personality, self.process.user().umask())?;
-        attributes::limit(self.process)?;
+        process_attributes::set_habits(personality, self.process.user().umask())?;
+        process_attributes::limit(self.process)?;
         let command = self.identity.assume(|notifications| {
             words
                 .hand(&Word::Listener, &[notifications.as_fd()])
-                .map_err(|error| words::left(&error))?;
+                .map_err(|error| init_channel::left(&error))?;
             words.done()
         })?;
-        words.say(&Word::Ready).map_err(|error| words::left(&error))?;
+        words.say(&Word::Ready).map_err(|error| init_channel::left(&error))?;
         close_all_but(&[report, listener])?;
-        go::wait(&self.listener).map_err(|error| failed("wait for the start", &error))?;
+        notify_socket::wait(&self.listener)
+            .map_err(|error| failed("wait for the start", &error))?;
         close_all_but(&[report])?;
         self.run_last_hooks()?;
         self.identity.confine()?;

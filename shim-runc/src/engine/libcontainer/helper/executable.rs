@@ -14,7 +14,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags, accessat, fstat};
 use rustix::io::Errno;
 
 use super::super::wire::{Failure, Reason};
-use super::inside;
+use super::container_path;
 use crate::sys;
 
 /// The path to execute for `command`, as the calling process sees it with its own rights.
@@ -65,7 +65,7 @@ pub(super) fn failed(command: &str, error: nix::errno::Errno) -> Failure {
 }
 
 fn check(path: &Path) -> Result<(), Errno> {
-    let file = inside::open(path, OFlags::PATH)?;
+    let file = container_path::open(path, OFlags::PATH)?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
     }

@@ -30,14 +30,14 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces};
 
-use super::super::report;
+use super::super::error_pipe;
 use super::super::wire::{Failure, Reason};
-use super::hold::Hold;
 use super::identity::{Command, Identity};
+use super::init_channel::{self, Word, Words};
 use super::keyring::Keyring;
+use super::release_pipe::Hold;
 use super::rootfs;
-use super::words::{self, Word, Words};
-use super::{attributes, cgroup, inside, lookup, null, terminal};
+use super::{cgroup, container_path, dev_null, executable, process_attributes, terminal};
 use crate::sys;
 
 /// What a clone is called until it is the user's command; at most 15 bytes.
@@ -61,7 +61,7 @@ pub(super) struct Joining {
 
 /// How the process gets into the container's control groups.
 pub(super) enum Entry {
-    /// Of version 1: the open `tasks` files, to which it writes itself (`gate`).
+    /// Of version 1: the open `tasks` files, to which it writes itself (`cgroup_barrier`).
     Doors(Vec<File>),
     /// Of version 2: it is cloned there.
     Group(OwnedFd),
@@ -86,7 +86,7 @@ pub(super) fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
 impl Joining {
     /// Starts it; returns its pid. It runs on by itself, and tells its report what prevents it.
     pub(super) fn run(self) -> Result<i32, Failure> {
-        let (here, there) = words::pair().map_err(|error| failed("socketpair", &error))?;
+        let (here, there) = init_channel::pair().map_err(|error| failed("socketpair", &error))?;
         let group = match &self.entry {
             Entry::Group(group) => Some(group.as_fd()),
             Entry::Doors(_) => None,
@@ -115,7 +115,7 @@ impl Joining {
         let status = match self.clone_inside(words) {
             Ok(()) => 0,
             Err(failure) => {
-                report::tell(self.report.as_fd(), &failure);
+                error_pipe::tell(self.report.as_fd(), &failure);
                 1
             }
         };
@@ -124,13 +124,15 @@ impl Joining {
 
     fn clone_inside(&self, words: &Words) -> Result<(), Failure> {
         let affinity = self.process.exec_cpu_affinity().as_ref();
-        attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
+        process_attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
         if let Entry::Doors(doors) = &self.entry {
             cgroup::join(doors).map_err(|error| failed("join the control groups", &error))?;
         }
-        attributes::keep_to(affinity.and_then(|both| both.cpu_affinity_final().as_deref()))?;
-        attributes::set(&self.process)?;
-        attributes::confine(&self.process)?;
+        process_attributes::keep_to(
+            affinity.and_then(|both| both.cpu_affinity_final().as_deref()),
+        )?;
+        process_attributes::set(&self.process)?;
+        process_attributes::confine(&self.process)?;
         take_streams(&self.streams)?;
         // From here on there is nothing of the host's but what it runs from.
         self.close_but(&[self.init.as_fd(), words.as_fd()])?;
@@ -163,7 +165,7 @@ impl Joining {
             },
             Err(failure) => failure,
         };
-        report::tell(self.report.as_fd(), &failure);
+        error_pipe::tell(self.report.as_fd(), &failure);
         sys::clone::exit(1)
     }
 
@@ -175,16 +177,16 @@ impl Joining {
         }
         match &self.console {
             Some(console) => {
-                let root = inside::open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY);
+                let root = container_path::open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY);
                 let root = root.map_err(|error| failed("open /", &error))?;
                 terminal::attach(rootfs::open_terminal(root)?, console)?;
                 sys::fd::close_all_but(&[self.report.as_fd(), self.hold.as_fd()])
                     .map_err(|error| failed("close descriptors", &error))?;
             }
-            None => null::take_the_containers(),
+            None => dev_null::take_the_containers(),
         }
-        attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
-        attributes::limit(&self.process)?;
+        process_attributes::set_habits(self.personality.as_ref(), self.process.user().umask())?;
+        process_attributes::limit(&self.process)?;
         // A container with a listener has no further processes.
         self.identity.assume(|_| Ok(()))
     }
@@ -225,7 +227,7 @@ pub(super) fn execute(command: &Command) -> Failure {
     let Err(error) =
         nix::unistd::execve(&command.program, &command.arguments, &command.environment);
     let name = command.arguments.first().map(|name| name.to_string_lossy());
-    lookup::failed(name.as_deref().unwrap_or_default(), error)
+    executable::failed(name.as_deref().unwrap_or_default(), error)
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::super::super::wire::Failure;
-use super::super::check;
+use super::super::validate;
 use super::failed;
 use super::mounts::{Mount, Mounts, NewFileSystem, attach, clone_tree, propagate, set};
 use super::options::Change;
@@ -49,7 +49,7 @@ struct Hierarchy {
 impl Groups {
     pub(super) fn of(group: &Path, namespace: bool) -> Result<Self, Failure> {
         const TABLE: &str = "/proc/self/mountinfo";
-        let unified = check::is_unified();
+        let unified = validate::is_unified();
         let table = fs::read_to_string(TABLE)
             .map_err(|error| failed(&format!("read {TABLE}, to show cgroups"), &error))?;
         let hierarchies = hierarchies(&table);

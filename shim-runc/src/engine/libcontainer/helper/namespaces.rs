@@ -19,8 +19,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::wire::{Failure, Reason};
-use super::join::become_root;
-use super::words::{Word, Words};
+use super::exec_process::become_root;
+use super::init_channel::{Word, Words};
 
 /// A time namespace, which nix does not name.
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);

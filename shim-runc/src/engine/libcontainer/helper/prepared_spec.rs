@@ -15,10 +15,10 @@ use libcontainer::oci_spec::runtime::Spec;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
-use super::check;
 use super::container::{SPEC, failure, read_spec};
-use super::corrections::Corrections;
 use super::identity::Identity;
+use super::resource_fixups::Corrections;
+use super::validate;
 
 /// Which file a spec is, and as of when: inode, bytes, and when it was changed, in s and ns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Plan {
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
         let group = Path::new("/").join(asked.unwrap_or(Path::new(id)));
         let corrections = Corrections::of(&spec);
-        check::spec(&spec)?;
+        validate::spec(&spec)?;
         let identity = Identity::of_init(root, &spec)?;
         let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Other, &error))?;
         let (root, id, bundle) = (root.to_owned(), id.to_owned(), bundle.to_owned());

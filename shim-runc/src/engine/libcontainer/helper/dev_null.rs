@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{FileType, OFlags, fcntl_setfl, fstat};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 
-use super::inside;
+use super::container_path;
 
 /// Exchanges the host's null device for the container's own, wherever a standard stream is one. A
 /// container that has none leaves the streams as they are.
@@ -21,7 +21,7 @@ pub(super) fn take_the_containers() {
         return;
     }
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let Ok(null) = inside::open(Path::new("/dev/null"), flags) else { return };
+    let Ok(null) = container_path::open(Path::new("/dev/null"), flags) else { return };
     if !is_null(&null) || fcntl_setfl(&null, OFlags::empty()).is_err() {
         return;
     }

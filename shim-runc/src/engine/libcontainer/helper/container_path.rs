@@ -4,7 +4,7 @@
 //! directory that was entered has a path in the container, and a file is read only if it is a
 //! regular one, without waiting for it and to a bound.
 //! Not here: descriptors that lead out of the container, of which the process has none by then
-//! (`join`, `launch`). Either keeps the host out of reach by itself.
+//! (`exec_process`, `launch`). Either keeps the host out of reach by itself.
 //! See openat2(2) RESOLVE_NO_MAGICLINKS, getcwd(2), CVE-2024-21626.
 
 use std::fs::File;
