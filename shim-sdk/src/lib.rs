@@ -131,7 +131,7 @@ pub mod journal;
 mod kind;
 pub mod mount;
 mod process;
-pub mod resolve;
+pub mod shim_path;
 mod signal;
 mod sys;
 
@@ -146,25 +146,13 @@ pub mod messages;
 #[cfg(feature = "serve")]
 mod notifier;
 #[cfg(feature = "serve")]
-mod program;
-#[cfg(all(feature = "serve", unix))]
-mod reaper;
-#[cfg(all(feature = "serve", windows))]
-#[path = "reaper_windows.rs"]
 mod reaper;
 #[cfg(feature = "serve")]
 pub mod runtime;
-#[cfg(all(feature = "serve", unix))]
+#[cfg(feature = "serve")]
 pub mod spawn;
-#[cfg(all(feature = "serve", windows))]
-#[path = "spawn_windows.rs"]
-pub mod spawn;
-#[cfg(all(feature = "serve", unix))]
-mod spawner;
 #[cfg(feature = "serve")]
 pub mod stdio;
-#[cfg(feature = "serve")]
-mod watch;
 #[cfg(feature = "serve")]
 mod wire;
 
@@ -176,7 +164,6 @@ pub use journal::Journal;
 pub use kind::Kind;
 pub use mount::Mount;
 pub use process::ProcessHandle;
-pub use resolve::resolve;
 pub use signal::Signal;
 
 #[cfg(feature = "serve")]
@@ -184,12 +171,10 @@ pub use command::{Launch, Role, run};
 #[cfg(feature = "serve")]
 pub use notifier::Notifier;
 #[cfg(feature = "serve")]
-pub use program::Program;
-#[cfg(feature = "serve")]
 pub use runtime::{Capabilities, Checkpoint, Create, Created, Description, Exec, Payload, Runtime};
-#[cfg(feature = "serve")]
-pub use spawn::spawn_process;
 #[cfg(all(feature = "serve", unix))]
 pub use spawn::{Child, Output, spawn, spawn_now};
+#[cfg(feature = "serve")]
+pub use spawn::{Program, spawn_process};
 #[cfg(feature = "serve")]
 pub use stdio::{Io, Stream, Streams};

@@ -18,7 +18,7 @@ use super::start::is_served;
 use super::{info, placement};
 use crate::process::shim::ShimState;
 use crate::wire::socket;
-use crate::{Bundle, Error, Payload, Result, Runtime, address, file, log_fifo, spawner, sys};
+use crate::{Bundle, Error, Payload, Result, Runtime, address, file, log_fifo, spawn, sys};
 
 /// The most of a file with a server's address that is read; an address is a path of at most 108.
 const MAX_ADDRESS_BYTES: u64 = 4096;
@@ -73,7 +73,7 @@ fn open_log(path: &Path) -> Option<File> {
 
 /// Lets the event loop run before what it serves.
 pub(super) fn take_lead() -> Result<()> {
-    spawner::begin()
+    spawn::start_thread()
 }
 
 impl Place {

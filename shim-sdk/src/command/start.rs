@@ -26,7 +26,7 @@ use crate::wire::bootstrap::{self, Request};
 use crate::wire::convert;
 use crate::{
     Bundle, Error, Payload, ProcessHandle, Program, Result, Runtime, Signal, Stream, Streams,
-    address, spawner,
+    address, spawn,
 };
 
 /// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
@@ -222,7 +222,7 @@ fn spawn_server(
         // Inherited by the server.
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
-    let made = spawner::make_now(server, &mut Stack::new())?;
+    let made = spawn::spawn_blocking(server, &mut Stack::new())?;
     // Closed with everything else when this process ends. Until then the server waits: on a busy
     // host the daemon would wait for both.
     mem::forget(end);

@@ -10,8 +10,8 @@ use super::process_state::Process;
 use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::reaper;
+use crate::reaper::ExitWatch;
 use crate::stdio::{self, Owner};
-use crate::watch::Watch;
 use crate::{Error, Exec, ExecId, Exit, Pid, Result, Runtime, Signal};
 
 /// The exit status that Wait returns for an exec that could not be started.
@@ -71,7 +71,7 @@ impl<R: Runtime> ShimState<R> {
         container: &Container<R::Container>,
         exec: &ExecId,
         process: &Process,
-    ) -> Result<(Pid, Watch)> {
+    ) -> Result<(Pid, ExitWatch)> {
         let spec = process.spec.borrow_mut().take();
         let spec = spec.ok_or_else(|| Error::precondition("the exec was started before"))?;
         let runtime_container = container.runtime_container()?;
@@ -104,7 +104,7 @@ impl<R: Runtime> ShimState<R> {
         container: &Rc<Container<R::Container>>,
         exec: ExecId,
         process: Rc<Process>,
-        watch: Watch,
+        watch: ExitWatch,
     ) {
         let (shim, container) = (Rc::clone(self), Rc::clone(container));
         tokio::task::spawn_local(async move {

@@ -9,8 +9,8 @@ use super::shim::ShimState;
 use crate::event::{Event, Names};
 use crate::journal::Stage;
 use crate::reaper;
+use crate::reaper::ExitWatch;
 use crate::stdio::{self, Attached, Owner};
-use crate::watch::Watch;
 use crate::{
     Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid, Result,
     Runtime, Signal, mount,
@@ -120,7 +120,7 @@ impl<R: Runtime> ShimState<R> {
         container: &Container<R::Container>,
         attached: Attached,
         pid: Option<Pid>,
-    ) -> Result<Option<Watch>> {
+    ) -> Result<Option<ExitWatch>> {
         let mut watched = None;
         if let Some(pid) = pid {
             let handle = self.open_process(pid)?;
@@ -174,7 +174,10 @@ impl<R: Runtime> ShimState<R> {
         }
     }
 
-    async fn run_init(&self, container: &Container<R::Container>) -> Result<(Pid, Option<Watch>)> {
+    async fn run_init(
+        &self,
+        container: &Container<R::Container>,
+    ) -> Result<(Pid, Option<ExitWatch>)> {
         if let Some(attached) = container.init.attached() {
             attached.begin_input()?;
         }
@@ -194,7 +197,7 @@ impl<R: Runtime> ShimState<R> {
     }
 
     /// Tells init's exit when it comes: after its start, and after its execs' exits.
-    fn follow_init(self: &Rc<Self>, container: &Rc<Container<R::Container>>, watch: Watch) {
+    fn follow_init(self: &Rc<Self>, container: &Rc<Container<R::Container>>, watch: ExitWatch) {
         let (shim, container) = (Rc::clone(self), Rc::clone(container));
         tokio::task::spawn_local(async move {
             let pid = container.init.pid();

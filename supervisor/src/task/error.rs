@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use shim_sdk::Kind;
-use shim_sdk::resolve::ResolveError;
+use shim_sdk::shim_path::ShimPathError;
 
 use super::bootstrap::ReplyError;
 use super::driver::CallError;
@@ -28,7 +28,7 @@ pub(crate) enum TaskError {
     #[error("task {id}: its shim is being reached, try again")]
     Recovering { id: String },
     #[error(transparent)]
-    Resolve(#[from] ResolveError),
+    Resolve(#[from] ShimPathError),
     #[error("{attempt} {path}")]
     Bundle {
         attempt: &'static str,

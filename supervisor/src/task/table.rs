@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use shim_sdk::resolve::{Places, Platform, is_executable, resolve};
+use shim_sdk::shim_path::{Platform, SearchPath, is_executable, resolve};
 use shim_sdk::{ContainerId, Exit};
 use tokio::sync::watch;
 
@@ -30,7 +30,7 @@ pub(crate) struct Place {
     binary: String,
     /// Where shims put their sockets; their own default when this would be too long.
     pub(super) socket_dir: Option<String>,
-    shims: Places,
+    shims: SearchPath,
 }
 
 /// All tasks; clones are handles to the same.
@@ -89,7 +89,7 @@ impl Place {
             ttrpc_address: config.event_address().display().to_string(),
             binary: binary.display().to_string(),
             socket_dir: fits.then_some(socket_dir),
-            shims: Places::of_this_process(vec![config.opt.join("bin")]),
+            shims: SearchPath::of_this_process(vec![config.opt.join("bin")]),
         }
     }
 

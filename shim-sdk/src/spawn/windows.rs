@@ -3,8 +3,8 @@
 use std::os::windows::io::OwnedHandle;
 use std::process::{Command, Stdio};
 
+use super::program::{Executable, Output};
 use crate::process::keep;
-use crate::program::{Executable, Output};
 use crate::{Error, Kind, Pid, Program, Result};
 
 /// Spawns the process of a container; the SDK learns its exit from the pid that the runtime

@@ -20,7 +20,7 @@ use std::thread;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
-use crate::program::{Executable, Output, Program};
+use super::program::{Executable, Output, Program};
 use crate::sys::{self, Stack, Start, Started, c_string};
 use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal};
 
@@ -48,7 +48,7 @@ struct Job {
 
 /// A process that was made.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct Spawned {
     pub(crate) process: ProcessHandle,
     /// What it writes, where that is captured.
     pub(crate) stdout: Option<OwnedFd>,
@@ -56,7 +56,7 @@ pub(crate) struct Made {
 }
 
 /// A process that nobody has heard of yet; it does not outlive that.
-struct Unclaimed(Option<Made>);
+struct Unclaimed(Option<Spawned>);
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {
@@ -70,7 +70,7 @@ impl Drop for Unclaimed {
 /// Starts the thread, and puts the calling one, which is the event loop's, before others: the threads
 /// for what may block, which it makes from now on, have its niceness too. Without the privilege for
 /// that everything stays as it is.
-pub(crate) fn begin() -> Result<()> {
+pub(crate) fn start() -> Result<()> {
     jobs()?;
     let hurried = sys::nice().and_then(|own| {
         // Stored before the change: there is no moment in which a child would keep it.
@@ -94,7 +94,7 @@ pub(crate) fn begin() -> Result<()> {
 /// # Cancel safety
 ///
 /// The process is killed if this is dropped before it was told of.
-pub(crate) async fn make(program: Program) -> Result<Made> {
+pub(crate) async fn spawn(program: Program) -> Result<Spawned> {
     let name = program.name();
     let gone = || Error::new(Kind::Internal, format!("spawn {name}: no thread for it"));
     let (reply, made) = oneshot::channel();
@@ -119,17 +119,17 @@ fn work(jobs: &mpsc::Receiver<Box<Job>>) {
     while let Ok(job) = jobs.recv() {
         let Job { program, reply } = *job;
         // Whoever asked may have gone meanwhile, or go before the answer is read.
-        let _ = reply.send(make_now(program, &mut stack).map(|made| Unclaimed(Some(made))));
+        let _ = reply.send(spawn_blocking(program, &mut stack).map(|made| Unclaimed(Some(made))));
     }
 }
 
 /// Makes a process on the calling thread, which is held up until the program runs.
-pub(crate) fn make_now(program: Program, stack: &mut Stack) -> Result<Made> {
+pub(crate) fn spawn_blocking(program: Program, stack: &mut Stack) -> Result<Spawned> {
     let name = program.name();
-    spawn(program, stack).map_err(|cause| Error::io(format!("spawn {name}"), cause))
+    spawn_now(program, stack).map_err(|cause| Error::io(format!("spawn {name}"), cause))
 }
 
-fn spawn(program: Program, stack: &mut Stack) -> io::Result<Made> {
+fn spawn_now(program: Program, stack: &mut Stack) -> io::Result<Spawned> {
     let env = program.whole_environment(std::env::vars_os());
     let Program {
         executable,
@@ -175,7 +175,7 @@ fn spawn(program: Program, stack: &mut Stack) -> io::Result<Made> {
     };
     let Started { pid, pidfd } = sys::spawn(&start, stack)?;
     let pid = Pid::new(pid).ok_or_else(|| io::Error::other("a process without a pid"))?;
-    Ok(Made { process: ProcessHandle::made(pid, pidfd), stdout, stderr })
+    Ok(Spawned { process: ProcessHandle::made(pid, pidfd), stdout, stderr })
 }
 
 /// The child's end of an output, and ours.
@@ -210,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let told = folder.path().join("pid");
         let script = format!("echo $$ > {}; exec sleep 100", told.display());
-        let mut making = Box::pin(make(Program::new("sh").args(["-c", &script])));
+        let mut making = Box::pin(spawn(Program::new("sh").args(["-c", &script])));
         // Asked for, and dropped before the answer is looked at.
         assert!(poll_once(making.as_mut()).is_pending());
         let begun = Instant::now();

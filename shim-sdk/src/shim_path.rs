@@ -24,7 +24,7 @@ impl Platform {
 
 /// Where shims are looked for, in this order.
 #[derive(Debug, Clone, Default)]
-pub struct Places {
+pub struct SearchPath {
     /// The managed directory's `bin`, and others that were configured.
     pub managed: Vec<PathBuf>,
     /// The directory that the daemon's own binary is in.
@@ -33,8 +33,8 @@ pub struct Places {
     pub path: Vec<PathBuf>,
 }
 
-impl Places {
-    /// The places of this process: the managed directories given, its own directory and PATH.
+impl SearchPath {
+    /// The search_path of this process: the managed directories given, its own directory and PATH.
     pub fn of_this_process(managed: Vec<PathBuf>) -> Self {
         let beside = std::env::current_exe().ok();
         let beside = beside.and_then(|exe| exe.parent().map(Path::to_owned));
@@ -51,7 +51,7 @@ impl Places {
 
 /// Why a name leads to no shim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
+pub enum ShimPathError {
     /// The name has not the form of a runtime's name.
     #[error(
         "runtime name {name:?} is neither of the form io.containerd.NAME.VERSION nor an absolute path"
@@ -70,7 +70,7 @@ pub enum ResolveError {
     },
 }
 
-impl ResolveError {
+impl ShimPathError {
     /// What this amounts to on the wire.
     pub fn kind(&self) -> Kind {
         match self {
@@ -106,19 +106,19 @@ pub fn binary_name(runtime: &str, platform: Platform) -> Option<String> {
 pub fn resolve(
     runtime: &str,
     platform: Platform,
-    places: &Places,
+    search_path: &SearchPath,
     exists: impl Fn(&Path) -> bool,
-) -> Result<PathBuf, ResolveError> {
-    let missing = |tried| ResolveError::Missing { name: runtime.to_owned(), tried };
+) -> Result<PathBuf, ShimPathError> {
+    let missing = |tried| ShimPathError::Missing { name: runtime.to_owned(), tried };
     if is_absolute(runtime, platform) {
         let path = PathBuf::from(runtime);
         return if exists(&path) { Ok(path) } else { Err(missing(vec![path])) };
     }
     let Some(binary) = binary_name(runtime, platform) else {
-        return Err(ResolveError::BadName { name: runtime.to_owned() });
+        return Err(ShimPathError::BadName { name: runtime.to_owned() });
     };
     let mut tried = Vec::new();
-    for directory in places.in_order() {
+    for directory in search_path.in_order() {
         let path = directory.join(&binary);
         if exists(&path) {
             return Ok(path);
@@ -162,8 +162,8 @@ pub fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn places() -> Places {
-        Places {
+    fn search_path() -> SearchPath {
+        SearchPath {
             managed: vec!["/opt/containerd/bin".into()],
             beside: Some("/usr/libexec".into()),
             path: vec!["/usr/bin".into(), "/bin".into()],
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn the_managed_directory_comes_first_and_path_last() {
         let found = |have: &'static [&'static str]| {
-            resolve("io.containerd.runc.v2", Platform::Unix, &places(), |path| {
+            resolve("io.containerd.runc.v2", Platform::Unix, &search_path(), |path| {
                 have.iter().any(|have| path == Path::new(have))
             })
         };
@@ -194,13 +194,13 @@ mod tests {
         let name = binary_name("io.containerd.runhcs.v1", Platform::Windows);
         assert_eq!(name.as_deref(), Some("containerd-shim-runhcs-v1.exe"));
         let absolute = r"C:\shims\x.exe";
-        let found = resolve(absolute, Platform::Windows, &Places::default(), |_| true);
+        let found = resolve(absolute, Platform::Windows, &SearchPath::default(), |_| true);
         assert_eq!(found, Ok(absolute.into()));
     }
 
     #[test]
     fn a_missing_shim_is_reported_with_every_place_tried() {
-        let error = resolve("io.containerd.nope.v1", Platform::Unix, &places(), |_| false);
+        let error = resolve("io.containerd.nope.v1", Platform::Unix, &search_path(), |_| false);
         let error = error.expect_err("nothing exists");
         assert_eq!(error.kind(), Kind::NotFound);
         assert_eq!(
@@ -216,7 +216,7 @@ mod tests {
         for bad in
             ["", "runc", ".", "a..b", "io.containerd.", "../../bin/sh.v1", "a/b.c", "io.c\0.v"]
         {
-            let error = resolve(bad, Platform::Unix, &places(), |_| true).expect_err(bad);
+            let error = resolve(bad, Platform::Unix, &search_path(), |_| true).expect_err(bad);
             assert_eq!(error.kind(), Kind::InvalidArgument, "{bad}");
         }
     }

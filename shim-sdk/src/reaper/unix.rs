@@ -19,8 +19,8 @@ use std::os::fd::BorrowedFd;
 use tokio::io::Interest;
 use tokio::sync::oneshot;
 
+use super::exit_watch::{ExitWatch, UNKNOWN_STATUS};
 use crate::sys::{self, Waited};
-use crate::watch::{UNKNOWN_STATUS, Watch};
 use crate::{Error, Exit, Pid, ProcessHandle, Result};
 
 /// How many exits that nobody has asked for are kept while a process is being made; the oldest go
@@ -89,11 +89,11 @@ impl Table {
 }
 
 /// Watches a process. Must be called within the shim's runtime, on its thread.
-pub(crate) fn watch(process: &ProcessHandle) -> Watch {
+pub(crate) fn watch(process: &ProcessHandle) -> ExitWatch {
     let pid = process.pid();
     let Some(pidfd) = process.pidfd() else {
         let early = TABLE.with_borrow_mut(|table| table.take_early(pid));
-        return Watch::known(early.unwrap_or_else(|| {
+        return ExitWatch::known(early.unwrap_or_else(|| {
             log::warn!("process {pid} was gone before it could be watched; its status is lost");
             Exit::now(UNKNOWN_STATUS)
         }));
@@ -104,18 +104,18 @@ pub(crate) fn watch(process: &ProcessHandle) -> Watch {
 
 /// Watches a child whose pidfd was made with it, so that it may have been reaped since. Exits were
 /// expected when it was made, and still are.
-pub(crate) fn watch_child(process: &ProcessHandle) -> Watch {
+pub(crate) fn watch_child(process: &ProcessHandle) -> ExitWatch {
     let pid = process.pid();
     let Some(pidfd) = process.pidfd() else { return watch(process) };
     if sys::is_reaped(pidfd)
         && let Some(exit) = TABLE.with_borrow_mut(|table| table.take_early(pid))
     {
-        return Watch::known(exit);
+        return ExitWatch::known(exit);
     }
     follow(pid, pidfd)
 }
 
-fn follow(pid: Pid, pidfd: BorrowedFd<'_>) -> Watch {
+fn follow(pid: Pid, pidfd: BorrowedFd<'_>) -> ExitWatch {
     let (sender, receiver) = oneshot::channel();
     TABLE.with_borrow_mut(|table| {
         while table.take_early(pid).is_some() {}
@@ -133,7 +133,7 @@ fn follow(pid: Pid, pidfd: BorrowedFd<'_>) -> Watch {
         // SIGCHLD still comes for children.
         Err(cause) => log::warn!("watch the pidfd of process {pid}: {cause}"),
     }
-    Watch::coming(receiver)
+    ExitWatch::pending(receiver)
 }
 
 /// Reaps a process whose pidfd says that it has exited.

@@ -18,11 +18,11 @@ pub(crate) const UNKNOWN_STATUS: u32 = 255;
 ///
 /// Dropping it loses the exit to this watcher only; the process is reaped all the same.
 #[derive(Debug)]
-pub(crate) struct Watch(Result<oneshot::Receiver<Exit>, Exit>);
+pub(crate) struct ExitWatch(Result<oneshot::Receiver<Exit>, Exit>);
 
-impl Watch {
+impl ExitWatch {
     /// An exit that somebody will send.
-    pub(crate) fn coming(receiver: oneshot::Receiver<Exit>) -> Self {
+    pub(crate) fn pending(receiver: oneshot::Receiver<Exit>) -> Self {
         Self(Ok(receiver))
     }
 
@@ -32,7 +32,7 @@ impl Watch {
     }
 }
 
-impl Future for Watch {
+impl Future for ExitWatch {
     type Output = Exit;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {

@@ -7,7 +7,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::watch::{UNKNOWN_STATUS, Watch};
+use super::exit_watch::{ExitWatch, UNKNOWN_STATUS};
 use crate::{Exit, ProcessHandle, Result, sys};
 
 /// The stack of a thread that only waits.
@@ -23,12 +23,12 @@ pub(crate) fn expect() -> Expecting {
 }
 
 /// Watches a process.
-pub(crate) fn watch(process: &ProcessHandle) -> Watch {
+pub(crate) fn watch(process: &ProcessHandle) -> ExitWatch {
     let pid = process.pid();
     let handle = process.handle().and_then(|handle| handle.try_clone_to_owned().ok());
     let Some(handle) = handle else {
         log::warn!("process {pid} was gone before it could be watched; its status is lost");
-        return Watch::known(Exit::now(UNKNOWN_STATUS));
+        return ExitWatch::known(Exit::now(UNKNOWN_STATUS));
     };
     let (sender, receiver) = oneshot::channel();
     let wait = move || {
@@ -43,7 +43,7 @@ pub(crate) fn watch(process: &ProcessHandle) -> Watch {
     if let Err(cause) = thread {
         log::warn!("start a thread that waits for process {pid}: {cause}");
     }
-    Watch::coming(receiver)
+    ExitWatch::pending(receiver)
 }
 
 /// Nothing has to be set up: there are no orphans here that a shim would be given.

@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::thread::{self, Spawned};
 use crate::reaper;
-use crate::spawner::{self, Made};
+use crate::reaper::ExitWatch;
 use crate::sys::{self, Stack};
-use crate::watch::Watch;
 use crate::{Error, Exit, Kind, Pid, ProcessHandle, Program, Result, Signal};
 
 /// How much of a helper's output is kept; the rest is read and dropped.
@@ -31,7 +31,7 @@ const MAX_CAPTURED_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Child {
     process: ProcessHandle,
-    watch: Watch,
+    watch: ExitWatch,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
 }
@@ -64,7 +64,7 @@ impl Output {
 pub async fn spawn(program: Program) -> Result<Child> {
     // It may have been reaped by the time that this thread hears of it.
     let _expecting = reaper::expect();
-    let Made { process, stdout, stderr } = spawner::make(program).await?;
+    let Spawned { process, stdout, stderr } = thread::spawn(program).await?;
     let watch = reaper::watch_child(&process);
     Ok(Child { process, watch, stdout, stderr })
 }
@@ -81,7 +81,7 @@ pub async fn spawn(program: Program) -> Result<Child> {
 ///
 /// As [`spawn`].
 pub async fn spawn_process(program: Program) -> Result<Pid> {
-    Ok(spawner::make(program).await?.process.pid())
+    Ok(thread::spawn(program).await?.process.pid())
 }
 
 /// Spawns a helper that the caller watches over, and holds up the event loop until it runs: for one
@@ -89,7 +89,7 @@ pub async fn spawn_process(program: Program) -> Result<Pid> {
 ///
 /// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
 pub fn spawn_now(program: Program) -> Result<ProcessHandle> {
-    Ok(spawner::make_now(program, &mut Stack::new())?.process)
+    Ok(thread::spawn_blocking(program, &mut Stack::new())?.process)
 }
 
 impl Child {
@@ -104,7 +104,7 @@ impl Child {
     }
 
     /// The helper and its exit, where its output is no matter.
-    pub(crate) fn apart(self) -> (ProcessHandle, Watch) {
+    pub(crate) fn apart(self) -> (ProcessHandle, ExitWatch) {
         (self.process, self.watch)
     }
 
