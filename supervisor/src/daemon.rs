@@ -7,20 +7,20 @@
 //! Not here: what is served ([`crate::api`]).
 
 mod authority;
+mod autostart;
 mod detach;
-mod door;
-mod launch;
-mod link;
+mod listener;
 mod lock;
 mod log;
-mod place;
+mod maintenance;
+mod retry;
+mod root;
 mod serve;
 mod sys;
-mod upkeep;
 
-pub(crate) use launch::{connect, is_listening, went_away};
-pub(crate) use link::{Link, Repeatable};
+pub(crate) use autostart::{connect, is_listening, went_away};
 pub(crate) use log::log_to_stderr;
+pub(crate) use retry::{Idempotent, RetryingChannel};
 pub(crate) use serve::serve;
 
 /// Whether the daemon leaves by itself.

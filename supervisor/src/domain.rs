@@ -20,7 +20,7 @@ use crate::lease::Leases;
 use crate::metadata::{self, Database, Doubt, MetadataError, RootFiles, RootId};
 use crate::namespace::Namespaces;
 use crate::snapshot::{self, SnapshotError, Snapshotter};
-use crate::task::{self, Place, Tasks};
+use crate::task::{self, ShimEnvironment, Tasks};
 use crate::transfer::{self, Importer};
 
 /// Where, in the state directory, the database is that stands in for one in doubt.
@@ -125,7 +125,7 @@ impl Domain {
             collector,
             content,
             snapshots,
-            tasks: Tasks::new(Place::new(config), events.clone()),
+            tasks: Tasks::new(ShimEnvironment::new(config), events.clone()),
             events,
             database,
             doubt: doubt.map(Arc::new),

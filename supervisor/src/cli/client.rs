@@ -20,10 +20,10 @@ use tonic::{Request, Status};
 use super::error::CliError;
 use crate::api;
 use crate::config::DaemonConfig;
-use crate::daemon::{self, Link};
+use crate::daemon::{self, RetryingChannel};
 
 /// A connection whose requests carry a namespace.
-pub(crate) type Connection = InterceptedService<Link, InNamespace>;
+pub(crate) type Connection = InterceptedService<RetryingChannel, InNamespace>;
 
 /// Adds the namespace to each request.
 #[derive(Clone)]

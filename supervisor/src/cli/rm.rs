@@ -16,7 +16,7 @@ use tonic::{Code, Request};
 use super::client::Client;
 use super::error::CliError;
 use super::{Context, container, for_each, say};
-use crate::daemon::Repeatable;
+use crate::daemon::Idempotent;
 
 /// How long each step of a removal may take. The daemon gives a shim that does not answer 10 s before
 /// it cleans up behind it.
@@ -85,7 +85,7 @@ pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
             all: true,
         });
         // What is killed twice is dead as well.
-        request.extensions_mut().insert(Repeatable);
+        request.extensions_mut().insert(Idempotent);
         match client.tasks().kill(request).await {
             Ok(_) => Ok(true),
             Err(status) if status.code() == Code::NotFound => Ok(false),

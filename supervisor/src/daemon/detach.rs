@@ -3,7 +3,7 @@
 //! Promise: a daemon that was started on demand takes nothing from its first client: session, niceness,
 //! scheduling policy, CPUs, I/O priority, limits, session keyring, OOM score, personality, umask,
 //! signals, descriptors; its directory and environment are set when it is started
-//! ([`super::launch`]). Shims and containers inherit all of this, so a later client's container
+//! ([`super::autostart`]). Shims and containers inherit all of this, so a later client's container
 //! would depend on who came first. A daemon that was started by hand or by a service manager keeps
 //! what it was given there, since that is how a service is configured.
 //! It stays in the control groups of its first client: where a process belongs there is decided by

@@ -10,13 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
+use super::autostart::{READY, log_path};
 use super::detach::detach;
-use super::door::{Door, Leave, bind_private};
-use super::launch::{READY, log_path};
+use super::listener::{IdleExit, Listener, bind_private};
 use super::lock::Lock;
 use super::log::own as own_log;
-use super::place::{self, Claim};
-use super::{Mode, sys, upkeep};
+use super::root::{self, Claim};
+use super::{Mode, maintenance, sys};
 use crate::api;
 use crate::config::DaemonConfig;
 use crate::domain::Domain;
@@ -41,11 +41,11 @@ pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError>
     if mode == Mode::OnDemand {
         own_log(&log_path(&config));
     }
-    let lock = match place::claim(&config, mode)? {
+    let lock = match root::claim(&config, mode)? {
         Claim::Ours(lock) => lock,
         Claim::Answered => return announce(mode),
     };
-    place::check_mount_namespace(&config)?;
+    root::check_mount_namespace(&config)?;
     let served = loop {
         // One runtime a turn: what watched the shims of the last turn ends with it.
         match turn(&config, mode, inherited.as_ref()) {
@@ -103,32 +103,34 @@ async fn run(
 
     let domain = Domain::open(&config)?;
     // Once more, for what was made only now.
-    place::mend_modes(&config)?;
+    root::mend_modes(&config)?;
     // Shims find the new daemon before clients do, so that no event of theirs is late.
     let address = config.event_address();
-    let listener = bind_private(&address).map_err(|cause| DaemonError::File {
+    let events_listener = bind_private(&address).map_err(|cause| DaemonError::File {
         what: "listen for events on",
         path: address.clone(),
         cause,
     })?;
-    let intake = task::listen(listener, &address, domain.tasks.clone())?;
+    let events = task::listen(events_listener, &address, domain.tasks.clone())?;
     // Where the records are in doubt, nothing is swept that they could tell of.
     domain.tasks.recover(domain.doubt.is_none()).await;
 
-    let door = match inherited {
-        Some(listener) => Door::inherit(listener),
-        None => Door::bind(&config.address),
+    let clients_listener = match inherited {
+        Some(listener) => Listener::inherit(listener),
+        None => Listener::bind(&config.address),
     }
     .map_err(|cause| DaemonError::File {
         what: "listen on",
         path: config.address.clone(),
         cause,
     })?;
-    let leave = (mode == Mode::OnDemand)
-        .then(|| Leave { after: config.idle_timeout, start_lock: config.state.join("start.lock") });
+    let idle_exit = (mode == Mode::OnDemand).then(|| IdleExit {
+        after: config.idle_timeout,
+        start_lock: config.state.join("start.lock"),
+    });
     let (incoming, clients) = mpsc::channel(16);
     let (stop, stopped) = watch::channel(false);
-    let accepting = tokio::spawn(door.accept(leave, incoming, stopped.clone()));
+    let accepting = tokio::spawn(clients_listener.accept(idle_exit, incoming, stopped.clone()));
     let mut finished = stopped;
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -139,7 +141,7 @@ async fn run(
         .serve_with_incoming_shutdown(ReceiverStream::new(clients), async move {
             let _ = finished.wait_for(|stop| *stop).await;
         });
-    let upkeep = tokio::spawn(upkeep::keep_up(domain.clone()));
+    let maintenance = tokio::spawn(maintenance::run(domain.clone()));
     announce(mode)?;
     log::info!("serving {} on {}", config.root.display(), config.address.display());
 
@@ -167,10 +169,10 @@ async fn run(
     };
     stop.send_replace(true);
     let lock = accepting.await.unwrap_or_default();
-    drop(intake);
+    drop(events);
     // Shims that have something to tell then see at once that nobody listens.
     let _ = std::fs::remove_file(&address);
-    upkeep.abort();
+    maintenance.abort();
     let left = domain.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || left.leave()).await {
         log::error!("leave the root: {error}");

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use shim_sdk::journal::Journal;
 use shim_sdk::{Bundle, ContainerId, Exit};
 
-use super::bootstrap::Bootstrap;
 use super::error::TaskError;
+use super::shim_client::bootstrap::Bootstrap;
 use crate::metadata::Namespace;
 
 /// Begins the name of a work directory whose task is gone. No id begins so.

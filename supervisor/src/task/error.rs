@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use shim_sdk::Kind;
 use shim_sdk::shim_path::ShimPathError;
 
-use super::bootstrap::ReplyError;
-use super::driver::CallError;
+use super::shim_client::CallError;
+use super::shim_client::bootstrap::ReplyError;
 
 /// A call on a task that did not succeed.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use ::fuzz::Target;
 
-use super::bootstrap::Bootstrap;
+use super::shim_client::bootstrap::Bootstrap;
 
 #[test]
 fn an_understood_answer_of_a_shim_is_remembered_as_it_is() {

@@ -12,17 +12,16 @@
 //! done. Answers to containerd's runtime v2 documentation.
 //! Not here: the records of containers ([`crate::container`]) and the wire ([`crate::api`]).
 
-mod bootstrap;
 mod bundle;
-mod driver;
 mod error;
+mod event_server;
 #[cfg(test)]
 mod fuzz;
-mod intake;
-mod launch;
 mod lifecycle;
 mod log;
 mod recovery;
+mod shim_client;
+mod shim_command;
 mod sys;
 mod table;
 mod tasks;
@@ -36,8 +35,8 @@ use std::time::SystemTime;
 use shim_sdk::{ContainerId, ExecId, Exit, Mount};
 
 pub(crate) use error::TaskError;
-pub(crate) use intake::listen;
-pub(crate) use table::{Place, Tasks};
+pub(crate) use event_server::listen;
+pub(crate) use table::{ShimEnvironment, Tasks};
 
 use crate::any::Any;
 use crate::container::Container;

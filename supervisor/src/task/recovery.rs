@@ -17,9 +17,9 @@ use shim_sdk::error::report;
 use shim_sdk::journal::Stage;
 use shim_sdk::{ContainerId, Kind};
 
-use super::bootstrap::Bootstrap;
-use super::driver::Client;
 use super::lifecycle::Phase;
+use super::shim_client::Client;
+use super::shim_client::bootstrap::Bootstrap;
 use super::table::{Task, Tasks};
 use super::{Stdio, bundle};
 use crate::metadata::Namespace;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a killed shim may take to be gone.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// What is found in a bundle's place.
+/// What is found for a bundle.
 enum Found {
     /// The shim answers, and knows the task, whose streams go here.
     Living(Client, Stdio),
@@ -44,8 +44,8 @@ impl Tasks {
     /// Adopts what is there and, with `sweep`, removes the work directories of no task. Call once,
     /// before clients come in.
     pub(crate) async fn recover(&self, sweep: bool) {
-        let place = &self.inner.place;
-        let found: Vec<_> = bundle::all(&place.state).collect();
+        let environment = &self.inner.environment;
+        let found: Vec<_> = bundle::all(&environment.state).collect();
         let kept = Arc::new(Mutex::new(Vec::new()));
         let adopted: Vec<_> = found
             .into_iter()
@@ -65,10 +65,10 @@ impl Tasks {
             log::warn!("some shims are slow to answer; going on without them for now");
         } else {
             let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            sweep_fifos(&place.state.join("fifo"), &kept);
+            sweep_fifos(&environment.state.join("fifo"), &kept);
         }
         if sweep {
-            let orphans = bundle::sweep_work(&place.root, &place.state);
+            let orphans = bundle::sweep_work(&environment.root, &environment.state);
             // They can be of any size; no client waits for that.
             if !orphans.is_empty() {
                 tokio::task::spawn_blocking(move || bundle::remove_orphans(&orphans));
@@ -87,7 +87,7 @@ impl Tasks {
             Some(bootstrap) => self.look(&task, &bootstrap).await,
             None => {
                 // Create had not come so far as to write the address down, but a shim may listen.
-                let socket = self.inner.place.shim_socket(&namespace, &id);
+                let socket = self.inner.environment.shim_socket(&namespace, &id);
                 let client = match socket.map(|path| Bootstrap {
                     version: 3,
                     address: shim_sdk::address::unix(&path),
@@ -171,7 +171,7 @@ impl Tasks {
             None => {}
         }
         if let Some(path) = task.dirs.shim() {
-            let told = self.inner.place.parameters(&task.namespace, &task.id, None);
+            let told = self.inner.environment.parameters(&task.namespace, &task.id, None);
             if let Err(error) = task.shim(path).delete(&told).await {
                 log::warn!("clean up {}: {}", task.name(), report(&error));
             }
@@ -191,16 +191,18 @@ impl Tasks {
     /// Whether another task's bundle names the same shim, as those of a pod do.
     fn shares_its_shim(&self, task: &Task) -> bool {
         let Some(own) = task.dirs.bootstrap() else { return false };
-        let place = &self.inner.place;
-        bundle::all(&place.state)
+        let environment = &self.inner.environment;
+        bundle::all(&environment.state)
             .filter(|(namespace, id)| (namespace, id) != (&task.namespace, &task.id))
-            .map(|(namespace, id)| bundle::Dirs::of(&place.root, &place.state, &namespace, &id))
+            .map(|(namespace, id)| {
+                bundle::Dirs::of(&environment.root, &environment.state, &namespace, &id)
+            })
             .any(|dirs| dirs.bootstrap().is_some_and(|other| other.address == own.address))
     }
 
     /// Removes the sockets of shims that are gone. No shim is being started at this time.
     fn sweep_sockets(&self) {
-        let Some(directory) = &self.inner.place.socket_dir else { return };
+        let Some(directory) = &self.inner.environment.socket_dir else { return };
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
             let refused =

@@ -9,20 +9,20 @@ use shim_sdk::{ContainerId, Exit};
 use tokio::sync::watch;
 
 use super::Stdio;
-use super::bootstrap::{Dialect, Parameters};
 use super::bundle::{Dirs, Remains};
-use super::driver::{self, Client, Shared};
 use super::error::TaskError;
-use super::launch::Shim;
 use super::lifecycle::{Phase, Refused, Request, Step, decide};
 use super::log::Drain;
+use super::shim_client::bootstrap::{Dialect, Parameters};
+use super::shim_client::{Client, Shared};
+use super::shim_command::Shim;
 use crate::config::DaemonConfig;
 use crate::events::{Bus, Envelope, EventError};
 use crate::metadata::Namespace;
 
-/// Where tasks live, and what shims are told of this daemon.
+/// The directories of tasks, and the parameters that every shim is started with.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ShimEnvironment {
     pub(super) root: PathBuf,
     pub(super) state: PathBuf,
     grpc_address: String,
@@ -40,7 +40,7 @@ pub(crate) struct Tasks {
 }
 
 pub(super) struct Inner {
-    pub(super) place: Place,
+    pub(super) environment: ShimEnvironment,
     pub(super) events: Bus,
     /// Never held across an await.
     table: Mutex<HashMap<(Namespace, ContainerId), Arc<Task>>>,
@@ -76,8 +76,8 @@ struct Known {
     drain: Option<Drain>,
 }
 
-impl Place {
-    /// The place that a configuration gives.
+impl ShimEnvironment {
+    /// The environment that a configuration gives.
     pub(crate) fn new(config: &DaemonConfig) -> Self {
         let socket_dir = config.state.join("s").display().to_string();
         let fits = socket_dir.len() <= shim_sdk::address::MAX_SOCKET_DIR_BYTES;
@@ -128,10 +128,10 @@ impl Place {
 
 impl Tasks {
     /// No tasks yet; `recover` finds those that are there.
-    pub(crate) fn new(place: Place, events: Bus) -> Self {
+    pub(crate) fn new(environment: ShimEnvironment, events: Bus) -> Self {
         Self {
             inner: Arc::new(Inner {
-                place,
+                environment,
                 events,
                 table: Mutex::default(),
                 legacy: Mutex::default(),
@@ -147,7 +147,7 @@ impl Tasks {
 
     /// Takes an event from a shim: notes an exit, and passes the event on.
     pub(crate) fn deliver(&self, envelope: Envelope) -> Result<(), EventError> {
-        if let Some(exit) = driver::task_exit(&envelope)
+        if let Some(exit) = super::shim_client::task_exit(&envelope)
             && exit.id == exit.container_id
             && let Ok(namespace) = Namespace::new(&*envelope.namespace)
             && let Ok(id) = ContainerId::new(exit.container_id)
@@ -199,7 +199,12 @@ impl Tasks {
         let task = Arc::new(Task {
             namespace: namespace.clone(),
             id: id.clone(),
-            dirs: Dirs::of(&self.inner.place.root, &self.inner.place.state, namespace, id),
+            dirs: Dirs::of(
+                &self.inner.environment.root,
+                &self.inner.environment.state,
+                namespace,
+                id,
+            ),
             phase: watch::Sender::new(Phase::Starting),
             turn: tokio::sync::Mutex::default(),
             abandon: tokio::sync::Notify::new(),

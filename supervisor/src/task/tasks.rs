@@ -12,12 +12,12 @@ use std::time::Duration;
 use shim_sdk::error::report;
 use shim_sdk::{ContainerId, ExecId, Exit, Kind};
 
-use super::bootstrap::{Bootstrap, Dialect};
 use super::bundle::Remains;
-use super::driver::{CallError, Client, Shared};
 use super::error::TaskError;
 use super::lifecycle::{Phase, Request, Step};
 use super::recovery::remove_fifos;
+use super::shim_client::bootstrap::{Bootstrap, Dialect};
+use super::shim_client::{CallError, Client, Shared};
 use super::table::{Task, Tasks};
 use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
 use crate::any::Any;
@@ -52,7 +52,7 @@ impl Tasks {
         namespace: &Namespace,
         create: Create,
     ) -> Result<u32, TaskError> {
-        let shim = self.inner.place.shim(&create.runtime)?;
+        let shim = self.inner.environment.shim(&create.runtime)?;
         let task = self.reserve(namespace, &create.id)?;
         let _ = task.stdio.set(create.stdio.clone()); // just reserved
         let this = self.clone();
@@ -106,8 +106,8 @@ impl Tasks {
                 if let Some(spec) = spec {
                     task.dirs.make(&spec, &path)?;
                 }
-                let place = &this.inner.place;
-                let told = place.parameters(&task.namespace, &task.id, options.as_ref());
+                let environment = &this.inner.environment;
+                let told = environment.parameters(&task.namespace, &task.id, options.as_ref());
                 task.shim(path).spawn(&told, dialect)
             })
         };
@@ -162,7 +162,7 @@ impl Tasks {
             Err(_) => false,
         };
         if !gone && task.dirs.bundle().exists() {
-            let told = self.inner.place.parameters(&task.namespace, &task.id, None);
+            let told = self.inner.environment.parameters(&task.namespace, &task.id, None);
             if let Err(error) = task.shim(shim).delete(&told).await {
                 log::debug!("clean up behind {}: {}", task.name(), report(&error));
             }
@@ -182,7 +182,7 @@ impl Tasks {
     /// Removes the bundle, with what is mounted in it, and gives the id back.
     async fn remove(&self, task: &Arc<Task>) -> Result<(), TaskError> {
         let (dirs, stdio) = (task.dirs.clone(), task.stdio.get().cloned());
-        let state = self.inner.place.state.clone();
+        let state = self.inner.environment.state.clone();
         let remove = move || {
             dirs.remove()?;
             // A client of ours that lives removes its own.
@@ -508,8 +508,8 @@ impl Tasks {
         runtime: &str,
         options: Option<Any>,
     ) -> Result<Vec<u8>, TaskError> {
-        let path = self.inner.place.shim(runtime)?;
-        super::launch::Shim::info(path, options).await
+        let path = self.inner.environment.shim(runtime)?;
+        super::shim_command::Shim::info(path, options).await
     }
 
     /// Buries the task's shim when its connection closes without having been told to.
@@ -545,7 +545,7 @@ impl Tasks {
     pub(super) async fn bury(&self, task: &Arc<Task>) {
         // Read before the shim's binary cleans up.
         let init = task.dirs.journal().map(|journal| journal.init);
-        let told = self.inner.place.parameters(&task.namespace, &task.id, None);
+        let told = self.inner.environment.parameters(&task.namespace, &task.id, None);
         let cleaned = match task.dirs.shim() {
             Some(path) => task.shim(path).delete(&told).await,
             None => Err(TaskError::NotFound { id: task.id.to_string() }),

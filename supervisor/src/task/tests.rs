@@ -19,7 +19,7 @@ use ttrpc::r#async::{Server, TtrpcContext};
 use ttrpc::asynchronous::transport::Listener;
 
 use super::bundle::Dirs;
-use super::table::{Place, Tasks};
+use super::table::{ShimEnvironment, Tasks};
 use super::{Create, Status, Stdio};
 use crate::config::{DaemonConfig, Flags};
 use crate::events::{Bus, Envelope, Event, Subscription};
@@ -237,7 +237,7 @@ impl Bench {
             ..Flags::default()
         };
         let config = DaemonConfig::resolve(&flags).unwrap();
-        Tasks::new(Place::new(&config), self.events.clone())
+        Tasks::new(ShimEnvironment::new(&config), self.events.clone())
     }
 
     fn request(&self) -> Create {
@@ -449,7 +449,7 @@ async fn what_no_client_was_told_of_is_removed_at_start() {
     *bench.shim.process.lock().unwrap() = Some(process);
     bench.dirs().make(b"{}", &bench.place.path().join("shim")).unwrap();
     let socket = bench.place.path().join("shim.sock");
-    let bootstrap = super::bootstrap::Bootstrap {
+    let bootstrap = super::shim_client::bootstrap::Bootstrap {
         version: 3,
         address: shim_sdk::address::unix(&socket),
         protocol: "ttrpc".to_owned(),
@@ -477,7 +477,7 @@ async fn a_create_cut_off_in_a_pods_shim_leaves_the_pod_alone() {
     let bench = Bench::new().await;
     let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     *bench.shim.process.lock().unwrap() = Some(process);
-    let bootstrap = super::bootstrap::Bootstrap {
+    let bootstrap = super::shim_client::bootstrap::Bootstrap {
         version: 3,
         address: shim_sdk::address::unix(&bench.place.path().join("shim.sock")),
         protocol: "ttrpc".to_owned(),

@@ -3,6 +3,8 @@
 //! Task v2 and v3 are the same messages under two names of the service, so one client does both.
 //! Promise: a call ends when its limit is over or the connection closes, whatever the shim does.
 
+pub(in crate::task) mod bootstrap;
+
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
@@ -21,11 +23,11 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use ttrpc::asynchronous::transport::Socket;
 
-use super::bootstrap::Bootstrap;
-use super::error::TaskError;
-use super::{Create, Deleted, Exec, Process, State, Status, Stdio};
+use self::bootstrap::Bootstrap;
 use crate::any::Any;
 use crate::events::{Envelope, Event, TaskEnd};
+use crate::task::error::TaskError;
+use crate::task::{Create, Deleted, Exec, Process, State, Status, Stdio};
 
 /// Clients may show a state before anything else, so it must not hang; containerd allows as much.
 const STATE: Duration = Duration::from_secs(2);
@@ -39,7 +41,7 @@ const NAMESPACE: &str = "containerd-namespace-ttrpc";
 
 /// A connection to the shim of one task.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(in crate::task) struct Client {
     connection: ttrpc::r#async::Client,
     service: &'static str,
     metadata: HashMap<String, Vec<String>>,
@@ -62,14 +64,14 @@ impl CallError {
         self.kind
     }
 
-    pub(super) fn closed(&self) -> bool {
+    pub(in crate::task) fn closed(&self) -> bool {
         self.closed
     }
 }
 
 impl Client {
     /// Connects to the shim of a task.
-    pub(super) async fn connect(
+    pub(in crate::task) async fn connect(
         bootstrap: &Bootstrap,
         namespace: &str,
         id: &ContainerId,
@@ -94,7 +96,7 @@ impl Client {
     }
 
     /// Ends when the shim has closed the connection.
-    pub(super) async fn closed(&self) {
+    pub(in crate::task) async fn closed(&self) {
         // The sender lives in the connection, so its end is the connection's.
         let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
@@ -152,7 +154,11 @@ impl Client {
         self.call::<_, empty::Empty>(method, request, None).await.map(drop)
     }
 
-    pub(super) async fn create(&self, bundle: &str, create: &Create) -> Result<u32, CallError> {
+    pub(in crate::task) async fn create(
+        &self,
+        bundle: &str,
+        create: &Create,
+    ) -> Result<u32, CallError> {
         let path = create.checkpoint.as_ref().map(|path| path.display().to_string());
         let request = api::CreateTaskRequest {
             id: self.id.clone(),
@@ -170,14 +176,17 @@ impl Client {
         Ok(answer.pid)
     }
 
-    pub(super) async fn start(&self, exec: Option<&ExecId>) -> Result<u32, CallError> {
+    pub(in crate::task) async fn start(&self, exec: Option<&ExecId>) -> Result<u32, CallError> {
         let request =
             api::StartRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
         let answer: api::StartResponse = self.call("Start", &request, None).await?;
         Ok(answer.pid)
     }
 
-    pub(super) async fn delete(&self, exec: Option<&ExecId>) -> Result<Deleted, CallError> {
+    pub(in crate::task) async fn delete(
+        &self,
+        exec: Option<&ExecId>,
+    ) -> Result<Deleted, CallError> {
         let request = api::DeleteRequest {
             id: self.id.clone(),
             exec_id: exec_id(exec),
@@ -188,7 +197,7 @@ impl Client {
         Ok(Deleted { pid: pid(answer.pid), exit })
     }
 
-    pub(super) async fn state(&self, exec: Option<&ExecId>) -> Result<State, CallError> {
+    pub(in crate::task) async fn state(&self, exec: Option<&ExecId>) -> Result<State, CallError> {
         let request =
             api::StateRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
         let answer: api::StateResponse = self.call("State", &request, Some(STATE)).await?;
@@ -208,14 +217,14 @@ impl Client {
     }
 
     /// Waits, for as long as it takes, for a process to exit.
-    pub(super) async fn wait(&self, exec: Option<&ExecId>) -> Result<Exit, CallError> {
+    pub(in crate::task) async fn wait(&self, exec: Option<&ExecId>) -> Result<Exit, CallError> {
         let request =
             api::WaitRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
         let answer: api::WaitResponse = self.call("Wait", &request, None).await?;
         Ok(exit(answer.exit_status, answer.exited_at.as_ref()))
     }
 
-    pub(super) async fn kill(
+    pub(in crate::task) async fn kill(
         &self,
         exec: Option<&ExecId>,
         signal: u32,
@@ -231,7 +240,7 @@ impl Client {
         self.order("Kill", &request).await
     }
 
-    pub(super) async fn exec(&self, exec: &Exec) -> Result<(), CallError> {
+    pub(in crate::task) async fn exec(&self, exec: &Exec) -> Result<(), CallError> {
         let request = api::ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec.id.as_str().to_owned(),
@@ -245,7 +254,7 @@ impl Client {
         self.order("Exec", &request).await
     }
 
-    pub(super) async fn resize(
+    pub(in crate::task) async fn resize(
         &self,
         exec: Option<&ExecId>,
         width: u32,
@@ -261,7 +270,10 @@ impl Client {
         self.order("ResizePty", &request).await
     }
 
-    pub(super) async fn close_stdin(&self, exec: Option<&ExecId>) -> Result<(), CallError> {
+    pub(in crate::task) async fn close_stdin(
+        &self,
+        exec: Option<&ExecId>,
+    ) -> Result<(), CallError> {
         let request = api::CloseIORequest {
             id: self.id.clone(),
             exec_id: exec_id(exec),
@@ -271,17 +283,17 @@ impl Client {
         self.order("CloseIO", &request).await
     }
 
-    pub(super) async fn pause(&self) -> Result<(), CallError> {
+    pub(in crate::task) async fn pause(&self) -> Result<(), CallError> {
         let request = api::PauseRequest { id: self.id.clone(), ..Default::default() };
         self.order("Pause", &request).await
     }
 
-    pub(super) async fn resume(&self) -> Result<(), CallError> {
+    pub(in crate::task) async fn resume(&self) -> Result<(), CallError> {
         let request = api::ResumeRequest { id: self.id.clone(), ..Default::default() };
         self.order("Resume", &request).await
     }
 
-    pub(super) async fn pids(&self) -> Result<Vec<Process>, CallError> {
+    pub(in crate::task) async fn pids(&self) -> Result<Vec<Process>, CallError> {
         let request = api::PidsRequest { id: self.id.clone(), ..Default::default() };
         let answer: api::PidsResponse = self.call("Pids", &request, None).await?;
         let process = |process: types::task::ProcessInfo| Process {
@@ -291,7 +303,7 @@ impl Client {
         Ok(answer.processes.into_iter().map(process).collect())
     }
 
-    pub(super) async fn checkpoint(
+    pub(in crate::task) async fn checkpoint(
         &self,
         path: &str,
         options: Option<&Any>,
@@ -305,7 +317,7 @@ impl Client {
         self.order("Checkpoint", &request).await
     }
 
-    pub(super) async fn update(
+    pub(in crate::task) async fn update(
         &self,
         resources: Option<&Any>,
         annotations: HashMap<String, String>,
@@ -319,27 +331,27 @@ impl Client {
         self.order("Update", &request).await
     }
 
-    pub(super) async fn stats(&self) -> Result<Any, CallError> {
+    pub(in crate::task) async fn stats(&self) -> Result<Any, CallError> {
         let request = api::StatsRequest { id: self.id.clone(), ..Default::default() };
         let answer: api::StatsResponse = self.call("Stats", &request, Some(STATE)).await?;
         Ok(answer.stats.into_option().map(typed).unwrap_or_default())
     }
 
     /// Whether the shim answers at all.
-    pub(super) async fn probe(&self) -> Result<(), CallError> {
+    pub(in crate::task) async fn probe(&self) -> Result<(), CallError> {
         let request = api::ConnectRequest { id: self.id.clone(), ..Default::default() };
         self.call::<_, api::ConnectResponse>("Connect", &request, Some(CONNECT)).await.map(drop)
     }
 
     /// The pid of the shim itself.
-    pub(super) async fn server(&self) -> Result<Option<u32>, CallError> {
+    pub(in crate::task) async fn server(&self) -> Result<Option<u32>, CallError> {
         let request = api::ConnectRequest { id: self.id.clone(), ..Default::default() };
         let answer: api::ConnectResponse = self.call("Connect", &request, Some(CONNECT)).await?;
         Ok(pid(answer.shim_pid))
     }
 
     /// Asks the shim to exit, which it does if it has no other task.
-    pub(super) async fn shut_down(&self) -> Result<(), CallError> {
+    pub(in crate::task) async fn shut_down(&self) -> Result<(), CallError> {
         let request = api::ShutdownRequest { id: self.id.clone(), ..Default::default() };
         self.call::<_, empty::Empty>("Shutdown", &request, Some(SHUTDOWN)).await.map(drop)
     }
@@ -395,7 +407,7 @@ fn typed(any: any::Any) -> Any {
 }
 
 /// A time from the wire; `None` for none, and for Go's zero time, which stands for none.
-pub(super) fn time(at: Option<&timestamp::Timestamp>) -> Option<SystemTime> {
+pub(in crate::task) fn time(at: Option<&timestamp::Timestamp>) -> Option<SystemTime> {
     let at = at.filter(|at| at.seconds >= 0)?;
     let since = Duration::new(at.seconds.try_into().ok()?, at.nanos.try_into().ok()?);
     UNIX_EPOCH.checked_add(since)
@@ -485,7 +497,7 @@ impl std::fmt::Debug for Client {
 }
 
 /// Shared by the calls of one task.
-pub(super) type Shared = Arc<Client>;
+pub(in crate::task) type Shared = Arc<Client>;
 
 #[cfg(test)]
 mod tests {

@@ -12,36 +12,36 @@ use crate::any::Any;
 
 /// How a shim is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(in crate::task) enum Dialect {
     Parameters,
     Options,
 }
 
 /// What a shim is told.
 #[derive(Debug)]
-pub(super) struct Parameters<'a> {
-    pub(super) id: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) debug: bool,
+pub(in crate::task) struct Parameters<'a> {
+    pub(in crate::task) id: &'a str,
+    pub(in crate::task) namespace: &'a str,
+    pub(in crate::task) debug: bool,
     /// Where it delivers events.
-    pub(super) ttrpc_address: &'a str,
+    pub(in crate::task) ttrpc_address: &'a str,
     /// The daemon's own address.
-    pub(super) grpc_address: &'a str,
+    pub(in crate::task) grpc_address: &'a str,
     /// The daemon's binary.
-    pub(super) binary: &'a str,
+    pub(in crate::task) binary: &'a str,
     /// Where it puts its socket; its own choice when `None`.
-    pub(super) socket_dir: Option<&'a str>,
-    pub(super) options: Option<&'a Any>,
+    pub(in crate::task) socket_dir: Option<&'a str>,
+    pub(in crate::task) options: Option<&'a Any>,
 }
 
 /// Where a shim listens and what it speaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Bootstrap {
+pub(in crate::task) struct Bootstrap {
     /// The version of the task service, 2 or 3.
-    pub(super) version: i32,
-    pub(super) address: String,
+    pub(in crate::task) version: i32,
+    pub(in crate::task) address: String,
     #[serde(default)]
-    pub(super) protocol: String,
+    pub(in crate::task) protocol: String,
 }
 
 /// An answer that leads to no shim.
@@ -59,7 +59,7 @@ pub(crate) enum ReplyError {
 
 impl Parameters<'_> {
     /// The standard input of `start`.
-    pub(super) fn encode(&self, dialect: Dialect) -> Vec<u8> {
+    pub(in crate::task) fn encode(&self, dialect: Dialect) -> Vec<u8> {
         let options = self.options.map(any);
         let encoded = match dialect {
             Dialect::Options => match options {
@@ -97,7 +97,7 @@ impl Parameters<'_> {
 
 impl Bootstrap {
     /// Reads what `start` printed.
-    pub(super) fn parse(output: &[u8]) -> Result<Self, ReplyError> {
+    pub(in crate::task) fn parse(output: &[u8]) -> Result<Self, ReplyError> {
         let text = String::from_utf8_lossy(output);
         let text = text.trim();
         let found = if let Some(result) = protobuf(output) {
@@ -121,11 +121,11 @@ impl Bootstrap {
         Ok(found)
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    pub(in crate::task) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("two strings and a number always encode")
     }
 
-    pub(super) fn from_json(json: &[u8]) -> Result<Self, ReplyError> {
+    pub(in crate::task) fn from_json(json: &[u8]) -> Result<Self, ReplyError> {
         Self::parse(json)
     }
 }

@@ -18,8 +18,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
 use super::Deleted;
-use super::bootstrap::{Bootstrap, Dialect, Parameters};
 use super::error::TaskError;
+use super::shim_client::bootstrap::{Bootstrap, Dialect, Parameters};
 use super::sys::{Child, Command};
 use crate::any::Any;
 
@@ -141,7 +141,7 @@ impl Shim {
             pid: Some(answer.pid).filter(|pid| *pid > 0),
             exit: Exit {
                 status: answer.exit_status,
-                at: super::driver::time(answer.exited_at.as_ref())
+                at: super::shim_client::time(answer.exited_at.as_ref())
                     .unwrap_or_else(std::time::SystemTime::now),
             },
         })

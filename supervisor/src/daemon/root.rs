@@ -87,11 +87,11 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
 /// Makes both directories, and mends the modes of what is in them.
 pub(super) fn mend_modes(config: &DaemonConfig) -> Result<(), DaemonError> {
     own(&config.root, ROOT_MODE, &IN_ROOT, config)?;
-    own_state(config)
+    prepare_state(config)
 }
 
 /// Makes the state directory, as far as a client needs it too.
-pub(super) fn own_state(config: &DaemonConfig) -> Result<(), DaemonError> {
+pub(super) fn prepare_state(config: &DaemonConfig) -> Result<(), DaemonError> {
     own(&config.state, STATE_MODE, &IN_STATE, config)
 }
 

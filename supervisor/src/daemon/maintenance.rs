@@ -29,7 +29,7 @@ const CHANGES: u64 = 256;
 const COPY_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// Goes on until it is dropped.
-pub(super) async fn keep_up(domain: Domain) {
+pub(super) async fn run(domain: Domain) {
     if domain.doubt.is_some() {
         // There are no records to look at.
         return;

@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_millis(30);
 const SOCKET_MODE: u32 = 0o660;
 
 /// Where clients come in.
-pub(super) struct Door {
+pub(super) struct Listener {
     listener: UnixListener,
     /// The socket's path; `None` when it is the service manager's.
     address: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub(super) struct Door {
 }
 
 /// When to leave for want of clients.
-pub(super) struct Leave {
+pub(super) struct IdleExit {
     pub(super) after: Duration,
     pub(super) start_lock: PathBuf,
 }
@@ -55,7 +55,7 @@ pub(super) struct Client {
     clients: Arc<watch::Sender<usize>>,
 }
 
-impl Door {
+impl Listener {
     /// Binds the socket, which nobody but root and its group can use from its first moment.
     ///
     /// The caller holds the root's lock, so whatever has the name already is stale.
@@ -77,26 +77,26 @@ impl Door {
         })
     }
 
-    /// Lets clients in until told to stop or, with `leave`, until nobody has come for a while.
+    /// Lets clients in until told to stop or, with `idle_exit`, until nobody has come for a while.
     ///
     /// The lock that is returned belongs to a daemon that is leaving; keep it until the root is
     /// free.
     pub(super) async fn accept(
         self,
-        leave: Option<Leave>,
+        idle_exit: Option<IdleExit>,
         incoming: mpsc::Sender<io::Result<Client>>,
         mut stop: watch::Receiver<bool>,
     ) -> Option<Lock> {
         let lock = loop {
             let quiet = async {
-                match &leave {
-                    Some(leave) => self.quiet(leave.after).await,
+                match &idle_exit {
+                    Some(idle_exit) => self.quiet(idle_exit.after).await,
                     None => std::future::pending().await,
                 }
             };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = quiet => match self.close_gently(leave.as_ref()).await {
+                () = quiet => match self.close_gently(idle_exit.as_ref()).await {
                     Ok(lock) => break lock,
                     Err(Some(stream)) => Ok(stream),
                     Err(None) => continue,
@@ -145,10 +145,10 @@ impl Door {
     /// comes (`Err` with its connection) or somebody is about to start a daemon (`Err(None)`).
     async fn close_gently(
         &self,
-        leave: Option<&Leave>,
+        idle_exit: Option<&IdleExit>,
     ) -> Result<Option<Lock>, Option<(UnixStream, tokio::net::unix::SocketAddr)>> {
-        let (Some(leave), Some(address)) = (leave, &self.address) else { return Err(None) };
-        let lock = match lock::attempt(&leave.start_lock) {
+        let (Some(idle_exit), Some(address)) = (idle_exit, &self.address) else { return Err(None) };
+        let lock = match lock::attempt(&idle_exit.start_lock) {
             Ok(Attempt::Locked(lock)) => lock,
             // The state directory was removed: no client can find this daemon or wait for its lock.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -259,60 +259,61 @@ impl AsyncWrite for Client {
 mod tests {
     use super::*;
 
-    struct Place {
+    struct Paths {
         _directory: tempfile::TempDir,
         address: PathBuf,
         start_lock: PathBuf,
     }
 
-    fn place() -> Place {
+    fn paths() -> Paths {
         let directory = tempfile::tempdir().unwrap();
         let address = directory.path().join("socket");
         let start_lock = directory.path().join("start.lock");
-        Place { _directory: directory, address, start_lock }
+        Paths { _directory: directory, address, start_lock }
     }
 
     #[tokio::test]
     async fn an_idle_door_closes_and_its_socket_is_gone() {
-        let place = place();
-        let door = Door::bind(&place.address).unwrap();
+        let paths = paths();
+        let listener = Listener::bind(&paths.address).unwrap();
         let (incoming, mut clients) = mpsc::channel(1);
         let (_stop, stopped) = watch::channel(false);
-        let leave =
-            Leave { after: Duration::from_millis(40), start_lock: place.start_lock.clone() };
-        let closing = tokio::spawn(door.accept(Some(leave), incoming, stopped));
-        let visitor = UnixStream::connect(&place.address).await.unwrap();
+        let idle_exit =
+            IdleExit { after: Duration::from_millis(40), start_lock: paths.start_lock.clone() };
+        let closing = tokio::spawn(listener.accept(Some(idle_exit), incoming, stopped));
+        let visitor = UnixStream::connect(&paths.address).await.unwrap();
         let client = clients.recv().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(120)).await;
-        assert!(place.address.exists(), "a connected client keeps the daemon");
+        assert!(paths.address.exists(), "a connected client keeps the daemon");
         drop((visitor, client));
         let lock = closing.await.unwrap();
         assert!(lock.is_some());
-        assert!(!place.address.exists());
-        assert!(matches!(lock::attempt(&place.start_lock).unwrap(), Attempt::Held(_)));
+        assert!(!paths.address.exists());
+        assert!(matches!(lock::attempt(&paths.start_lock).unwrap(), Attempt::Held(_)));
     }
 
     /// A daemon whose directories were removed stayed for ever, out of every client's reach.
     #[tokio::test]
     async fn an_idle_door_closes_also_when_its_directory_was_removed() {
-        let place = place();
-        let door = Door::bind(&place.address).unwrap();
+        let paths = paths();
+        let listener = Listener::bind(&paths.address).unwrap();
         let (incoming, _clients) = mpsc::channel(1);
         let (_stop, stopped) = watch::channel(false);
-        let leave = Leave { after: Duration::from_millis(1), start_lock: place.start_lock.clone() };
-        drop(place);
-        let closing = door.accept(Some(leave), incoming, stopped);
+        let idle_exit =
+            IdleExit { after: Duration::from_millis(1), start_lock: paths.start_lock.clone() };
+        drop(paths);
+        let closing = listener.accept(Some(idle_exit), incoming, stopped);
         let lock = tokio::time::timeout(Duration::from_secs(10), closing).await.unwrap();
         assert!(lock.is_none());
     }
 
     #[tokio::test]
     async fn a_client_in_the_backlog_cancels_the_leaving() {
-        let place = place();
-        let door = Door::bind(&place.address).unwrap();
-        let leave = Leave { after: Duration::ZERO, start_lock: place.start_lock.clone() };
-        let closing = door.close_gently(Some(&leave));
-        let address = away(&place.address);
+        let paths = paths();
+        let listener = Listener::bind(&paths.address).unwrap();
+        let idle_exit = IdleExit { after: Duration::ZERO, start_lock: paths.start_lock.clone() };
+        let closing = listener.close_gently(Some(&idle_exit));
+        let address = away(&paths.address);
         let late = async {
             while !address.exists() {
                 tokio::task::yield_now().await;
@@ -321,16 +322,16 @@ mod tests {
         };
         let (closed, _late) = tokio::join!(closing, late);
         assert!(matches!(closed, Err(Some(_))));
-        assert!(place.address.exists());
+        assert!(paths.address.exists());
     }
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_by_one_that_only_root_can_use() {
-        let place = place();
-        drop(StdListener::bind(&place.address).unwrap());
-        let _door = Door::bind(&place.address).unwrap();
-        let mode = std::fs::metadata(&place.address).unwrap().permissions().mode();
+        let paths = paths();
+        drop(StdListener::bind(&paths.address).unwrap());
+        let _door = Listener::bind(&paths.address).unwrap();
+        let mode = std::fs::metadata(&paths.address).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, SOCKET_MODE);
-        UnixStream::connect(&place.address).await.unwrap();
+        UnixStream::connect(&paths.address).await.unwrap();
     }
 }

@@ -33,9 +33,9 @@ const METHOD: &str = "Forward";
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes events until it is dropped, as do its connections.
-pub(crate) struct Intake(JoinHandle<()>);
+pub(crate) struct EventServer(JoinHandle<()>);
 
-impl Drop for Intake {
+impl Drop for EventServer {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -46,13 +46,13 @@ pub(crate) fn listen(
     listener: StdListener,
     address: &Path,
     tasks: Tasks,
-) -> Result<Intake, DaemonError> {
+) -> Result<EventServer, DaemonError> {
     let listener = UnixListener::from_std(listener).map_err(|cause| DaemonError::File {
         what: "listen for events on",
         path: address.to_owned(),
         cause,
     })?;
-    Ok(Intake(tokio::spawn(async move {
+    Ok(EventServer(tokio::spawn(async move {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -125,7 +125,8 @@ fn deliver(payload: &[u8], tasks: &Tasks) -> Result<(), (Code, String)> {
     let event = envelope.event.into_option().unwrap_or_default();
     let message = Any { type_url: event.type_url, value: event.value };
     let event = Envelope {
-        timestamp: super::driver::time(envelope.timestamp.as_ref()).unwrap_or_else(SystemTime::now),
+        timestamp: super::shim_client::time(envelope.timestamp.as_ref())
+            .unwrap_or_else(SystemTime::now),
         namespace: envelope.namespace,
         event: Event::Forwarded { topic: envelope.topic, message },
     };
@@ -154,28 +155,28 @@ mod tests {
         [bytes, payload].concat()
     }
 
-    /// A place whose intake takes events.
-    fn intake() -> (tempfile::TempDir, Intake, std::path::PathBuf) {
-        let place = tempfile::tempdir().unwrap();
+    /// A server that takes events.
+    fn event_server() -> (tempfile::TempDir, EventServer, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
         let flags = Flags {
-            root: Some(place.path().join("root")),
-            state: Some(place.path().join("state")),
+            root: Some(directory.path().join("root")),
+            state: Some(directory.path().join("state")),
             config: Some("/dev/null".into()),
             ..Flags::default()
         };
         let config = DaemonConfig::resolve(&flags).unwrap();
-        let tasks = Tasks::new(super::super::Place::new(&config), Bus::new());
-        let address = place.path().join("events");
+        let tasks = Tasks::new(super::super::ShimEnvironment::new(&config), Bus::new());
+        let address = directory.path().join("events");
         let listener = StdListener::bind(&address).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let intake = listen(listener, &address, tasks).unwrap();
-        (place, intake, address)
+        let server = listen(listener, &address, tasks).unwrap();
+        (directory, server, address)
     }
 
     /// 256 MiB of requests whose answers were not read were all in memory.
     #[tokio::test]
     async fn what_does_not_read_its_answers_is_not_read_for_ever() {
-        let (_place, _intake, address) = intake();
+        let (_place, _server, address) = event_server();
         let sent = tokio::task::spawn_blocking(move || {
             let mut shim = UnixStream::connect(address).unwrap();
             shim.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -195,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_refused_is_answered_and_the_next_request_is_read() {
         use tokio::io::AsyncReadExt as _;
-        let (_place, intake, address) = intake();
+        let (_place, server, address) = event_server();
         let mut shim = tokio::net::UnixStream::connect(&address).await.unwrap();
         let too_large = MessageHeader::new_request(3, (4 << 20) + 1);
         let too_large = [Vec::from(too_large), vec![0; (4 << 20) + 1]].concat();
@@ -210,7 +211,7 @@ mod tests {
             let response = Response::parse_from_bytes(&answer.payload).unwrap();
             assert_eq!(response.status().code(), code);
         }
-        drop(intake);
+        drop(server);
         assert_eq!(shim.read(&mut [0; 1]).await.unwrap(), 0, "its connections end with it");
     }
 }

@@ -24,9 +24,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use super::link::Link;
 use super::lock::{self, Attempt};
-use super::{place, sys};
+use super::retry::RetryingChannel;
+use super::{root, sys};
 use crate::api::introspection::SERVED_ROOT;
 use crate::config::DaemonConfig;
 use crate::error::DaemonError;
@@ -49,13 +49,13 @@ const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects to the daemon, after starting it if need be.
-pub(crate) async fn connect(config: &DaemonConfig) -> Result<Link, DaemonError> {
+pub(crate) async fn connect(config: &DaemonConfig) -> Result<RetryingChannel, DaemonError> {
     let mut attempt = 1;
     loop {
         let stream = ensure_running_beside(config).await?;
         let answered = tokio::time::timeout(ANSWER, first_answer(stream, config)).await;
         let error = match answered.unwrap_or(Err(First::Failed(silent(config)))) {
-            Ok(channel) => return Ok(Link(channel)),
+            Ok(channel) => return Ok(RetryingChannel(channel)),
             Err(First::Failed(error)) => return Err(error),
             Err(First::Gone(error)) => error,
         };
@@ -143,7 +143,7 @@ fn ensure_running(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
         let path = path.to_owned();
         move |cause| DaemonError::File { what, path, cause }
     };
-    place::own_state(config)?;
+    root::prepare_state(config)?;
     let path = config.state.join("start.lock");
     let deadline = Instant::now() + START;
     loop {

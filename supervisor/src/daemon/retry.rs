@@ -26,13 +26,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Marks a request that may be made twice although its method's name does not say so.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Repeatable;
+pub(crate) struct Idempotent;
 
 /// The channel.
 #[derive(Debug, Clone)]
-pub(crate) struct Link(pub(super) Channel);
+pub(crate) struct RetryingChannel(pub(super) Channel);
 
-impl Service<Request<Body>> for Link {
+impl Service<Request<Body>> for RetryingChannel {
     type Response = Response<Body>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
@@ -45,7 +45,7 @@ impl Service<Request<Body>> for Link {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let channel = self.0.clone();
         Box::pin(async move {
-            if !is_repeatable(&request) {
+            if !is_idempotent(&request) {
                 return once(channel, request).await;
             }
             let (head, body) = request.into_parts();
@@ -84,7 +84,7 @@ async fn once(channel: Channel, request: Request<Body>) -> Result<Response<Body>
 
 /// Whether a call does the same when it is made twice. All of these have one message for a request;
 /// what Delete and Remove answer of something that is gone, their callers take for success.
-fn is_repeatable(request: &Request<Body>) -> bool {
+fn is_idempotent(request: &Request<Body>) -> bool {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let reads = [
         "Get",
@@ -105,7 +105,7 @@ fn is_repeatable(request: &Request<Body>) -> bool {
         "Check",
     ];
     let removes = ["Delete", "DeleteProcess", "Remove", "Abort"];
-    let is_marked = request.extensions().get::<Repeatable>().is_some();
+    let is_marked = request.extensions().get::<Idempotent>().is_some();
     reads.contains(&method) || removes.contains(&method) || is_marked
 }
 
