@@ -180,7 +180,7 @@ step "attack" attack
 step "vm tests" vm_tests
 step "runc, crun and youki compared" differ
 step "soak" soak --containers 200 --execs 200
-step "soak while its helper dies" soak --unkind 15
+step "soak while its helper dies" soak --kill-helper 15
 step "advisories" advisories
 
 echo

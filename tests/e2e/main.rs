@@ -3,24 +3,24 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
-mod archives;
 mod check;
 mod client;
 mod daemon;
+mod damaged_state;
 mod documents;
-mod doubt;
-mod dropin;
 mod engine;
-mod faults;
-mod full;
+mod failing_disk;
+mod full_disk;
+mod hostile_archives;
 mod images;
 mod install;
-mod interrupted;
+mod killed_commands;
 mod licences;
-mod pains;
-mod power;
+mod power_cut;
 mod quickstart;
 mod refusals;
+mod regressions;
+mod replace_containerd_shim;
 mod run;
 mod stock;
-mod unfinished;
+mod stop_during_create;

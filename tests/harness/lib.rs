@@ -7,7 +7,7 @@
 //! - [`image`] writes images byte by byte, the bad ones among them; [`fixtures`] has other tools
 //!   (umoci, skopeo) make them, once per recipe.
 //! - [`shim`] drives a shim as its daemon would, without one.
-//! - [`stage`] plays a daemon's part for a test: shims, bundles and events in one root.
+//! - [`fake_daemon`] plays a daemon's part for a test: shims, bundles and events in one root.
 //! - [`disk`] is a file system in a file.
 //! - [`tree`] compares directory trees entry by entry.
 //!
@@ -16,6 +16,7 @@
 pub mod command;
 pub mod containerd;
 pub mod disk;
+pub mod fake_daemon;
 pub mod fixtures;
 pub mod image;
 pub mod leak;
@@ -23,7 +24,6 @@ pub mod proc;
 pub mod programs;
 pub mod root;
 pub mod shim;
-pub mod stage;
 pub mod supervisor;
 pub mod terminal;
 pub mod tree;

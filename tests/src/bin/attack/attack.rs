@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ground::Ground;
+use crate::fixture::Fixture;
 
 /// Which engine an attack is tried on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) struct Attack {
     pub(crate) promise: &'static str,
     pub(crate) limit: Duration,
     /// Panics where the attack won.
-    pub(crate) attempt: fn(&Ground),
+    pub(crate) attempt: fn(&Fixture),
 }
 
 impl Attack {
@@ -72,7 +72,7 @@ pub(crate) fn attack(
     point: &'static str,
     word: &'static str,
     promise: &'static str,
-    attempt: fn(&Ground),
+    attempt: fn(&Fixture),
 ) -> Vec<Attack> {
     let limit = Duration::from_secs(60);
     vec![Attack { word, engine: None, point, promise, limit, attempt }]
@@ -83,7 +83,7 @@ pub(crate) fn on_both(
     point: &'static str,
     word: &'static str,
     promise: &'static str,
-    attempt: fn(&Ground),
+    attempt: fn(&Fixture),
 ) -> Vec<Attack> {
     [Engine::Runc, Engine::Youki]
         .into_iter()
@@ -100,7 +100,7 @@ pub(crate) fn on_youki(
     point: &'static str,
     word: &'static str,
     promise: &'static str,
-    attempt: fn(&Ground),
+    attempt: fn(&Fixture),
 ) -> Vec<Attack> {
     on_both(point, word, promise, attempt).split_off(1)
 }

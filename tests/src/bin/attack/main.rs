@@ -6,12 +6,12 @@
 //!
 //! An attack asserts what must be true after it was tried, so a panic is its failure. Each runs in a
 //! process and a directory of its own, for a bounded time; what it leaves is found by its token,
-//! counts against it, and is swept. What runs inside a container is this same program ([`inside`]).
+//! counts against it, and is swept. What runs inside a container is this same program ([`container`]).
 
 mod attack;
 mod attacks;
-mod ground;
-mod inside;
+mod container;
+mod fixture;
 mod job;
 mod sys;
 
@@ -62,7 +62,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Do> {
             "--only" => only.push(value()?),
             "--jobs" => jobs = value()?.parse().context("--jobs takes a number")?,
             "--one" => return Ok(Do::One { name: value()?, root: value()?.into() }),
-            "--inside" => return Ok(Do::Inside(words.collect())),
+            "--in-container" => return Ok(Do::Inside(words.collect())),
             _ => bail!("{word:?} is not understood\n{USAGE}"),
         }
     }
@@ -85,9 +85,9 @@ fn perform(what: Do) -> Result<bool> {
         Do::One { name, root } => {
             let attack = attacks::all().into_iter().find(|attack| attack.name() == name);
             let attack = attack.with_context(|| format!("no attack is called {name}"))?;
-            (attack.attempt)(&ground::Ground::new(&root, attack.engine));
+            (attack.attempt)(&fixture::Fixture::new(&root, attack.engine));
         }
-        Do::Inside(words) => inside::run(&words),
+        Do::Inside(words) => container::run(&words),
     }
     Ok(true)
 }

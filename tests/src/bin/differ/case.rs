@@ -6,7 +6,7 @@ use harness::shim::bundle;
 use serde_json::{Value, json};
 
 use crate::cases;
-use crate::ground::Holder;
+use crate::fixture::Holder;
 
 /// What a variation may need to know of where it is run.
 pub(crate) struct Setting<'a> {

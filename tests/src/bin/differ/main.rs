@@ -15,7 +15,7 @@
 mod case;
 mod cases;
 mod compare;
-mod ground;
+mod fixture;
 mod host;
 mod known;
 mod observe;

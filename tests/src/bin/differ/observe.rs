@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::ground::Holder;
+use crate::fixture::Holder;
 use crate::host::Hierarchy;
 
 /// How far a run came.

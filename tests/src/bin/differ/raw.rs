@@ -24,7 +24,7 @@ pub(crate) fn run(runtime: &Path, run: &Run<'_>) -> Result<Outcome> {
     let target = run.bundle.join("rootfs");
     fs::create_dir_all(&target)?;
     fs::write(run.bundle.join("config.json"), run.spec.to_string())?;
-    let overlay = harness::shim::bundle::overlay(&run.ground.rootfs, &run.dir.join("snap"))?;
+    let overlay = harness::shim::bundle::overlay(&run.fixture.rootfs, &run.dir.join("snap"))?;
     let options = overlay.options.join(",");
     mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .context("mount the root file system")?;
@@ -59,7 +59,7 @@ impl Tool<'_> {
             return Ok(Outcome::NotCreated(why));
         }
         let pid = fs::read_to_string(&pid_file)?.trim().parse().context("read the pid")?;
-        let outside = observe::from_outside(pid, run.ground.root.namespace());
+        let outside = observe::from_outside(pid, run.fixture.root.namespace());
         if let Err(why) = self.command(&["start"], &[&run.id])? {
             return Ok(Outcome::NotStarted(why));
         }
@@ -118,7 +118,7 @@ impl Tool<'_> {
             .arg(&log)
             .args(words)
             .args(more)
-            .env(harness::root::MARKER, self.run.ground.root.path())
+            .env(harness::root::MARKER, self.run.fixture.root.path())
             .stdin(stdin)
             .stdout(File::create(out)?)
             .stderr(File::create(&err)?);

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::case::{Case, Setting, Variation, generate};
 use crate::cases;
 use crate::compare::{self, Difference};
-use crate::ground::Ground;
+use crate::fixture::Fixture;
 use crate::host::Hierarchy;
 use crate::known;
 use crate::observe::{Names, Outcome};
@@ -46,7 +46,7 @@ const SLOW: Duration = Duration::from_secs(5);
 /// One spec under one runtime.
 pub(crate) struct Run<'a> {
     /// What all share.
-    pub(crate) ground: &'a Ground,
+    pub(crate) fixture: &'a Fixture,
     /// The container's id.
     pub(crate) id: String,
     /// Where this run keeps its files.
@@ -81,9 +81,9 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
         options.only.is_empty() || options.only.iter().any(|only| case.name.contains(only.as_str()))
     });
     ensure!(!cases.is_empty(), "no case has such a name");
-    let ground = Ground::new()?;
-    let results = Results { outcomes: perform(&ground, &variations, &cases)?, cases };
-    ground.forget_theirs();
+    let fixture = Fixture::new()?;
+    let results = Results { outcomes: perform(&fixture, &variations, &cases)?, cases };
+    fixture.forget_theirs();
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -100,7 +100,11 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
 }
 
 /// Hands the cases to workers, each of which keeps to one runtime.
-fn perform(ground: &Ground, variations: &[Variation], cases: &[Case]) -> Result<Vec<[Outcome; 3]>> {
+fn perform(
+    fixture: &Fixture,
+    variations: &[Variation],
+    cases: &[Case],
+) -> Result<Vec<[Outcome; 3]>> {
     let found: Mutex<Vec<[Option<Outcome>; 3]>> =
         Mutex::new(cases.iter().map(|_| [None, None, None]).collect());
     let next = [const { AtomicUsize::new(0) }; 3];
@@ -115,7 +119,7 @@ fn perform(ground: &Ground, variations: &[Variation], cases: &[Case]) -> Result<
                         let Some(case) = cases.get(index) else { return };
                         let began = Instant::now();
                         let outcome = match &ready {
-                            Ok(()) => one(ground, variations, case, runtime, index),
+                            Ok(()) => one(fixture, variations, case, runtime, index),
                             Err(why) => Err(anyhow!("{why:#}")),
                         };
                         let outcome =
@@ -162,7 +166,7 @@ fn slow(case: &Case, runtime: Runtime, took: Duration) {
 }
 
 fn one(
-    ground: &Ground,
+    fixture: &Fixture,
     variations: &[Variation],
     case: &Case,
     runtime: Runtime,
@@ -173,18 +177,18 @@ fn one(
         Runtime::Crun => 'c',
         Runtime::Ours => 'y',
     };
-    let id = format!("{}-{letter}{index:04}", ground.root.namespace());
-    let dir = ground.root.path().join(format!("{letter}{index:04}"));
+    let id = format!("{}-{letter}{index:04}", fixture.root.namespace());
+    let dir = fixture.root.path().join(format!("{letter}{index:04}"));
     let bundle = dir.join("b").join(&id);
     fs::create_dir_all(&bundle)?;
     open_to_all(&dir)?;
     let setting = Setting {
         id: &id,
         dir: &dir,
-        token: ground.root.namespace(),
-        shared: &ground.shared,
-        program: &ground.program,
-        holder: &ground.holder,
+        token: fixture.root.namespace(),
+        shared: &fixture.shared,
+        program: &fixture.program,
+        holder: &fixture.holder,
     };
     let mut spec = case.spec(variations, &setting);
     if runtime == Runtime::Crun && case.joins(variations) {
@@ -193,13 +197,13 @@ fn one(
     // crun's exec never ends where a namespace was joined by path.
     let joins = runtime == Runtime::Crun && case.joins(variations);
     let process = (case.has_exec(variations) && !joins).then(|| case.process(variations, &spec));
-    let run = Run { ground, id, dir, bundle, spec, process };
+    let run = Run { fixture, id, dir, bundle, spec, process };
     let outcome = match runtime {
         Runtime::Runc => raw::run(&programs::system("runc"), &run),
         Runtime::Crun => raw::run(&programs::system("crun"), &run),
         Runtime::Ours => shim::run(&run),
     }?;
-    let names = Names::new(&run.id, &run.dir, &run.bundle, &ground.holder);
+    let names = Names::new(&run.id, &run.dir, &run.bundle, &fixture.holder);
     let outcome = match outcome {
         Outcome::Ran(seen) => Outcome::Ran(names.translate(&seen)),
         other => other,

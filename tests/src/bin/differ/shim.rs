@@ -22,26 +22,26 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(run: &Run<'_>) -> Result<Outcome> {
     let parent = run.bundle.parent().context("a bundle is in a directory")?;
     let mut bundle = Bundle::make(parent, &run.id, run.spec.clone()).context("make a bundle")?;
-    bundle.rootfs = vec![bundle::overlay(&run.ground.rootfs, &run.dir.join("snap"))?];
+    bundle.rootfs = vec![bundle::overlay(&run.fixture.rootfs, &run.dir.join("snap"))?];
     if let Some(log) = &bundle.log {
         log.follow()?;
     }
-    let ground = run.ground;
+    let fixture = run.fixture;
     let invocation = Invocation {
         binary: programs::ours("containerd-shim-youki-v1"),
-        namespace: ground.root.namespace().to_owned(),
+        namespace: fixture.root.namespace().to_owned(),
         id: run.id.clone(),
-        address: ground.root.path().join("containerd.sock").display().to_string(),
+        address: fixture.root.path().join("containerd.sock").display().to_string(),
         publish: "/usr/bin/containerd".to_owned(),
         debug: false,
         bundle: bundle.path.clone(),
-        ttrpc: ground.events.path().display().to_string(),
+        ttrpc: fixture.events.path().display().to_string(),
         dialect: Dialect::V1_6,
         options: None,
         socket_dir: None,
         environment: vec![(
             harness::root::MARKER.to_owned(),
-            ground.root.path().display().to_string(),
+            fixture.root.path().display().to_string(),
         )],
         limit: LIMIT,
     };
@@ -80,7 +80,7 @@ fn live(run: &Run<'_>, task: &Task, bundle: &Bundle) -> Result<Outcome> {
         Err(CallError::Refused { message, .. }) => return Ok(Outcome::NotCreated(message)),
         Err(why) => return Err(why).context("Create"),
     };
-    let outside = observe::from_outside(pid, run.ground.root.namespace());
+    let outside = observe::from_outside(pid, run.fixture.root.namespace());
     match task.start("") {
         Ok(_) => {}
         Err(CallError::Refused { message, .. }) => return Ok(Outcome::NotStarted(message)),

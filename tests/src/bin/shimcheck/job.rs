@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::fixture;
 use crate::options::{self, Options};
 use crate::row::{Row, Verdict};
 use crate::run::sweep;
-use crate::stage;
 
 /// A row that is being checked.
 pub(crate) struct Job {
@@ -72,7 +72,7 @@ impl Job {
     pub(crate) fn end(self, keep: Option<&Path>) -> Done {
         let took = self.began.elapsed();
         // Before the output is read to its end: somebody left behind might hold it.
-        let swept = sweep(&self.place, &stage::sockets(&self.place), keep.is_some());
+        let swept = sweep(&self.place, &fixture::sockets(&self.place), keep.is_some());
         let text = self.out.join().unwrap_or_default();
         let verdict = match self.status {
             None => {

@@ -10,7 +10,8 @@
 //! Each row runs in a process of its own, in a directory and a namespace of its own, for a bounded
 //! time; whatever it leaves is found by its token and swept.
 
-mod fake;
+mod fake_runtime;
+mod fixture;
 mod job;
 mod known;
 mod options;
@@ -18,7 +19,6 @@ mod report;
 mod row;
 mod rows;
 mod run;
-mod stage;
 
 use std::process::ExitCode;
 

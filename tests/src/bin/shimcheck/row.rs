@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 
 /// One promise and the check of it.
 pub(crate) struct Row {
@@ -21,7 +21,7 @@ pub(crate) struct Row {
     /// Whether the check measures so finely that no other may run beside it.
     pub(crate) alone: bool,
     /// The check.
-    pub(crate) check: fn(&Stage) -> Result<()>,
+    pub(crate) check: fn(&Fixture) -> Result<()>,
 }
 
 /// A row that takes no longer than most.
@@ -29,7 +29,7 @@ pub(crate) const fn row(
     id: &'static str,
     promise: &'static str,
     source: &'static str,
-    check: fn(&Stage) -> Result<()>,
+    check: fn(&Fixture) -> Result<()>,
 ) -> Row {
     Row { id, promise, source, limit: Duration::from_secs(40), alone: false, check }
 }

@@ -14,13 +14,13 @@ use harness::programs;
 use harness::shim::{Dialect, bundle, launch, namespace};
 use serde_json::json;
 
+use crate::fixture::{self, Fixture};
 use crate::job::{Done, Job};
 use crate::known;
 use crate::options::{self, Options};
 use crate::report::{self, Counts};
 use crate::row::{NotOffered, Row, Verdict};
 use crate::rows;
-use crate::stage::{self, Stage};
 
 /// Checks every row that was asked for; whether none is broken.
 pub(crate) fn all(options: &Options) -> Result<bool> {
@@ -120,7 +120,7 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
 /// Checks one row in this process and says how it ended, for the process that asked.
 pub(crate) fn one(options: &Options, id: &str) -> Result<bool> {
     let row = rows::all().into_iter().find(|row| row.id == id).context("no such row")?;
-    let checked = Stage::new(options).and_then(|stage| (row.check)(&stage));
+    let checked = Fixture::new(options).and_then(|fixture| (row.check)(&fixture));
     let answer = match checked {
         Ok(()) => json!({ "verdict": "held" }),
         Err(why) => match why.downcast_ref::<NotOffered>() {
@@ -180,14 +180,14 @@ fn newest_dialect(options: &Options, home: &Path) -> Result<Dialect> {
     for (index, dialect) in [Dialect::V2_3, Dialect::V1_6].into_iter().enumerate() {
         let options =
             Options { dialect: Some(dialect), place: place(home, 900 + index)?, ..options.clone() };
-        let tried = Stage::new(&options).and_then(|stage| {
-            let bundle = stage.shell("exit 0")?;
-            let shim = stage.start(&bundle)?;
+        let tried = Fixture::new(&options).and_then(|fixture| {
+            let bundle = fixture.shell("exit 0")?;
+            let shim = fixture.start(&bundle)?;
             // Gone already is as good.
             let _ = shim.task(&bundle.id).shutdown();
             Ok(())
         });
-        sweep(&options.place, &stage::sockets(&options.place), false);
+        sweep(&options.place, &fixture::sockets(&options.place), false);
         match tried {
             Ok(()) => return Ok(dialect),
             Err(why) => last = Some(why),

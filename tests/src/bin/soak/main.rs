@@ -3,14 +3,14 @@
 //!
 //! `cargo run --release -p tests --bin soak -- --containers 5000 --execs 5000` asserts that every
 //! exit is the right one and told once, that the shim has no thread, descriptor, child or memory
-//! more than before, and that nothing is left on the host. With `--unkind SECONDS` the helper gets
+//! more than before, and that nothing is left on the host. With `--kill-helper SECONDS` the helper gets
 //! SIGKILL or SIGSTOP every few milliseconds for so long: calls may then fail, but each is answered
 //! in time, whatever was made is told to have ended and can be deleted, and containers that ran
 //! before run on.
 
 mod host;
+mod kill_helper;
 mod load;
-mod unkind;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ struct Options {
     containers: usize,
     execs: usize,
     parallel: usize,
-    unkind: Option<Duration>,
+    kill_helper: Option<Duration>,
 }
 
 /// How much more memory of its own the shim may have: what an allocator keeps, not what is lost.
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { containers: 5000, execs: 5000, parallel: 16, unkind: None };
+    let mut options = Options { containers: 5000, execs: 5000, parallel: 16, kill_helper: None };
     while let Some(word) = words.next() {
         let mut number = || -> Result<usize> {
             words
@@ -58,9 +58,9 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
             "--containers" => options.containers = number()?,
             "--execs" => options.execs = number()?,
             "--parallel" => options.parallel = number()?,
-            "--unkind" => options.unkind = Some(Duration::from_secs(number()? as u64)),
+            "--kill-helper" => options.kill_helper = Some(Duration::from_secs(number()? as u64)),
             other => bail!(
-                "what is {other:?}? [--containers N] [--execs N] [--parallel N] [--unkind SECONDS]"
+                "what is {other:?}? [--containers N] [--execs N] [--parallel N] [--kill-helper SECONDS]"
             ),
         }
     }
@@ -69,8 +69,8 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
 
 fn run(options: &Options) -> Result<()> {
     let host = Host::start()?;
-    let done = match options.unkind {
-        Some(time) => unkind::run(&host, options.parallel, time),
+    let done = match options.kill_helper {
+        Some(time) => kill_helper::run(&host, options.parallel, time),
         None => soak(&host, options),
     };
     if let Err(why) = done {

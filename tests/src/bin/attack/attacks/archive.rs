@@ -11,7 +11,7 @@ use harness::{Supervisor, programs, run};
 use serde_json::json;
 
 use crate::attack::{Attack, attack, within};
-use crate::ground::{Ground, IMAGE, SOON, succeeded};
+use crate::fixture::{Fixture, IMAGE, SOON, succeeded};
 
 /// What a daemon may hold during any import.
 const MEMORY_KB: u64 = 100 * 1024;
@@ -94,8 +94,8 @@ fn header(kind: tar::EntryType, name: &str, size: u64) -> [u8; 512] {
 }
 
 /// Imports an archive, whatever comes of it, and checks what the daemon held and how long it took.
-fn import(ground: &Ground, archive: &Path, limit: Duration) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn import(fixture: &Fixture, archive: &Path, limit: Duration) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
     let began = Instant::now();
     let mut command = supervisor.cli(&["import"]);
@@ -119,23 +119,23 @@ fn peak_kb(pid: i32) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-fn archive(ground: &Ground) -> PathBuf {
-    ground.root().path().join("bad.tar.gz")
+fn archive(fixture: &Fixture) -> PathBuf {
+    fixture.root().path().join("bad.tar.gz")
 }
 
-fn long_name(ground: &Ground) {
-    let path = archive(ground);
+fn long_name(fixture: &Fixture) {
+    let path = archive(fixture);
     let mut packed = Packed::new(&path);
     packed.write(&header(tar::EntryType::GNULongName, "././@LongLink", 600 << 20));
     packed.repeat(b'a', 600);
     packed.write(&header(tar::EntryType::Regular, "a", 0));
     packed.write(&[0; 1024]);
     packed.finish();
-    import(ground, &path, SOON);
+    import(fixture, &path, SOON);
 }
 
-fn headers(ground: &Ground) {
-    let path = archive(ground);
+fn headers(fixture: &Fixture) {
+    let path = archive(fixture);
     let mut packed = Packed::new(&path);
     for _ in 0..300 {
         packed.write(&header(tar::EntryType::XHeader, "pax", 1 << 20));
@@ -147,11 +147,11 @@ fn headers(ground: &Ground) {
     packed.write(&header(tar::EntryType::Regular, "a", 0));
     packed.write(&[0; 1024]);
     packed.finish();
-    import(ground, &path, SOON);
+    import(fixture, &path, SOON);
 }
 
 /// An index of indexes that all lead to one of many manifests.
-fn fan_out(ground: &Ground) {
+fn fan_out(fixture: &Fixture) {
     let mut layout = Image::busybox(IMAGE).layout();
     let text = |value: &serde_json::Value| serde_json::to_vec(value).expect("JSON");
     let index: serde_json::Value =
@@ -175,12 +175,12 @@ fn fan_out(ground: &Ground) {
         "index.json".to_owned(),
         text(&json!({ "schemaVersion": 2, "manifests": [outer] })),
     );
-    let path = layout.write(&ground.root().path().join("bad.tar"));
-    import(ground, &path, SOON);
+    let path = layout.write(&fixture.root().path().join("bad.tar"));
+    import(fixture, &path, SOON);
 }
 
 /// One and a half kilobytes that stand for a terabyte.
-fn sparse(ground: &Ground) {
+fn sparse(fixture: &Fixture) {
     let mut entry = tar::Header::new_gnu();
     entry.set_entry_type(tar::EntryType::GNUSparse);
     entry.set_mode(0o644);
@@ -195,9 +195,9 @@ fn sparse(ground: &Ground) {
     bytes.extend(header(tar::EntryType::Regular, "manifest.json", 2));
     bytes.extend(b"[]");
     bytes.resize(bytes.len().next_multiple_of(512) + 1024, 0);
-    let path = archive(ground);
+    let path = archive(fixture);
     fs::write(&path, bytes).expect("write an archive");
-    let supervisor = Supervisor::new(ground.root()).with_idle_timeout(2);
+    let supervisor = Supervisor::new(fixture.root()).with_idle_timeout(2);
     let began = Instant::now();
     let used = std::thread::scope(|scope| {
         let import = scope.spawn(|| {
@@ -231,21 +231,21 @@ fn blocks_mb(of: &Path) -> u64 {
         .sum()
 }
 
-fn zeros(ground: &Ground) {
-    let image = Image::busybox(IMAGE).write(&ground.root().path().join("image.tar"));
-    let path = archive(ground);
+fn zeros(fixture: &Fixture) {
+    let image = Image::busybox(IMAGE).write(&fixture.root().path().join("image.tar"));
+    let path = archive(fixture);
     let mut packed = Packed::new(&path);
     packed.write(&fs::read(image).expect("read the image"));
     packed.repeat(0, 3 << 10);
     packed.finish();
-    import(ground, &path, Duration::from_secs(12));
+    import(fixture, &path, Duration::from_secs(12));
 }
 
 /// A pipe as an archive: its writer stops in the middle, and the client is killed.
-fn gone(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn gone(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
-    let image = Image::busybox(IMAGE).write(&ground.root().path().join("image.tar"));
+    let image = Image::busybox(IMAGE).write(&fixture.root().path().join("image.tar"));
     let bytes = fs::read(image).expect("read the image");
     let mut client = supervisor.cli(&["import", "/dev/stdin"]);
     let mut client = client
@@ -271,8 +271,8 @@ fn gone(ground: &Ground) {
     supervisor.stop(nix::sys::signal::Signal::SIGTERM);
 }
 
-fn escapes(ground: &Ground) {
-    let supervisor = Supervisor::new(ground.root()).with_idle_timeout(2);
+fn escapes(fixture: &Fixture) {
+    let supervisor = Supervisor::new(fixture.root()).with_idle_timeout(2);
     for (number, name) in [
         "example.test/\u{1b}[2Jevil:1",
         "example.test/a\u{202e}b:1",
@@ -282,7 +282,7 @@ fn escapes(ground: &Ground) {
     .into_iter()
     .enumerate()
     {
-        let path = Image::busybox(name).write(&ground.root().path().join(format!("{number}.tar")));
+        let path = Image::busybox(name).write(&fixture.root().path().join(format!("{number}.tar")));
         let mut command = supervisor.cli(&["import"]);
         let import = run(command.arg(path));
         let words = [vec!["run", "--rm", name], vec!["images"], vec!["ps"], vec!["kill", name]];
@@ -304,23 +304,25 @@ fn escapes(ground: &Ground) {
     }
 }
 
-fn long_error(ground: &Ground) {
+fn long_error(fixture: &Fixture) {
     let name = format!("example.test/{}:1", "a".repeat(3_000_000));
-    let path = Image::busybox(&name).write(&ground.root().path().join("long.tar"));
-    import(ground, &path, SOON);
+    let path = Image::busybox(&name).write(&fixture.root().path().join("long.tar"));
+    import(fixture, &path, SOON);
 }
 
-fn deep(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn deep(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
     let image = Image::busybox(IMAGE).layer(Layer::new().dir("deep/", 0o755));
-    supervisor.import(&image.write(&ground.root().path().join("image.tar")));
+    supervisor.import(&image.write(&fixture.root().path().join("image.tar")));
     let own = std::env::current_exe().expect("this program has a path");
-    let volumes =
-        [format!("{}:/attack:ro", own.display()), format!("{}:/shared", ground.shared().display())];
+    let volumes = [
+        format!("{}:/attack:ro", own.display()),
+        format!("{}:/shared", fixture.shared().display()),
+    ];
     let flags = ["--rm", "-v", &volumes[0], "-v", &volumes[1]];
-    let words = ["/attack", "--inside", "deep", "60000"];
-    let done = ground.run(&supervisor, &flags, &words);
+    let words = ["/attack", "--in-container", "deep", "60000"];
+    let done = fixture.run(&supervisor, &flags, &words);
     succeeded(&done, "a container makes directories");
     let daemons = supervisor.daemons();
     assert_eq!(daemons.len(), 1, "the daemon has died of it");
@@ -332,7 +334,7 @@ fn deep(ground: &Ground) {
     // A restart sweeps what is left, and starts another container.
     supervisor.stop(nix::sys::signal::Signal::SIGTERM);
     supervisor.serve();
-    let done = ground.run(&supervisor, &["--rm"], &["true"]);
+    let done = fixture.run(&supervisor, &["--rm"], &["true"]);
     succeeded(&done, "the next container");
     supervisor.stop(nix::sys::signal::Signal::SIGTERM);
 }

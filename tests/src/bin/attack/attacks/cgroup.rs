@@ -8,7 +8,7 @@ use harness::leak;
 use serde_json::json;
 
 use crate::attack::{Attack, on_both};
-use crate::ground::{Ground, SOON};
+use crate::fixture::{Fixture, SOON};
 
 pub(crate) fn attacks() -> Vec<Attack> {
     [
@@ -49,15 +49,15 @@ fn join(path: &str, child: &Child) {
     }
 }
 
-fn process(ground: &Ground) {
-    let path = format!("{}/own", ground.root().namespace());
+fn process(fixture: &Fixture) {
+    let path = format!("{}/own", fixture.root().namespace());
     let mut bystander = Command::new("sleep").arg("1000").spawn().expect("start a process");
     join(&path, &bystander);
-    let bundle = ground.stage.shaped("exit 3", |spec| {
+    let bundle = fixture.daemon.shaped("exit 3", |spec| {
         spec["linux"]["cgroupsPath"] = json!(format!("/{path}"));
     });
     // Refused or run: both are right.
-    let _ = ground.outcome(&bundle);
+    let _ = fixture.outcome(&bundle);
     std::thread::sleep(std::time::Duration::from_millis(200));
     let ended = bystander.try_wait().expect("a child of this process");
     let _ = bystander.kill();
@@ -68,14 +68,14 @@ fn process(ground: &Ground) {
     assert!(ended.is_none(), "the process was killed with the container: {ended:?}");
 }
 
-fn two(ground: &Ground) {
-    let path = format!("/{}/both", ground.root().namespace());
+fn two(fixture: &Fixture) {
+    let path = format!("/{}/both", fixture.root().namespace());
     let bundle =
-        || ground.stage.shaped("sleep 1000", |spec| spec["linux"]["cgroupsPath"] = json!(path));
+        || fixture.daemon.shaped("sleep 1000", |spec| spec["linux"]["cgroupsPath"] = json!(path));
     let (first, second) = (bundle(), bundle());
-    let (other, survivor) = ground.stage.run(&second);
+    let (other, survivor) = fixture.daemon.run(&second);
     let pid = survivor.state("").expect("State").pid;
-    let shim = ground.stage.start(&first);
+    let shim = fixture.daemon.start(&first);
     let task = shim.task(&first.id);
     let created = task.create(&first.create_request()).and_then(|_| task.start(""));
     if created.is_ok() {
@@ -87,6 +87,6 @@ fn two(ground: &Ground) {
     shim.gone(SOON);
     std::thread::sleep(std::time::Duration::from_millis(200));
     let alive = !matches!(leak::state(pid.cast_signed()), None | Some('Z' | 'X'));
-    ground.stage.end(&other, &survivor);
+    fixture.daemon.end(&other, &survivor);
     assert!(alive, "deleting the one container killed the other");
 }

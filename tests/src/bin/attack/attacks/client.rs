@@ -12,7 +12,7 @@ use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::ttrpc::Request;
 
 use crate::attack::{Attack, attack, on_both, within};
-use crate::ground::{Ground, SOON, succeeded};
+use crate::fixture::{Fixture, SOON, succeeded};
 
 pub(crate) fn attacks() -> Vec<Attack> {
     [
@@ -68,8 +68,8 @@ pub(crate) fn attacks() -> Vec<Attack> {
     .concat()
 }
 
-fn silent(ground: &Ground) {
-    let supervisor = Supervisor::new(ground.root());
+fn silent(fixture: &Fixture) {
+    let supervisor = Supervisor::new(fixture.root());
     fs::create_dir_all(supervisor.state()).expect("make a directory");
     let listener = UnixListener::bind(supervisor.socket()).expect("listen");
     // Connections are accepted by the kernel, and never looked at.
@@ -93,14 +93,14 @@ fn silent(ground: &Ground) {
     assert!(ended.is_some(), "a client still waits after {:?}", began.elapsed());
 }
 
-fn other_root(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn other_root(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
-    let other = ground.root().dir("other");
+    let other = fixture.root().dir("other");
     let command = supervisor.cli(&[]);
     let words: Vec<String> =
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-    let mut mine = ground.root().command(command.get_program());
+    let mut mine = fixture.root().command(command.get_program());
     let own = supervisor.root().display().to_string();
     for word in words {
         mine.arg(if word == own { other.display().to_string() } else { word });
@@ -110,13 +110,13 @@ fn other_root(ground: &Ground) {
     assert!(done.code() != 0, "a client of {} was served by a daemon of {own}", other.display());
 }
 
-fn killed(ground: &Ground) {
-    let supervisor = ground.supervisor();
-    let runtime = ["run", "--runtime", ground.engine.runtime(), "--name"];
+fn killed(fixture: &Fixture) {
+    let supervisor = fixture.supervisor();
+    let runtime = ["run", "--runtime", fixture.engine.runtime(), "--name"];
     for number in 0..16u64 {
-        let id = format!("{}-k{number}", ground.root().namespace());
+        let id = format!("{}-k{number}", fixture.root().namespace());
         // One that has been started goes on without its client.
-        let words = [&runtime[..], &[&id, crate::ground::IMAGE, "sleep", "1000"]].concat();
+        let words = [&runtime[..], &[&id, crate::fixture::IMAGE, "sleep", "1000"]].concat();
         let mut client = supervisor
             .cli(&words)
             .stdin(Stdio::null())
@@ -132,7 +132,7 @@ fn killed(ground: &Ground) {
         let line = listed.lines().find(|line| line.starts_with(&id)).unwrap_or_default();
         let half_made = line.contains("created") || line.contains("no task");
         if line.is_empty() || half_made {
-            let words = [&runtime[..], &[&id, crate::ground::IMAGE, "true"]].concat();
+            let words = [&runtime[..], &[&id, crate::fixture::IMAGE, "true"]].concat();
             let again = supervisor.run(&words);
             succeeded(&again, &format!("the same id, after a client was killed ({line})"));
         }
@@ -187,8 +187,8 @@ fn call(socket: &std::path::Path, authority: &str) -> Result<(), String> {
     }
 }
 
-fn authority(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn authority(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
     let socket = supervisor.socket();
     let path = socket.display().to_string();
@@ -203,9 +203,9 @@ fn authority(ground: &Ground) {
     }
 }
 
-fn unread(ground: &Ground) {
-    let bundle = ground.stage.bundle("sleep 1000");
-    let (shim, task) = ground.stage.run(&bundle);
+fn unread(fixture: &Fixture) {
+    let bundle = fixture.daemon.bundle("sleep 1000");
+    let (shim, task) = fixture.daemon.run(&bundle);
     let mut payload = protos::ttrpc::api::ConnectRequest::new();
     payload.id.clone_from(&bundle.id);
     let request = Request {
@@ -240,25 +240,25 @@ fn unread(ground: &Ground) {
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(u64::MAX);
     let answers = task.within(SOON).state("").map(drop);
     drop(stream);
-    ground.stage.end(&shim, &task);
+    fixture.daemon.end(&shim, &task);
     answers.expect("the shim answers others");
     assert!(held < 64 * 1024, "the shim held {} MB", held / 1024);
 }
 
-fn long_exec(ground: &Ground) {
-    let bundle = ground.stage.bundle("sleep 1000");
-    let (shim, task) = ground.stage.run(&bundle);
+fn long_exec(fixture: &Fixture) {
+    let bundle = fixture.daemon.bundle("sleep 1000");
+    let (shim, task) = fixture.daemon.run(&bundle);
     let id = "e".repeat(76);
     let process = bundle::process(&bundle::shell("exit 3"));
     let ran = task.exec(&task.exec_request(&id, &process)).and_then(|()| task.start(&id));
     let ended = ran.and_then(|_| task.within(SOON).wait(&id)).map(|exit| exit.exit_status);
     let _ = task.delete(&id);
-    ground.stage.end(&shim, &task);
+    fixture.daemon.end(&shim, &task);
     assert_eq!(ended.map_err(|why| why.to_string()), Ok(3), "an exec with an id of 76 bytes");
 }
 
-fn random_bytes(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn random_bytes(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     for round in 0..200 {

@@ -6,7 +6,7 @@ use harness::shim::bundle;
 use serde_json::json;
 
 use crate::attack::{Attack, on_both, within};
-use crate::ground::{Ground, SOON, UP};
+use crate::fixture::{Fixture, SOON, UP};
 
 /// The descriptors that an init or a joining exec may hold.
 const DESCRIPTORS: std::ops::Range<u32> = 3..24;
@@ -50,43 +50,43 @@ pub(crate) fn attacks() -> Vec<Attack> {
 }
 
 /// A program of the host that does nothing and succeeds, since it goes by the name `true`.
-fn tool(ground: &Ground) -> String {
-    let tool = ground.root().path().join("true");
+fn tool(fixture: &Fixture) -> String {
+    let tool = fixture.root().path().join("true");
     fs::copy(harness::programs::system("busybox"), &tool).expect("a program of the host");
     tool.display().to_string()
 }
 
-fn command(ground: &Ground) {
-    let tool = tool(ground);
+fn command(fixture: &Fixture) {
+    let tool = tool(fixture);
     for number in DESCRIPTORS {
         let path = format!("/proc/self/fd/{number}/{UP}{tool}");
-        let bundle = ground.stage.shaped("", |spec| {
+        let bundle = fixture.daemon.shaped("", |spec| {
             spec["process"]["args"] = json!([path]);
         });
-        let outcome = ground.outcome(&bundle);
+        let outcome = fixture.outcome(&bundle);
         assert!(outcome != Ok(0), "{path} was executed");
     }
 }
 
-fn directory(ground: &Ground) {
-    let secret = ground.secret();
+fn directory(fixture: &Fixture) {
+    let secret = fixture.secret();
     for number in DESCRIPTORS {
         for tail in ["", "/..", "/rootfs/tmp"] {
             let cwd = format!("/proc/self/fd/{number}{tail}");
             let script = format!("cat ./{UP}{} && exit 7; exit 0", secret.display());
-            let bundle = ground.stage.shaped(&script, |spec| {
+            let bundle = fixture.daemon.shaped(&script, |spec| {
                 spec["process"]["cwd"] = json!(cwd);
             });
-            let (outcome, said) = ground.said(&bundle);
+            let (outcome, said) = fixture.said(&bundle);
             let out = outcome == Ok(7) || said.contains("the host's");
             assert!(!out, "from {cwd} the host's files were read");
         }
     }
 }
 
-fn exec(ground: &Ground) {
-    let secret = ground.secret();
-    let tool = tool(ground);
+fn exec(fixture: &Fixture) {
+    let secret = fixture.secret();
+    let tool = tool(fixture);
     let script = format!(
         "for n in $(seq {} {}); do\n\
            mkdir /tmp/bin$n\n\
@@ -96,8 +96,8 @@ fn exec(ground: &Ground) {
         DESCRIPTORS.start,
         DESCRIPTORS.end - 1
     );
-    let bundle = ground.stage.bundle(&script);
-    let (shim, task) = ground.stage.run(&bundle);
+    let bundle = fixture.daemon.bundle(&script);
+    let (shim, task) = fixture.daemon.run(&bundle);
     let outcome = |name: String, process: &serde_json::Value| -> Result<u32, String> {
         let said = task.exec(&task.exec_request(&name, process)).and_then(|()| task.start(&name));
         let ended = said.and_then(|_| task.within(SOON).wait(&name)).map(|exit| exit.exit_status);
@@ -119,62 +119,62 @@ fn exec(ground: &Ground) {
             assert!(outcome(name, &process) != Ok(7), "from {cwd} the host's files were read");
         }
     }
-    ground.stage.end(&shim, &task);
+    fixture.daemon.end(&shim, &task);
 }
 
 /// A container that may look at its processes, and looks.
-fn watcher(ground: &Ground, spec: &mut serde_json::Value) {
-    let secret = ground.secret();
-    ground.equip(spec);
+fn watcher(fixture: &Fixture, spec: &mut serde_json::Value) {
+    let secret = fixture.secret();
+    fixture.equip(spec);
     let process = &mut spec["process"];
-    process["args"] = json!(["/attack", "--inside", "watch", secret]);
+    process["args"] = json!(["/attack", "--in-container", "watch", secret]);
     for set in ["bounding", "effective", "permitted"] {
         let capabilities = process["capabilities"][set].as_array_mut().expect("a list");
         capabilities.push(json!("CAP_SYS_PTRACE"));
     }
 }
 
-fn nothing_got_out(ground: &Ground) {
-    let how = fs::read_to_string(ground.shared().join("got-out"));
+fn nothing_got_out(fixture: &Fixture) {
+    let how = fs::read_to_string(fixture.shared().join("got-out"));
     assert!(how.is_err(), "the host's files were read by {}", how.unwrap_or_default());
 }
 
-fn watched(ground: &Ground) {
-    let bundle = ground.stage.shaped("", |spec| watcher(ground, spec));
-    let (shim, task) = ground.stage.run(&bundle);
-    ground.waits_for("ready");
+fn watched(fixture: &Fixture) {
+    let bundle = fixture.daemon.shaped("", |spec| watcher(fixture, spec));
+    let (shim, task) = fixture.daemon.run(&bundle);
+    fixture.waits_for("ready");
     for number in 0..60 {
         let name = format!("e{number}");
         let process = bundle::process(&bundle::shell("exit 0"));
         let ran = task.exec(&task.exec_request(&name, &process)).and_then(|()| task.start(&name));
         if let Err(why) = ran.and_then(|_| task.within(SOON).wait(&name)) {
             // It ends with what it is after.
-            nothing_got_out(ground);
+            nothing_got_out(fixture);
             panic!("an exec in a container that watches: {why}");
         }
         task.delete(&name).expect("Delete of an exec");
     }
-    fs::write(ground.shared().join("stop"), "").expect("stop it");
-    ground.stage.end(&shim, &task);
-    nothing_got_out(ground);
+    fs::write(fixture.shared().join("stop"), "").expect("stop it");
+    fixture.daemon.end(&shim, &task);
+    nothing_got_out(fixture);
 }
 
-fn created(ground: &Ground) {
-    let first = ground.stage.bundle("sleep 1000");
-    let shim = ground.stage.start(&first);
+fn created(fixture: &Fixture) {
+    let first = fixture.daemon.bundle("sleep 1000");
+    let shim = fixture.daemon.start(&first);
     let task = shim.task(&first.id);
     let pid = task.create(&first.create_request()).expect("Create");
-    let second = ground.stage.shaped("", |spec| {
-        watcher(ground, spec);
+    let second = fixture.daemon.shaped("", |spec| {
+        watcher(fixture, spec);
         let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
         namespaces.retain(|namespace| namespace["type"] != "pid");
         namespaces.push(json!({ "type": "pid", "path": format!("/proc/{pid}/ns/pid") }));
     });
-    let (watching, watch) = ground.stage.run(&second);
-    ground.waits_for("ready");
+    let (watching, watch) = fixture.daemon.run(&second);
+    fixture.waits_for("ready");
     // It looks once at everything in far less than this.
     std::thread::sleep(std::time::Duration::from_secs(1));
-    fs::write(ground.shared().join("stop"), "").expect("stop it");
+    fs::write(fixture.shared().join("stop"), "").expect("stop it");
     watch.within(SOON).wait("").expect("Wait");
     watch.delete("").expect("Delete");
     let _ = watch.shutdown();
@@ -182,6 +182,6 @@ fn created(ground: &Ground) {
     task.kill("", 9).expect("Kill");
     task.within(SOON).wait("").expect("Wait");
     task.delete("").expect("Delete");
-    ground.stage.leave(&shim, &task);
-    nothing_got_out(ground);
+    fixture.daemon.leave(&shim, &task);
+    nothing_got_out(fixture);
 }

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 
 use crate::attack::{Attack, attack, within};
-use crate::ground::{Ground, IMAGE, SOON, brief, succeeded};
+use crate::fixture::{Fixture, IMAGE, SOON, brief, succeeded};
 
 pub(crate) fn attacks() -> Vec<Attack> {
     [
@@ -94,24 +94,24 @@ impl Drop for Memory {
     }
 }
 
-fn on_memory(ground: &Ground) -> (Supervisor<'_>, Memory) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn on_memory(fixture: &Fixture) -> (Supervisor<'_>, Memory) {
+    let mut supervisor = Supervisor::new(fixture.root());
     let memory = Memory::at(supervisor.root());
     supervisor.serve();
-    supervisor.import(&image(ground));
+    supervisor.import(&image(fixture));
     (supervisor, memory)
 }
 
-fn image(ground: &Ground) -> PathBuf {
-    Image::busybox(IMAGE).write(&ground.root().path().join("image.tar"))
+fn image(fixture: &Fixture) -> PathBuf {
+    Image::busybox(IMAGE).write(&fixture.root().path().join("image.tar"))
 }
 
-fn filled_by_container(ground: &Ground) {
-    let (mut supervisor, memory) = on_memory(ground);
+fn filled_by_container(fixture: &Fixture) {
+    let (mut supervisor, memory) = on_memory(fixture);
     let before = memory.free_mb();
-    let id = ground.root().id("fill");
+    let id = fixture.root().id("fill");
     let script = "dd if=/dev/zero of=/fill bs=65536; : >/full; exec sleep 1000";
-    let _ = ground.run(&supervisor, &["-d", "--name", &id], &["/bin/sh", "-c", script]).success();
+    let _ = fixture.run(&supervisor, &["-d", "--name", &id], &["/bin/sh", "-c", script]).success();
     harness::eventually(SOON, "the container fills the disk", || {
         (memory.free_mb() == 0).then_some(())
     });
@@ -120,13 +120,13 @@ fn filled_by_container(ground: &Ground) {
     harness::eventually(SOON, "the container's bytes are free again", || {
         (memory.free_mb() + 2 >= before).then_some(())
     });
-    let done = ground.run(&supervisor, &["--rm"], &["true"]);
+    let done = fixture.run(&supervisor, &["--rm"], &["true"]);
     succeeded(&done, "the next container");
     supervisor.stop(Signal::SIGTERM);
 }
 
-fn filled_by_another(ground: &Ground) {
-    let (mut supervisor, memory) = on_memory(ground);
+fn filled_by_another(fixture: &Fixture) {
+    let (mut supervisor, memory) = on_memory(fixture);
     memory.fill();
     supervisor.stop(Signal::SIGTERM);
     supervisor.serve();
@@ -135,7 +135,7 @@ fn filled_by_another(ground: &Ground) {
     // Of another name, so that there is something to write.
     let other = Image::busybox("example.test/other:1")
         .layer(harness::image::Layer::new().file("more", 0o644, &vec![7; 1 << 20]))
-        .write(&ground.root().path().join("other.tar"));
+        .write(&fixture.root().path().join("other.tar"));
     let mut import = supervisor.cli(&["import"]);
     let import = run(import.arg(other));
     assert!(import.code() != 0, "an import on a full disk");
@@ -180,16 +180,16 @@ fn databases(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn database(ground: &Ground) {
+fn database(fixture: &Fixture) {
     for fault in ["lost", "empty", "damaged", "newer"] {
-        let mut supervisor = Supervisor::named(ground.root(), fault);
+        let mut supervisor = Supervisor::named(fixture.root(), fault);
         supervisor.serve();
-        supervisor.import(&image(ground));
-        let id = ground.root().id(fault);
-        let _ = ground.run(&supervisor, &["-d", "--name", &id], &["sleep", "1000"]).success();
+        supervisor.import(&image(fixture));
+        let id = fixture.root().id(fault);
+        let _ = fixture.run(&supervisor, &["-d", "--name", &id], &["sleep", "1000"]).success();
         supervisor.stop(Signal::SIGKILL);
         let before = kept(&supervisor.root());
-        let aside = ground.root().dir("aside");
+        let aside = fixture.root().dir("aside");
         for path in databases(&supervisor.root()) {
             let to = aside.join(path.file_name().expect("a file"));
             fs::copy(&path, &to).expect("keep the database");
@@ -234,10 +234,10 @@ fn database(ground: &Ground) {
     }
 }
 
-fn odd(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
+fn odd(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();
-    supervisor.import(&image(ground));
+    supervisor.import(&image(fixture));
     supervisor.stop(Signal::SIGTERM);
     let root = supervisor.root();
     for path in ["content/blobs/sha256/odd", "content/ingests/odd/deeper", "snapshots/odd/fs"] {
@@ -246,14 +246,14 @@ fn odd(ground: &Ground) {
     fs::write(root.join("snapshots/file"), "").expect("write a file");
     fs::write(root.join("content/blobs/sha256/.tmp"), "").expect("write a file");
     supervisor.serve();
-    let done = ground.run(&supervisor, &["--rm"], &["true"]);
+    let done = fixture.run(&supervisor, &["--rm"], &["true"]);
     succeeded(&done, "a container, with odd entries in the stores");
     supervisor.stop(Signal::SIGTERM);
 }
 
-fn truncated(ground: &Ground) {
-    let mut supervisor = Supervisor::new(ground.root());
-    let archive = image(ground);
+fn truncated(fixture: &Fixture) {
+    let mut supervisor = Supervisor::new(fixture.root());
+    let archive = image(fixture);
     for fault in ["truncated", "lost", "snapshot"] {
         supervisor.serve();
         supervisor.import(&archive);
@@ -278,8 +278,8 @@ fn truncated(ground: &Ground) {
         supervisor.serve();
         let mut import = supervisor.cli(&["import"]);
         let import = run(import.arg(&archive));
-        let done = ground.run(&supervisor, &["--rm"], &["true"]);
-        let exported = ground.root().path().join("out.tar");
+        let done = fixture.run(&supervisor, &["--rm"], &["true"]);
+        let exported = fixture.root().path().join("out.tar");
         let export = ["images", "export", exported.to_str().expect("a plain path"), IMAGE];
         let export = run(&mut supervisor.ctr(&export));
         supervisor.stop(Signal::SIGTERM);
@@ -296,14 +296,14 @@ fn truncated(ground: &Ground) {
     }
 }
 
-fn power_cut(ground: &Ground) {
-    let file = ground.root().path().join("disk");
-    let mut supervisor = Supervisor::new(ground.root());
+fn power_cut(fixture: &Fixture) {
+    let file = fixture.root().path().join("disk");
+    let mut supervisor = Supervisor::new(fixture.root());
     let disk = Disk::new(&file, 256 << 20, supervisor.root());
     supervisor.serve();
-    supervisor.import(&image(ground));
+    supervisor.import(&image(fixture));
     // What had reached the disk when the answer came is what a power cut leaves.
-    let copy = ground.root().path().join("copy");
+    let copy = fixture.root().path().join("copy");
     fs::copy(&file, &copy).expect("copy the disk");
     supervisor.stop(Signal::SIGTERM);
     drop(disk);
@@ -315,7 +315,7 @@ fn power_cut(ground: &Ground) {
         .map(|path| fs::metadata(path).map(|about| about.len()).unwrap_or(0))
         .collect();
     supervisor.serve();
-    let done = ground.run(&supervisor, &["--rm"], &["true"]);
+    let done = fixture.run(&supervisor, &["--rm"], &["true"]);
     supervisor.stop(Signal::SIGTERM);
     drop(cut);
     assert_eq!(sizes, [busybox], "sizes of the snapshot's busybox after a power cut");

@@ -10,7 +10,7 @@ use harness::shim::bundle;
 use serde_json::json;
 
 use crate::attack::{Attack, Engine, on_both, within};
-use crate::ground::{Ground, SOON};
+use crate::fixture::{Fixture, SOON};
 use crate::sys;
 
 pub(crate) fn attacks() -> Vec<Attack> {
@@ -36,16 +36,16 @@ pub(crate) fn attacks() -> Vec<Attack> {
 }
 
 /// With copies of the binaries, since a success would hit every container of this machine.
-fn overwrite(ground: &Ground) {
-    let home = ground.root().dir("bin");
+fn overwrite(fixture: &Fixture) {
+    let home = fixture.root().dir("bin");
     let copy = |from: &std::path::Path| {
         let to = home.join(from.file_name().expect("a file"));
         fs::copy(from, &to).expect("copy a binary");
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("make it executable");
         to
     };
-    let shim_path = copy(&programs::ours(ground.engine.shim()));
-    let runc = (ground.engine == Engine::Runc).then(|| copy(&programs::system("runc")));
+    let shim_path = copy(&programs::ours(fixture.engine.shim()));
+    let runc = (fixture.engine == Engine::Runc).then(|| copy(&programs::system("runc")));
     let digests = || -> Vec<String> {
         [Some(&shim_path), runc.as_ref()]
             .into_iter()
@@ -54,27 +54,27 @@ fn overwrite(ground: &Ground) {
             .collect()
     };
     let before = digests();
-    let stage = &ground.stage;
-    let lower = ground.lower("lower-o");
+    let daemon = &fixture.daemon;
+    let lower = fixture.lower("lower-o");
     let script = lower.join("bin/evil");
     fs::write(&script, "#!/proc/self/exe\n").expect("write a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("make it executable");
-    let mut bundle = stage.over(&lower, "", |spec| {
-        ground.equip(spec);
-        spec["process"]["args"] = json!(["/attack", "--inside", "overwrite"]);
+    let mut bundle = daemon.over(&lower, "", |spec| {
+        fixture.equip(spec);
+        spec["process"]["args"] = json!(["/attack", "--in-container", "overwrite"]);
         spec["process"]["noNewPrivileges"] = json!(false);
     });
     if let Some(runc) = &runc {
         bundle.options.get_or_insert_default().binary_name = runc.display().to_string();
     }
-    let mut invocation = stage.invocation(&bundle, harness::shim::Dialect::V1_6);
+    let mut invocation = daemon.invocation(&bundle, harness::shim::Dialect::V1_6);
     invocation.binary.clone_from(&shim_path);
     bundle.log.as_ref().expect("it has one").follow().expect("read the log");
-    let shim = stage.start_with(&invocation);
+    let shim = daemon.start_with(&invocation);
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request()).expect("Create");
     task.start("").expect("Start");
-    ground.waits_for("ready");
+    fixture.waits_for("ready");
     for number in 0..40 {
         let name = format!("e{number}");
         let process = bundle::process(&["/bin/evil".to_owned()]);
@@ -85,7 +85,7 @@ fn overwrite(ground: &Ground) {
             let _ = task.within(SOON).wait(&name);
         }
         let _ = task.delete(&name);
-        if ground.shared().join("caught").exists() {
+        if fixture.shared().join("caught").exists() {
             break;
         }
     }
@@ -95,46 +95,46 @@ fn overwrite(ground: &Ground) {
     // Nobody executes the file now, and the container goes on for a moment.
     std::thread::sleep(Duration::from_secs(1));
     let killed = digests();
-    fs::write(ground.shared().join("stop"), "").expect("stop it");
+    fs::write(fixture.shared().join("stop"), "").expect("stop it");
     // By the binary that nothing was tried on.
-    let own = stage.invocation(&bundle, harness::shim::Dialect::V1_6);
+    let own = daemon.invocation(&bundle, harness::shim::Dialect::V1_6);
     own.delete().expect("what a daemon does after a shim was killed");
-    stage.forget();
-    let how = fs::read_to_string(ground.shared().join("wrote")).unwrap_or_default();
+    daemon.forget();
+    let how = fs::read_to_string(fixture.shared().join("wrote")).unwrap_or_default();
     assert_eq!(alive, before, "a binary of the host was overwritten: {how}");
     assert_eq!(killed, before, "a binary of the host was overwritten after a kill: {how}");
 }
 
-fn key(ground: &Ground) {
-    let description = format!("attack-{}", ground.root().namespace());
+fn key(fixture: &Fixture) {
+    let description = format!("attack-{}", fixture.root().namespace());
     sys::join_session_keyring(&description).expect("a session keyring");
     sys::add_key(&description).expect("a key in it");
     assert!(sys::finds_key(&description), "the host finds its key");
-    let args = ["/attack", "--inside", "key", &description].map(str::to_owned);
-    let bundle = ground.stage.shaped("", |spec| {
-        ground.equip(spec);
+    let args = ["/attack", "--in-container", "key", &description].map(str::to_owned);
+    let bundle = fixture.daemon.shaped("", |spec| {
+        fixture.equip(spec);
         spec["process"]["args"] = json!(args);
     });
-    let outcome = ground.outcome(&bundle);
-    let got_out = ground.shared().join("got-out");
+    let outcome = fixture.outcome(&bundle);
+    let got_out = fixture.shared().join("got-out");
     assert!(!got_out.exists(), "a container found a key of its daemon's session");
     assert_eq!(outcome, Ok(0));
-    let bundle = ground.stage.shaped("sleep 1000", |spec| ground.equip(spec));
-    let (shim, task) = ground.stage.run(&bundle);
+    let bundle = fixture.daemon.shaped("sleep 1000", |spec| fixture.equip(spec));
+    let (shim, task) = fixture.daemon.run(&bundle);
     task.exec(&task.exec_request("e", &bundle::process(&args))).expect("Exec");
     task.start("e").expect("Start of an exec");
     task.within(SOON).wait("e").expect("Wait");
     task.delete("e").expect("Delete of an exec");
-    ground.stage.end(&shim, &task);
+    fixture.daemon.end(&shim, &task);
     assert!(!got_out.exists(), "an exec found a key of its daemon's session");
 }
 
-fn signals(ground: &Ground) {
-    let bundle = ground.stage.shaped("", |spec| {
+fn signals(fixture: &Fixture) {
+    let bundle = fixture.daemon.shaped("", |spec| {
         // Without a shell, which ignores signals of its own.
         spec["process"]["args"] = json!(["/bin/grep", "Sig[IB]", "/proc/self/status"]);
     });
-    let (outcome, said) = ground.said(&bundle);
+    let (outcome, said) = fixture.said(&bundle);
     assert_eq!(outcome, Ok(0));
     assert!(said.contains("SigIgn"), "{said}");
     for line in said.lines() {

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
 use crate::attack::{Attack, attack, on_both};
-use crate::ground::{Ground, IMAGE, SOON};
+use crate::fixture::{Fixture, IMAGE, SOON};
 
 const NOBODY: u32 = 65534;
 
@@ -67,14 +67,14 @@ fn as_nobody(words: &[&str], path: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn setuid(ground: &Ground) {
+fn setuid(fixture: &Fixture) {
     // The root's own directory lets nobody in; a daemon's is below one that does.
-    fs::set_permissions(ground.root().path(), fs::Permissions::from_mode(0o711)).expect("chmod");
-    let supervisor = ground.supervisor();
+    fs::set_permissions(fixture.root().path(), fs::Permissions::from_mode(0o711)).expect("chmod");
+    let supervisor = fixture.supervisor();
     let script = "cp /bin/busybox /own && chmod 4755 /own && : >/ready; exec sleep 1000";
-    let id = ground.root().id("su");
+    let id = fixture.root().id("su");
     let script = script.replace("cp ", "busybox cp ").replace("chmod ", "busybox chmod ");
-    let done = ground.run(&supervisor, &["-d", "--name", &id], &["/bin/sh", "-c", &script]);
+    let done = fixture.run(&supervisor, &["-d", "--name", &id], &["/bin/sh", "-c", &script]);
     let _ = done.success();
     let found = harness::eventually(SOON, "the container makes its file", || {
         let mut found = Vec::new();
@@ -100,17 +100,17 @@ fn find(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn stdin(ground: &Ground) {
-    let file = ground.root().path().join("input");
+fn stdin(fixture: &Fixture) {
+    let file = fixture.root().path().join("input");
     fs::write(&file, "what the operator wrote").expect("write a file");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
     let script = "echo overwritten 1<>/proc/self/fd/0; cat >/dev/null; exit 0";
-    let bundle = ground.stage.shaped(script, |spec| {
+    let bundle = fixture.daemon.shaped(script, |spec| {
         spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
     });
     let mut request = bundle.create_request();
     request.stdin = file.display().to_string();
-    let shim = ground.stage.start(&bundle);
+    let shim = fixture.daemon.start(&bundle);
     let task = shim.task(&bundle.id);
     let ran = task.within(SOON).create(&request).and_then(|_| task.within(SOON).start(""));
     if ran.is_ok() {
@@ -118,15 +118,15 @@ fn stdin(ground: &Ground) {
     }
     let _ = task.kill("", 9);
     let _ = task.delete("");
-    ground.stage.leave(&shim, &task);
+    fixture.daemon.leave(&shim, &task);
     let about = fs::metadata(&file).expect("it is there");
     assert_eq!(about.uid(), 0, "the file's owner");
     assert_eq!(fs::read(&file).expect("read it"), b"what the operator wrote");
 }
 
-fn config(ground: &Ground) {
+fn config(fixture: &Fixture) {
     for kind in ["fifo", "device"] {
-        let bundle = ground.stage.bundle("exit 0");
+        let bundle = fixture.daemon.bundle("exit 0");
         let path = bundle.path.join("config.json");
         fs::remove_file(&path).expect("remove it");
         let (kind, device) = match kind {
@@ -134,7 +134,7 @@ fn config(ground: &Ground) {
             _ => (FileType::CharacterDevice, rustix::fs::makedev(1, 5)),
         };
         mknodat(CWD, &path, kind, Mode::from_raw_mode(0o644), device).expect("make it");
-        let mut invocation = ground.stage.invocation(&bundle, Dialect::V1_6);
+        let mut invocation = fixture.daemon.invocation(&bundle, Dialect::V1_6);
         invocation.limit = Duration::from_secs(8);
         let began = Instant::now();
         let output = invocation.start_raw(&invocation.input());
@@ -143,15 +143,15 @@ fn config(ground: &Ground) {
         assert!(!output.status.success(), "start took a {kind:?} for a config.json");
         assert!(took < Duration::from_secs(4), "start took {took:?} to refuse a {kind:?}");
     }
-    ground.stage.forget();
+    fixture.daemon.forget();
 }
 
-fn modes(ground: &Ground) {
+fn modes(fixture: &Fixture) {
     for mask in [0o000, 0o077] {
         let name = format!("m{mask:o}");
-        let supervisor = Supervisor::named(ground.root(), &name).with_idle_timeout(2);
+        let supervisor = Supervisor::named(fixture.root(), &name).with_idle_timeout(2);
         let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
-        let archive = ground.root().path().join("image.tar");
+        let archive = fixture.root().path().join("image.tar");
         if !archive.exists() {
             let _ = harness::image::Image::busybox(IMAGE).write(&archive);
         }
@@ -172,13 +172,13 @@ fn modes(ground: &Ground) {
     }
 }
 
-fn first_client(ground: &Ground) {
-    let supervisor = Supervisor::new(ground.root()).with_idle_timeout(30);
+fn first_client(fixture: &Fixture) {
+    let supervisor = Supervisor::new(fixture.root()).with_idle_timeout(30);
     // Soft ones: where the capability is missing, not even root gets beyond a hard one.
     let shell = "ulimit -S -n 77; ulimit -S -f 1000; renice -n 15 -p $$ >/dev/null; \
                  echo 900 >/proc/self/oom_score_adj; exec \"$@\"";
     let inner = supervisor.cli(&["ps"]);
-    let mut command = ground.root().command("/bin/sh");
+    let mut command = fixture.root().command("/bin/sh");
     command.args(["-c", shell, "sh"]).arg(inner.get_program()).args(inner.get_args());
     command.env("ATTACK_SECRET", "of-the-client");
     let _ = run(&mut command).success();
@@ -197,9 +197,9 @@ fn first_client(ground: &Ground) {
     assert!(!about("environ").contains("of-the-client"), "the daemon has its client's environment");
 }
 
-fn names_in_tmp(ground: &Ground) {
-    let bundle = ground.stage.bundle("sleep 1000");
-    let (shim, task) = ground.stage.run(&bundle);
+fn names_in_tmp(fixture: &Fixture) {
+    let bundle = fixture.daemon.bundle("sleep 1000");
+    let (shim, task) = fixture.daemon.run(&bundle);
     let mut made = Vec::new();
     for number in 0..64 {
         let path = PathBuf::from(format!("/tmp/pty-{}-{number}", shim.pid));
@@ -207,7 +207,7 @@ fn names_in_tmp(ground: &Ground) {
             made.push(path);
         }
     }
-    let socket = harness::shim::stream::Stream::read(&ground.root().path().join("tty"));
+    let socket = harness::shim::stream::Stream::read(&fixture.root().path().join("tty"));
     let socket = socket.expect("make a fifo");
     let mut process = bundle::process(&bundle::shell("exit 3"));
     process["terminal"] = json!(true);
@@ -218,7 +218,7 @@ fn names_in_tmp(ground: &Ground) {
     let ended = started.and_then(|_| task.within(SOON).wait("t")).map(|exit| exit.exit_status);
     let _ = task.delete("t");
     let _ = fs::remove_file(socket.path());
-    ground.stage.end(&shim, &task);
+    fixture.daemon.end(&shim, &task);
     for path in made {
         let _ = fs::remove_dir(path);
     }

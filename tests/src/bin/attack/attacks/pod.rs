@@ -8,7 +8,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
 use crate::attack::{Attack, on_both, within};
-use crate::ground::{Ground, SOON};
+use crate::fixture::{Fixture, SOON};
 
 /// What a neighbour may wait at most, on a busy machine.
 const DELAY: Duration = Duration::from_secs(4);
@@ -35,9 +35,9 @@ pub(crate) fn attacks() -> Vec<Attack> {
     .concat()
 }
 
-/// As [`harness::stage::Stage::member`] makes it: in the one shim of this root.
-fn member(ground: &Ground, spec: &mut serde_json::Value) {
-    spec["annotations"] = json!({ "io.containerd.runc.v2.group": ground.root().namespace() });
+/// As [`harness::fake_daemon::FakeDaemon::member`] makes it: in the one shim of this root.
+fn member(fixture: &Fixture, spec: &mut serde_json::Value) {
+    spec["annotations"] = json!({ "io.containerd.runc.v2.group": fixture.root().namespace() });
 }
 
 fn timed(what: impl FnOnce()) -> Duration {
@@ -46,20 +46,20 @@ fn timed(what: impl FnOnce()) -> Duration {
     began.elapsed()
 }
 
-fn fifo(ground: &Ground) {
-    let lower = ground.lower("lower-f");
+fn fifo(fixture: &Fixture) {
+    let lower = fixture.lower("lower-f");
     for file in ["etc/passwd", "etc/group"] {
         fs::remove_file(lower.join(file)).expect("remove the image's own");
         mknodat(CWD, lower.join(file), FileType::Fifo, Mode::from_raw_mode(0o644), 0)
             .expect("make a fifo");
     }
-    let hostile = ground.stage.over(&lower, "exit 0", |spec| {
-        member(ground, spec);
+    let hostile = fixture.daemon.over(&lower, "exit 0", |spec| {
+        member(fixture, spec);
         spec["process"]["env"] = json!(["PATH=/bin"]);
     });
-    let neighbour = ground.stage.member("exit 3");
-    let shim = ground.stage.start(&neighbour);
-    let other = ground.stage.start(&hostile);
+    let neighbour = fixture.daemon.member("exit 3");
+    let shim = fixture.daemon.start(&neighbour);
+    let other = fixture.daemon.start(&hostile);
     let attacker = other.task(&hostile.id);
     let task = shim.task(&neighbour.id);
     let took = std::thread::scope(|scope| {
@@ -81,27 +81,27 @@ fn fifo(ground: &Ground) {
     task.delete("").expect("Delete");
     let _ = attacker.kill("", 9);
     let _ = attacker.delete("");
-    ground.stage.leave(&shim, &task);
+    fixture.daemon.leave(&shim, &task);
     // The fifos in it are its own, and not what a shim left.
     fs::remove_dir_all(&lower).expect("remove the image");
     assert!(took < DELAY, "a neighbour waited {took:?} for its create and start");
 }
 
-fn stopped(ground: &Ground) {
-    let hostile: Bundle = ground.stage.shaped("", |spec| {
-        member(ground, spec);
-        ground.equip(spec);
-        spec["process"]["args"] = json!(["/attack", "--inside", "stop-joiners"]);
+fn stopped(fixture: &Fixture) {
+    let hostile: Bundle = fixture.daemon.shaped("", |spec| {
+        member(fixture, spec);
+        fixture.equip(spec);
+        spec["process"]["args"] = json!(["/attack", "--in-container", "stop-joiners"]);
     });
-    let neighbour = ground.stage.member("sleep 1000");
-    let shim = ground.stage.start(&neighbour);
-    let other = ground.stage.start(&hostile);
+    let neighbour = fixture.daemon.member("sleep 1000");
+    let shim = fixture.daemon.start(&neighbour);
+    let other = fixture.daemon.start(&hostile);
     let (attacker, task) = (other.task(&hostile.id), shim.task(&neighbour.id));
     for (task, bundle) in [(&task, &neighbour), (&attacker, &hostile)] {
         task.create(&bundle.create_request()).expect("Create");
         task.start("").expect("Start");
     }
-    ground.waits_for("ready");
+    fixture.waits_for("ready");
     let worst = std::thread::scope(|scope| {
         let attacker = &attacker;
         let joining = scope.spawn(move || {
@@ -130,12 +130,12 @@ fn stopped(ground: &Ground) {
         joining.join().expect("it does not panic");
         worst
     });
-    fs::write(ground.shared().join("stop"), "").expect("stop it");
+    fs::write(fixture.shared().join("stop"), "").expect("stop it");
     for task in [&attacker, &task] {
         let _ = task.kill("", 9);
         task.within(SOON).wait("").expect("Wait");
         task.within(SOON).delete("").expect("Delete");
     }
-    ground.stage.leave(&shim, &task);
+    fixture.daemon.leave(&shim, &task);
     assert!(worst < DELAY, "an exec in a neighbour took {worst:?}");
 }

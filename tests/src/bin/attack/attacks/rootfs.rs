@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::attack::{Attack, on_both, on_youki, within};
-use crate::ground::{Ground, picture, untouched};
+use crate::fixture::{Fixture, picture, untouched};
 
 pub(crate) fn attacks() -> Vec<Attack> {
     [
@@ -74,14 +74,14 @@ pub(crate) fn attacks() -> Vec<Attack> {
     .concat()
 }
 
-fn links(ground: &Ground) {
-    let victim = ground.victim();
+fn links(fixture: &Fixture) {
+    let victim = fixture.victim();
     let before = picture(&victim);
     for (number, at) in ["dev", "dev/pts", "dev/shm", "run", "sys", "mnt", "etc/resolv.conf", "a/b"]
         .into_iter()
         .enumerate()
     {
-        let lower = ground.lower(&format!("lower{number}"));
+        let lower = fixture.lower(&format!("lower{number}"));
         let path = lower.join(at);
         fs::create_dir_all(path.parent().expect("below the root")).expect("make a directory");
         // Missing is as good.
@@ -93,7 +93,7 @@ fn links(ground: &Ground) {
         let script = ": >/dev/made; mkdir /mnt/made /run/made /a/b/made; true";
         // As it is; without a file system of its own at /dev; with volumes and devices.
         for shape in 0..3 {
-            let bundle = ground.stage.over(&lower, script, |spec| {
+            let bundle = fixture.daemon.over(&lower, script, |spec| {
                 let mounts = spec["mounts"].as_array_mut().expect("a list");
                 if shape == 0 {
                     return;
@@ -109,26 +109,26 @@ fn links(ground: &Ground) {
                     "major": 1, "minor": 3, "fileMode": 0o666 }]);
             });
             // Refused or run inside: both are right.
-            let _ = ground.outcome(&bundle);
+            let _ = fixture.outcome(&bundle);
             untouched(&victim, &before, &format!("an image with a link at /{at}"));
         }
     }
 }
 
 /// The daemon's own list of mounts, as containerd sends it with a Create.
-fn targets(ground: &Ground) {
-    let victim = ground.victim();
+fn targets(fixture: &Fixture) {
+    let victim = fixture.victim();
     let before = picture(&victim);
-    let lower = ground.lower("lower-t");
+    let lower = fixture.lower("lower-t");
     symlink(&victim, lower.join("way")).expect("plant a link");
-    let mut bundle = ground.stage.over(&lower, "true", |_| {});
+    let mut bundle = fixture.daemon.over(&lower, "true", |_| {});
     let mut volume = bundle.rootfs[0].clone();
     volume.type_ = "tmpfs".to_owned();
     volume.source = "tmpfs".to_owned();
     volume.target = "way".to_owned();
     volume.options = vec![];
     bundle.rootfs.push(volume);
-    let shim = ground.stage.start(&bundle);
+    let shim = fixture.daemon.start(&bundle);
     let task = shim.task(&bundle.id);
     let created = task.create(&bundle.create_request());
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", shim.pid)).unwrap_or_default();
@@ -138,7 +138,7 @@ fn targets(ground: &Ground) {
         let _ = task.wait("");
     }
     let _ = task.delete("");
-    ground.stage.leave(&shim, &task);
+    fixture.daemon.leave(&shim, &task);
     assert!(!hit, "a file system was mounted on the host's directory");
     untouched(&victim, &before, "a mount's target");
 }
@@ -151,14 +151,14 @@ fn dev_from(spec: &mut Value, source: &std::path::Path) {
         "options": ["rbind", "rprivate"] }));
 }
 
-fn bound_dev(ground: &Ground) {
-    let victim = ground.victim();
+fn bound_dev(fixture: &Fixture) {
+    let victim = fixture.victim();
     let before = picture(&victim);
-    let bundle = ground.stage.shaped("exit 3", |spec| dev_from(spec, &victim));
+    let bundle = fixture.daemon.shaped("exit 3", |spec| dev_from(spec, &victim));
     // Its `null` is a file: to mask with it is refused, or nothing is masked with it.
-    let _ = ground.outcome(&bundle);
+    let _ = fixture.outcome(&bundle);
     untouched(&victim, &before, "a container with this directory at /dev");
-    let whole = ground.stage.shaped("[ -c /dev/null ] && exit 3", |spec| {
+    let whole = fixture.daemon.shaped("[ -c /dev/null ] && exit 3", |spec| {
         dev_from(spec, std::path::Path::new("/dev"));
     });
     let devices = |name: &str| {
@@ -169,12 +169,12 @@ fn bound_dev(ground: &Ground) {
     };
     let names = ["ptmx", "null", "fd", "stdin", "console", "core"];
     let before = names.map(devices);
-    let outcome = ground.outcome(&whole);
+    let outcome = fixture.outcome(&whole);
     assert_eq!(names.map(devices), before, "the host's /dev was changed");
     assert_eq!(outcome, Ok(3), "with the host's /dev at /dev");
 }
 
-fn bound_device(ground: &Ground) {
+fn bound_device(fixture: &Fixture) {
     let null = json!({ "destination": "/dev/null", "type": "bind", "source": "/dev/null",
         "options": ["bind"] });
     let made = json!({ "destination": "/dev/made", "type": "bind", "source": "/dev/zero",
@@ -185,11 +185,11 @@ fn bound_device(ground: &Ground) {
         ("/dev/null is bound on /dev/null", vec![null], json!([])),
         ("/dev/made is bound and listed", vec![made], listed),
     ] {
-        let bundle = ground.stage.shaped("echo x >/dev/null && exit 3", |spec| {
+        let bundle = fixture.daemon.shaped("echo x >/dev/null && exit 3", |spec| {
             spec["mounts"].as_array_mut().expect("a list").extend(mounts.clone());
             spec["linux"]["devices"] = devices.clone();
         });
-        assert_eq!(ground.outcome(&bundle), Ok(3), "{what}");
+        assert_eq!(fixture.outcome(&bundle), Ok(3), "{what}");
     }
 }
 
@@ -207,19 +207,19 @@ exit 0";
 
 /// Asserts that a container was refused, or found nothing to write to.
 #[track_caller]
-fn harmless(ground: &Ground, bundle: &harness::shim::Bundle, with: &str) {
-    let (outcome, said) = ground.said(bundle);
+fn harmless(fixture: &Fixture, bundle: &harness::shim::Bundle, with: &str) {
+    let (outcome, said) = fixture.said(bundle);
     assert!(outcome != Ok(7), "with {with} it could write to {}", said.trim());
 }
 
-fn false_proc(ground: &Ground) {
-    let lower = ground.lower("lower-p");
+fn false_proc(fixture: &Fixture) {
+    let lower = fixture.lower("lower-p");
     fs::create_dir_all(lower.join("proc/self")).expect("make a directory");
     for file in ["mountinfo", "cgroup", "status", "mounts"] {
         fs::write(lower.join("proc/self").join(file), "").expect("write a file");
     }
     for hidden in [false, true] {
-        let bundle = ground.stage.over(&lower, WRITES, |spec| {
+        let bundle = fixture.daemon.over(&lower, WRITES, |spec| {
             let mounts = spec["mounts"].as_array_mut().expect("a list");
             mounts.retain(|mount| mount["destination"] != "/proc");
             mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup",
@@ -229,41 +229,41 @@ fn false_proc(ground: &Ground) {
                 spec["linux"]["readonlyPaths"] = json!([]);
             }
         });
-        harmless(ground, &bundle, "a /proc/self/mountinfo of the image's own");
+        harmless(fixture, &bundle, "a /proc/self/mountinfo of the image's own");
     }
 }
 
-fn link_to_proc(ground: &Ground) {
-    let lower = ground.lower("lower-l");
+fn link_to_proc(fixture: &Fixture) {
+    let lower = fixture.lower("lower-l");
     symlink("/proc", lower.join("data")).expect("plant a link");
     symlink("/proc/sys", lower.join("data2")).expect("plant a link");
-    let volume = ground.root().dir("volume");
+    let volume = fixture.root().dir("volume");
     for at in ["/data", "/data2", "/data/sys"] {
         let script =
             format!("[ -e /proc/self/status ] || {{ echo nothing of /proc; exit 7; }}\n{WRITES}");
-        let bundle = ground.stage.over(&lower, &script, |spec| {
+        let bundle = fixture.daemon.over(&lower, &script, |spec| {
             spec["mounts"].as_array_mut().expect("a list").push(json!({ "destination": at,
                 "type": "bind", "source": volume, "options": ["rbind", "rw"] }));
         });
-        harmless(ground, &bundle, &format!("a volume at {at}"));
+        harmless(fixture, &bundle, &format!("a volume at {at}"));
     }
 }
 
-fn over_proc(ground: &Ground) {
-    let volume = ground.root().dir("volume");
+fn over_proc(fixture: &Fixture) {
+    let volume = fixture.root().dir("volume");
     for at in ["/proc", "/proc/sys", "/proc/self", "/proc/self/attr"] {
-        let bundle = ground.stage.shaped("exit 3", |spec| {
+        let bundle = fixture.daemon.shaped("exit 3", |spec| {
             spec["mounts"].as_array_mut().expect("a list").push(json!({ "destination": at,
                 "type": "bind", "source": volume, "options": ["rbind", "rw"] }));
         });
-        assert!(ground.outcome(&bundle) != Ok(3), "a directory of the host was mounted at {at}");
+        assert!(fixture.outcome(&bundle) != Ok(3), "a directory of the host was mounted at {at}");
     }
 }
 
 /// A second container of the same root file system may do this; here the host does, all the faster.
-fn swapped(ground: &Ground) {
+fn swapped(fixture: &Fixture) {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let shared = ground.lower("swapped");
+    let shared = fixture.lower("swapped");
     fs::create_dir(shared.join("elsewhere")).expect("make a directory");
     symlink("elsewhere", shared.join("link")).expect("plant a link");
     let stop = AtomicBool::new(false);
@@ -283,14 +283,14 @@ fn swapped(ground: &Ground) {
             }
         });
         let fault = (0..60).find_map(|_| {
-            let mut bundle = ground.stage.shaped(WRITES, |_| {});
+            let mut bundle = fixture.daemon.shaped(WRITES, |_| {});
             bundle.rootfs[0] = protos::ttrpc::api::Mount {
                 type_: "bind".to_owned(),
                 source: shared.display().to_string(),
                 options: vec!["rbind".to_owned(), "rw".to_owned()],
                 ..Default::default()
             };
-            let (outcome, said) = ground.said(&bundle);
+            let (outcome, said) = fixture.said(&bundle);
             (outcome == Ok(7)).then_some(said)
         });
         stop.store(true, Ordering::Relaxed);
@@ -298,15 +298,15 @@ fn swapped(ground: &Ground) {
     });
 }
 
-fn device_directories(ground: &Ground) {
+fn device_directories(fixture: &Fixture) {
     let script = "busybox stat -c %a /dev/cpu /dev/cpu/0 /dev/bus";
     // Of this process alone; the shim inherits it.
     let _ = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let bundle = ground.stage.shaped(script, |spec| {
+    let bundle = fixture.daemon.shaped(script, |spec| {
         let device = |path: &str| json!({ "path": path, "type": "c", "major": 1, "minor": 3, "fileMode": 0o600 });
         spec["linux"]["devices"] = json!([device("/dev/cpu/0/microcode"), device("/dev/bus/one")]);
     });
-    let (outcome, said) = ground.said(&bundle);
+    let (outcome, said) = fixture.said(&bundle);
     assert_eq!(outcome, Ok(0));
     assert_eq!(
         said.split_whitespace().collect::<Vec<_>>(),

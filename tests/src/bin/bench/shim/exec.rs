@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use harness::shim::{Bundle, Task, bundle};
 
-use super::place::{Contender, Place, Started};
+use super::fixture::{Contender, Fixture, Started};
 
 /// Execs that do not count.
 const WARM_UP: usize = 3;
@@ -25,11 +25,11 @@ impl Execs {
 }
 
 /// Measures `rounds` execs of each, in turns, each in a container of its own.
-pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Result<Execs> {
+pub(crate) fn interleaved(fixture: &Fixture, of: &[Contender], rounds: usize) -> Result<Execs> {
     let mut hosts: Vec<(Started, Bundle)> = Vec::new();
     for &contender in of {
-        let bundle = place.bundle(contender, &["/bin/sleep", "10000"])?;
-        let (shim, _) = place.start(contender, &bundle)?;
+        let bundle = fixture.bundle(contender, &["/bin/sleep", "10000"])?;
+        let (shim, _) = fixture.start(contender, &bundle)?;
         shim.run(&bundle)?;
         hosts.push((shim, bundle));
     }
@@ -46,7 +46,7 @@ pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Res
     }
     for (shim, bundle) in &hosts {
         shim.end()?;
-        place.remove(bundle)?;
+        fixture.remove(bundle)?;
     }
     Ok(execs)
 }

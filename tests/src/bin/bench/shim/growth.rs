@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use harness::shim::until;
 
 use super::exec;
+use super::fixture::{Contender, Fixture};
 use super::memory;
-use super::place::{Contender, Place};
 
 /// How much more there is.
 #[derive(Debug, Clone, Copy)]
@@ -18,9 +18,9 @@ pub(crate) struct Growth {
 }
 
 /// Makes so many execs, one after the other.
-pub(crate) fn after(place: &Place, contender: Contender, execs: usize) -> Result<Growth> {
-    let bundle = place.bundle(contender, &["/bin/sleep", "10000"])?;
-    let (shim, _) = place.start(contender, &bundle)?;
+pub(crate) fn after(fixture: &Fixture, contender: Contender, execs: usize) -> Result<Growth> {
+    let bundle = fixture.bundle(contender, &["/bin/sleep", "10000"])?;
+    let (shim, _) = fixture.start(contender, &bundle)?;
     shim.run(&bundle)?;
     let pid = shim.pid()?;
     let held = || -> (usize, usize) {
@@ -51,7 +51,7 @@ pub(crate) fn after(place: &Place, contender: Contender, execs: usize) -> Result
     let now = held();
     let last = memory::private_kb(pid)?;
     shim.end()?;
-    place.remove(&bundle)?;
+    fixture.remove(&bundle)?;
     println!(
         "# grown {contender:?}: threads {} to {}, descriptors {} to {}, private {first:.0} kB, half \
          way {half:.0}, at the end {last:.0}",

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::place::{Contender, Place};
+use super::fixture::{Contender, Fixture};
 use crate::sample::median;
 
 /// Rounds that do not count: caches are filled in them.
@@ -57,7 +57,7 @@ impl Lives {
 }
 
 /// Measures `rounds` lives of each, in turns.
-pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Result<Lives> {
+pub(crate) fn interleaved(fixture: &Fixture, of: &[Contender], rounds: usize) -> Result<Lives> {
     let mut lives = Lives { taken: of.iter().map(|&one| (one, Vec::new())).collect() };
     if of.is_empty() {
         return Ok(lives);
@@ -66,7 +66,7 @@ pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Res
         for turn in 0..of.len() {
             let index = (round + turn) % of.len();
             let contender = of[index];
-            let life = life(place, contender);
+            let life = life(fixture, contender);
             let life = life.with_context(|| format!("a life of {contender:?}"))?;
             if round >= WARM_UP {
                 lives.taken[index].1.push(life);
@@ -79,18 +79,18 @@ pub(crate) fn interleaved(place: &Place, of: &[Contender], rounds: usize) -> Res
     Ok(lives)
 }
 
-fn life(place: &Place, contender: Contender) -> Result<Life> {
-    let bundle = place.bundle(contender, &["/bin/true"])?;
+fn life(fixture: &Fixture, contender: Contender) -> Result<Life> {
+    let bundle = fixture.bundle(contender, &["/bin/true"])?;
     let times = if contender.has_shim() {
-        shim(place, contender, &bundle)
+        shim(fixture, contender, &bundle)
     } else {
-        raw(place, &contender.program(), &bundle).map(|total| (Default::default(), total))
+        raw(fixture, &contender.program(), &bundle).map(|total| (Default::default(), total))
     }?;
-    place.remove(&bundle)?;
+    fixture.remove(&bundle)?;
     Ok(times)
 }
 
-fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<Life> {
+fn shim(fixture: &Fixture, contender: Contender, bundle: &Bundle) -> Result<Life> {
     let began = Instant::now();
     let mut steps = [Duration::ZERO; STEPS.len()];
     let mut last = began;
@@ -99,7 +99,7 @@ fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<Life> {
         steps[index] = now - last;
         last = now;
     };
-    let (shim, start) = place.start(contender, bundle)?;
+    let (shim, start) = fixture.start(contender, bundle)?;
     step(0);
     shim.task.create(&bundle.create_request()).context("Create")?;
     step(1);
@@ -109,7 +109,7 @@ fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<Life> {
     step(3);
     shim.task.delete("").context("Delete")?;
     step(4);
-    place.until_gone(&bundle.id)?;
+    fixture.until_gone(&bundle.id)?;
     step(5);
     // Without the connecting, which is not the shim's.
     steps[0] = start;
@@ -119,13 +119,13 @@ fn shim(place: &Place, contender: Contender, bundle: &Bundle) -> Result<Life> {
 }
 
 /// The runtime's own commands; its root file system is mounted before and unmounted after.
-fn raw(place: &Place, runtime: &Path, bundle: &Bundle) -> Result<Duration> {
+fn raw(fixture: &Fixture, runtime: &Path, bundle: &Bundle) -> Result<Duration> {
     let target = bundle.path.join("rootfs");
     let overlay = bundle.rootfs.first().context("a bundle has a root")?;
     let options = overlay.options.join(",");
     mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .context("mount the root file system")?;
-    let root = place.path().join("raw");
+    let root = fixture.path().join("raw");
     let pid_file = bundle.path.join("pid");
     let runtime = |verb: &[&str]| -> Result<()> {
         let mut command = Command::new(runtime);

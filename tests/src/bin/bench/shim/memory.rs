@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::proc;
 
-use super::place::{Contender, Place};
+use super::fixture::{Contender, Fixture};
 
 const SHIMS: usize = 20;
 
@@ -35,11 +35,11 @@ impl fmt::Display for Memory {
 }
 
 /// Starts twenty, lets them settle, and looks.
-pub(crate) fn of_twenty(place: &Place, contender: Contender) -> Result<Memory> {
+pub(crate) fn of_twenty(fixture: &Fixture, contender: Contender) -> Result<Memory> {
     let mut shims = Vec::new();
     for _ in 0..SHIMS {
-        let bundle = place.bundle(contender, &["/bin/sleep", "10000"])?;
-        let (shim, _) = place.start(contender, &bundle)?;
+        let bundle = fixture.bundle(contender, &["/bin/sleep", "10000"])?;
+        let (shim, _) = fixture.start(contender, &bundle)?;
         shim.run(&bundle)?;
         shims.push((shim, bundle));
     }
@@ -49,7 +49,7 @@ pub(crate) fn of_twenty(place: &Place, contender: Contender) -> Result<Memory> {
     let mut sum = Memory::default();
     for (shim, _) in &shims {
         let pid = shim.pid()?;
-        for process in std::iter::once(pid).chain(helpers(pid, place.token())) {
+        for process in std::iter::once(pid).chain(helpers(pid, fixture.token())) {
             let rollup = rollup(process)?;
             sum.pss_kb += field(&rollup, "Pss:");
             sum.private_kb += private(&rollup);
@@ -59,7 +59,7 @@ pub(crate) fn of_twenty(place: &Place, contender: Contender) -> Result<Memory> {
     }
     for (shim, bundle) in &shims {
         shim.end()?;
-        place.remove(bundle)?;
+        fixture.remove(bundle)?;
     }
     let count = SHIMS as f64;
     Ok(Memory {

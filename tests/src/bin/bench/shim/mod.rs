@@ -18,10 +18,10 @@
 //! crun. crun is measured without the v2 hierarchy of hybrid hosts, which it cannot use.
 
 mod exec;
+mod fixture;
 mod growth;
 mod life;
 mod memory;
-mod place;
 mod state;
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ use harness::shim::namespace;
 
 use crate::build;
 use crate::sample::{median, spread};
-use place::{Contender, Place};
+use fixture::{Contender, Fixture};
 
 const METRICS: [&str; 16] = [
     "start",
@@ -98,15 +98,18 @@ pub(crate) fn bench(words: impl Iterator<Item = String>) -> Result<()> {
     // Before there is a thread: it would stay in the host's.
     namespace::private().context("make a private mount namespace")?;
     let binaries = build::shims()?;
-    let place = Place::new()?;
+    let fixture = Fixture::new()?;
     println!("# ours: {}", binaries.display());
     for contender in [Contender::Go, Contender::RawRunc, Contender::RawCrun] {
         println!("# peer: {}", contender.version()?);
     }
     println!("# kernel: {}", std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
-    println!("# bundles: on a tmpfs, as in /run; root file systems: in {}", place.path().display());
+    println!(
+        "# bundles: on a tmpfs, as in /run; root file systems: in {}",
+        fixture.path().display()
+    );
 
-    let measured = measure(&place, &wanted);
+    let measured = measure(&fixture, &wanted);
     if let Err(why) = &measured {
         // Told first: what a failure leaves in the middle is found below, and is not the fault.
         println!("# failed: {why:#}");
@@ -114,19 +117,19 @@ pub(crate) fn bench(words: impl Iterator<Item = String>) -> Result<()> {
     measured
 }
 
-fn measure(place: &Place, wanted: &Wanted) -> Result<()> {
-    on_runc(place, wanted)?;
+fn measure(fixture: &Fixture, wanted: &Wanted) -> Result<()> {
+    on_runc(fixture, wanted)?;
     if wanted.one("state-p99") {
         let samples = wanted.samples(600).max(100);
-        let ours = state::p99(place, Contender::OursRunc, samples)?;
-        let peer = state::p99(place, Contender::Go, samples)?;
+        let ours = state::p99(fixture, Contender::OursRunc, samples)?;
+        let peer = state::p99(fixture, Contender::Go, samples)?;
         line("state-p99", ours, peer);
     }
-    memory_metrics(place, wanted)?;
+    memory_metrics(fixture, wanted)?;
     if wanted.any(&["threads-grown", "fds-grown"]) {
         let execs = wanted.samples(2000);
-        let ours = growth::after(place, Contender::OursRunc, execs)?;
-        let peer = growth::after(place, Contender::Go, execs)?;
+        let ours = growth::after(fixture, Contender::OursRunc, execs)?;
+        let peer = growth::after(fixture, Contender::Go, execs)?;
         println!("# grown: over {execs} execs");
         if wanted.one("threads-grown") {
             line("threads-grown", ours.threads, peer.threads);
@@ -135,10 +138,10 @@ fn measure(place: &Place, wanted: &Wanted) -> Result<()> {
             line("fds-grown", ours.descriptors, peer.descriptors);
         }
     }
-    on_crun(place, wanted)
+    on_crun(fixture, wanted)
 }
 
-fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
+fn on_runc(fixture: &Fixture, wanted: &Wanted) -> Result<()> {
     let mut contenders = Vec::new();
     if wanted.any(&["start", "total-runc", "overhead-runc"]) {
         contenders.extend([Contender::OursRunc, Contender::Go]);
@@ -152,7 +155,7 @@ fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
             contenders.push(Contender::Go);
         }
     }
-    let lives = life::interleaved(place, &contenders, wanted.samples(40))?;
+    let lives = life::interleaved(fixture, &contenders, wanted.samples(40))?;
     if wanted.one("start") {
         compare("start", &lives.start(Contender::OursRunc), &lives.start(Contender::Go));
     }
@@ -183,7 +186,7 @@ fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
         return Ok(());
     }
     contenders.push(Contender::Go);
-    let execs = exec::interleaved(place, &contenders, wanted.samples(60))?;
+    let execs = exec::interleaved(fixture, &contenders, wanted.samples(60))?;
     for (metric, contender) in [("exec", Contender::OursRunc), ("exec-youki", Contender::OursYouki)]
     {
         if wanted.one(metric) {
@@ -193,16 +196,16 @@ fn on_runc(place: &Place, wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-fn memory_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
+fn memory_metrics(fixture: &Fixture, wanted: &Wanted) -> Result<()> {
     if !wanted.any(&["pss", "private", "threads", "pss-youki"]) {
         return Ok(());
     }
     // What was just built is private dirty until it is written back.
     nix::unistd::sync();
-    let peer = memory::of_twenty(place, Contender::Go)?;
+    let peer = memory::of_twenty(fixture, Contender::Go)?;
     println!("# memory of the peer: {peer}");
     if wanted.any(&["pss", "private", "threads"]) {
-        let ours = memory::of_twenty(place, Contender::OursRunc)?;
+        let ours = memory::of_twenty(fixture, Contender::OursRunc)?;
         println!("# memory of ours: {ours}");
         for (metric, ours, peer) in [
             ("pss", ours.pss_kb, peer.pss_kb),
@@ -215,14 +218,14 @@ fn memory_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
         }
     }
     if wanted.one("pss-youki") {
-        let ours = memory::of_twenty(place, Contender::OursYouki)?;
+        let ours = memory::of_twenty(fixture, Contender::OursYouki)?;
         println!("# memory of ours on libcontainer: {ours}");
         line("pss-youki", ours.pss_kb, peer.pss_kb);
     }
     Ok(())
 }
 
-fn on_crun(place: &Place, wanted: &Wanted) -> Result<()> {
+fn on_crun(fixture: &Fixture, wanted: &Wanted) -> Result<()> {
     if !wanted.any(&["total-crun", "total-youki-crun", "exec-crun"]) {
         return Ok(());
     }
@@ -230,7 +233,7 @@ fn on_crun(place: &Place, wanted: &Wanted) -> Result<()> {
     if hidden {
         println!("# from here on without /sys/fs/cgroup/unified, for crun");
     }
-    let measured = crun_metrics(place, wanted);
+    let measured = crun_metrics(fixture, wanted);
     if hidden {
         // With what crun, which takes it for a hierarchy, has left there.
         namespace::forget_unified().context("unmount what hid it")?;
@@ -238,7 +241,7 @@ fn on_crun(place: &Place, wanted: &Wanted) -> Result<()> {
     measured
 }
 
-fn crun_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
+fn crun_metrics(fixture: &Fixture, wanted: &Wanted) -> Result<()> {
     let mut contenders = Vec::new();
     if wanted.one("total-crun") {
         contenders.extend([Contender::OursCrun, Contender::Go]);
@@ -246,7 +249,7 @@ fn crun_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
     if wanted.one("total-youki-crun") {
         contenders.extend([Contender::OursYouki, Contender::RawCrun]);
     }
-    let lives = life::interleaved(place, &contenders, wanted.samples(40))?;
+    let lives = life::interleaved(fixture, &contenders, wanted.samples(40))?;
     if wanted.one("total-crun") {
         compare("total-crun", &lives.total(Contender::OursCrun), &lives.total(Contender::Go));
     }
@@ -256,7 +259,7 @@ fn crun_metrics(place: &Place, wanted: &Wanted) -> Result<()> {
     }
     if wanted.one("exec-crun") {
         let contenders = [Contender::OursCrun, Contender::Go];
-        let execs = exec::interleaved(place, &contenders, wanted.samples(60))?;
+        let execs = exec::interleaved(fixture, &contenders, wanted.samples(60))?;
         compare("exec-crun", execs.of(Contender::OursCrun), execs.of(Contender::Go));
     }
     Ok(())

@@ -13,7 +13,7 @@ use harness::shim::ttrpc::Pending;
 use harness::shim::{Bundle, Task};
 use protos::ttrpc::api::{StateRequest, StateResponse};
 
-use super::place::{Contender, Place};
+use super::fixture::{Contender, Fixture};
 use crate::sample::{sorted, spread};
 
 /// How often State is asked for. It is asked whether or not the last was answered, so that a slow
@@ -24,15 +24,15 @@ const EVERY: Duration = Duration::from_millis(1);
 const CREATES: usize = 6;
 
 /// The 99th percentile, in ms, of at least `samples`.
-pub(crate) fn p99(place: &Place, contender: Contender, samples: usize) -> Result<f64> {
-    let group = format!("{}-{contender:?}", place.token());
-    let host = place.grouped(contender, &["/bin/sleep", "10000"], &group)?;
-    let (shim, _) = place.start(contender, &host)?;
+pub(crate) fn p99(fixture: &Fixture, contender: Contender, samples: usize) -> Result<f64> {
+    let group = format!("{}-{contender:?}", fixture.token());
+    let host = fixture.grouped(contender, &["/bin/sleep", "10000"], &group)?;
+    let (shim, _) = fixture.start(contender, &host)?;
     shim.run(&host)?;
     let (mut times, mut prompt) = (Vec::new(), true);
     while times.len() < samples {
         let bundles = (0..CREATES)
-            .map(|_| place.grouped(contender, &["/bin/sleep", "10000"], &group))
+            .map(|_| fixture.grouped(contender, &["/bin/sleep", "10000"], &group))
             .collect::<Result<Vec<_>>>()?;
         let asked = thread::scope(|scope| {
             scope
@@ -51,11 +51,11 @@ pub(crate) fn p99(place: &Place, contender: Contender, samples: usize) -> Result
             task.kill("", 9).context("Kill")?;
             task.wait("").context("Wait")?;
             task.delete("").context("Delete")?;
-            place.remove(bundle)?;
+            fixture.remove(bundle)?;
         }
     }
     shim.end()?;
-    place.remove(&host)?;
+    fixture.remove(&host)?;
     let client = if prompt { "real-time" } else { "ordinary: its own delays count" };
     println!("# state-p99 {contender:?}: {}; the client's priority is {client}", spread(&times));
     let times = sorted(&times);

@@ -10,8 +10,8 @@ use harness::shim::{Bundle, Dialect, Invocation, Reply, Task, task};
 use protos::ttrpc::bootstrap_api::BootstrapParams;
 use protos::ttrpc::protobuf::{EnumOrUnknown, Message};
 
+use crate::fixture::{Fixture, SOON, Shim};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{SOON, Shim, Stage};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -19,25 +19,25 @@ pub(crate) fn rows() -> Vec<Row> {
             "start-1.6",
             "containerd 1.6 gives no options and reads one address",
             "§1.1, pain 10",
-            |stage| speak(stage, Dialect::V1_6, None),
+            |fixture| speak(fixture, Dialect::V1_6, None),
         ),
         row(
             "start-1.6-options",
             "options as a bare Any do not make the reply something newer",
             "§1.1, pain 10",
-            |stage| speak(stage, Dialect::V1_6, Some(OPTIONS)),
+            |fixture| speak(fixture, Dialect::V1_6, Some(OPTIONS)),
         ),
         row(
             "start-1.7",
             "containerd 1.7 reads an address or JSON of version 2",
             "§1.1, pain 10",
-            |stage| speak(stage, Dialect::V1_7, Some(OPTIONS)),
+            |fixture| speak(fixture, Dialect::V1_7, Some(OPTIONS)),
         ),
         row(
             "start-2.0",
             "containerd 2.0 to 2.2 read an address or JSON of version 3",
             "§1.1, pain 10",
-            |stage| speak(stage, Dialect::V2_0, Some(OPTIONS)),
+            |fixture| speak(fixture, Dialect::V2_0, Some(OPTIONS)),
         ),
         row(
             "start-2.3",
@@ -55,7 +55,7 @@ pub(crate) fn rows() -> Vec<Row> {
             "start-any-is-not-params",
             "an Any whose fields parse as parameters is taken for what it is",
             "§1.1, pain 10",
-            |stage| speak(stage, Dialect::V1_7, Some(LIKE_PARAMS)),
+            |fixture| speak(fixture, Dialect::V1_7, Some(LIKE_PARAMS)),
         ),
         row("start-log-levels", "unknown log levels are mapped, not refused", "§1.1", levels),
         row(
@@ -119,30 +119,30 @@ const OPTIONS: &[u8] = b"\x0a\x1acontainerd.runc.v1.Options";
 /// An Any whose two fields would be an instance id and a namespace.
 const LIKE_PARAMS: &[u8] = b"\x0a\x1acontainerd.runc.v1.Options\x12\x02\x08\x00";
 
-fn speak(stage: &Stage, dialect: Dialect, input: Option<&[u8]>) -> Result<()> {
-    let bundle = opened(stage)?;
-    let invocation = Invocation { dialect, ..stage.invocation(&bundle) };
+fn speak(fixture: &Fixture, dialect: Dialect, input: Option<&[u8]>) -> Result<()> {
+    let bundle = opened(fixture)?;
+    let invocation = Invocation { dialect, ..fixture.invocation(&bundle) };
     let output = invocation.start_raw(input.unwrap_or_default())?;
     let reply = accepted(dialect, &output)?;
-    serves(stage, &reply, &bundle)
+    serves(fixture, &reply, &bundle)
 }
 
-fn params(stage: &Stage) -> Result<()> {
-    let bundle = opened(stage)?;
-    let invocation = Invocation { dialect: Dialect::V2_3, ..stage.invocation(&bundle) };
+fn params(fixture: &Fixture) -> Result<()> {
+    let bundle = opened(fixture)?;
+    let invocation = Invocation { dialect: Dialect::V2_3, ..fixture.invocation(&bundle) };
     let output = invocation.start_raw(&invocation.input())?;
-    if !output.status.success() && serves_legacy(stage, &bundle)? {
+    if !output.status.success() && serves_legacy(fixture, &bundle)? {
         return not_offered(format!("start takes no BootstrapParams: {}", output.complaint()));
     }
     let reply = accepted(Dialect::V2_3, &output)?;
     ensure!(reply.form == "protobuf", "asked in protobuf, it answered in {}", reply.form);
-    serves(stage, &reply, &bundle)
+    serves(fixture, &reply, &bundle)
 }
 
-fn golden(stage: &Stage) -> Result<()> {
-    modern(stage)?;
-    let bundle = opened(stage)?;
-    let invocation = Invocation { dialect: Dialect::V2_3, ..stage.invocation(&bundle) };
+fn golden(fixture: &Fixture) -> Result<()> {
+    modern(fixture)?;
+    let bundle = opened(fixture)?;
+    let invocation = Invocation { dialect: Dialect::V2_3, ..fixture.invocation(&bundle) };
     // Field by field: a tag, a length, the bytes.
     let mut bytes = Vec::new();
     for (tag, text) in [
@@ -174,26 +174,26 @@ fn golden(stage: &Stage) -> Result<()> {
         String::from_utf8_lossy(&output.out),
         String::from_utf8_lossy(&expected)
     );
-    serves(stage, &reply, &bundle)
+    serves(fixture, &reply, &bundle)
 }
 
-fn levels(stage: &Stage) -> Result<()> {
-    modern(stage)?;
+fn levels(fixture: &Fixture) -> Result<()> {
+    modern(fixture)?;
     for level in [-9, -8, -4, -2, 0, 1, 4, 7, 8, 12, 99] {
-        let bundle = opened(stage)?;
-        let invocation = Invocation { dialect: Dialect::V2_3, ..stage.invocation(&bundle) };
+        let bundle = opened(fixture)?;
+        let invocation = Invocation { dialect: Dialect::V2_3, ..fixture.invocation(&bundle) };
         let params =
             BootstrapParams { log_level: EnumOrUnknown::from_i32(level), ..invocation.params() };
-        with_params(stage, &bundle, &invocation, &params)
+        with_params(fixture, &bundle, &invocation, &params)
             .with_context(|| format!("log level {level}"))?;
     }
     Ok(())
 }
 
-fn unknown(stage: &Stage) -> Result<()> {
-    modern(stage)?;
-    let bundle = opened(stage)?;
-    let invocation = Invocation { dialect: Dialect::V2_3, ..stage.invocation(&bundle) };
+fn unknown(fixture: &Fixture) -> Result<()> {
+    modern(fixture)?;
+    let bundle = opened(fixture)?;
+    let invocation = Invocation { dialect: Dialect::V2_3, ..fixture.invocation(&bundle) };
     let mut params = invocation.params();
     let mut extension = protos::ttrpc::bootstrap_api::Extension::new();
     extension.value = Some(protos::ttrpc::protobuf::well_known_types::any::Any {
@@ -208,13 +208,13 @@ fn unknown(stage: &Stage) -> Result<()> {
     bytes.extend_from_slice(b"\x9a\x06\x03new\x90\x06\x2a");
     let output = invocation.start_raw(&bytes)?;
     let reply = accepted(Dialect::V2_3, &output)?;
-    serves(stage, &reply, &bundle)
+    serves(fixture, &reply, &bundle)
 }
 
-fn quiet(stage: &Stage) -> Result<()> {
+fn quiet(fixture: &Fixture) -> Result<()> {
     for debug in [false, true] {
-        let bundle = opened(stage)?;
-        let invocation = Invocation { debug, ..stage.invocation(&bundle) };
+        let bundle = opened(fixture)?;
+        let invocation = Invocation { debug, ..fixture.invocation(&bundle) };
         let output = invocation.start_raw(&invocation.input())?;
         ensure!(
             output.err.is_empty(),
@@ -229,18 +229,18 @@ fn quiet(stage: &Stage) -> Result<()> {
                 "start wrote more than an address: {text:?}"
             );
         }
-        serves(stage, &reply, &bundle)?;
+        serves(fixture, &reply, &bundle)?;
     }
     Ok(())
 }
 
-fn lets_go(stage: &Stage) -> Result<()> {
-    let bundle = opened(stage)?;
-    let invocation = stage.invocation(&bundle);
+fn lets_go(fixture: &Fixture) -> Result<()> {
+    let bundle = opened(fixture)?;
+    let invocation = fixture.invocation(&bundle);
     // Fails when the output does not end together with the process.
     let output = invocation.start_raw(&invocation.input())?;
     let reply = accepted(invocation.dialect, &output)?;
-    let shim = noted(stage, &reply, &bundle)?;
+    let shim = noted(fixture, &reply, &bundle)?;
     for descriptor in 0..=1 {
         let target = fs::read_link(format!("/proc/{}/fd/{descriptor}", shim.pid))
             .map(|path| path.display().to_string())
@@ -251,68 +251,68 @@ fn lets_go(stage: &Stage) -> Result<()> {
         );
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn garbage(stage: &Stage) -> Result<()> {
+fn garbage(fixture: &Fixture) -> Result<()> {
     for input in [&b"\x00\xff\xff\xff\xff\xff"[..], b"{\"json\":true}", b"\x0a\xff\xff\xff\xff\x0f"]
     {
-        let bundle = opened(stage)?;
-        let invocation = stage.invocation(&bundle);
+        let bundle = opened(fixture)?;
+        let invocation = fixture.invocation(&bundle);
         let output = invocation.start_raw(input)?;
         if output.status.success() {
             let reply = accepted(Dialect::V1_6, &output)?;
-            serves(stage, &reply, &bundle)?;
+            serves(fixture, &reply, &bundle)?;
         } else {
             ensure!(!output.combined().is_empty(), "{input:?}: it failed without a word");
         }
-        stage.nothing_left().with_context(|| format!("after {input:?}"))?;
+        fixture.nothing_left().with_context(|| format!("after {input:?}"))?;
     }
     Ok(())
 }
 
-fn endless(stage: &Stage) -> Result<()> {
-    let bundle = opened(stage)?;
-    let invocation = stage.invocation(&bundle);
+fn endless(fixture: &Fixture) -> Result<()> {
+    let bundle = opened(fixture)?;
+    let invocation = fixture.invocation(&bundle);
     let output = invocation.start_raw(&vec![0x0a; 12 << 20])?;
     if output.status.success() {
         let reply = accepted(Dialect::V1_6, &output)?;
-        serves(stage, &reply, &bundle)?;
+        serves(fixture, &reply, &bundle)?;
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn without_events(stage: &Stage) -> Result<()> {
-    stage.events.borrow_mut().down();
-    let bundle = opened(stage)?;
-    let shim = stage.start_with(&stage.invocation(&bundle))?;
+fn without_events(fixture: &Fixture) -> Result<()> {
+    fixture.events.borrow_mut().down();
+    let bundle = opened(fixture)?;
+    let shim = fixture.start_with(&fixture.invocation(&bundle))?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn without_log(stage: &Stage) -> Result<()> {
-    let mut bundle = stage.shell("exit 0")?;
+fn without_log(fixture: &Fixture) -> Result<()> {
+    let mut bundle = fixture.shell("exit 0")?;
     // Dropping it removes the fifo.
     bundle.log = None;
-    let shim = stage.start_with(&stage.invocation(&bundle))?;
+    let shim = fixture.start_with(&fixture.invocation(&bundle))?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn log_unread(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let mut invocation = stage.invocation(&bundle);
+fn log_unread(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let mut invocation = fixture.invocation(&bundle);
     invocation.limit = Duration::from_secs(5);
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn fails(stage: &Stage) -> Result<()> {
-    let bundle = opened(stage)?;
-    let nowhere = stage.dir.join("b/empty");
+fn fails(fixture: &Fixture) -> Result<()> {
+    let bundle = opened(fixture)?;
+    let nowhere = fixture.dir.join("b/empty");
     fs::create_dir_all(&nowhere)?;
-    let broken = stage.shell("exit 0")?;
+    let broken = fixture.shell("exit 0")?;
     fs::write(broken.path.join("config.json"), "{\"annotations\": 7")?;
     for (what, bundle_path, id) in [
         ("a bundle without config.json", &nowhere, "empty"),
@@ -321,31 +321,31 @@ fn fails(stage: &Stage) -> Result<()> {
         let invocation = Invocation {
             id: id.to_owned(),
             bundle: bundle_path.clone(),
-            ..stage.invocation(&bundle)
+            ..fixture.invocation(&bundle)
         };
         let output = invocation.start_raw(&invocation.input())?;
         if output.status.success() {
             // Reading the spec can wait until Create; then there is a shim to end.
             let reply = accepted(invocation.dialect, &output)?;
             let path = reply.address.trim_start_matches("unix://").to_owned();
-            let shim = stage.connect(&reply, id)?;
+            let shim = fixture.connect(&reply, id)?;
             shim.leave(id).with_context(|| format!("{what}, {path}"))?;
         } else {
             ensure!(!output.combined().is_empty(), "{what}: it failed without a word");
         }
-        stage.nothing_left().with_context(|| format!("after {what}"))?;
+        fixture.nothing_left().with_context(|| format!("after {what}"))?;
     }
     Ok(())
 }
 
-fn bad_id(stage: &Stage) -> Result<()> {
-    let bundle = opened(stage)?;
+fn bad_id(fixture: &Fixture) -> Result<()> {
+    let bundle = opened(fixture)?;
     for id in ["../../../etc", "", "a/b"] {
-        let invocation = Invocation { id: id.to_owned(), ..stage.invocation(&bundle) };
+        let invocation = Invocation { id: id.to_owned(), ..fixture.invocation(&bundle) };
         let output = invocation.start_raw(&invocation.input())?;
         if output.status.success() {
             let reply = accepted(invocation.dialect, &output)?;
-            let shim = stage.connect(&reply, id)?;
+            let shim = fixture.connect(&reply, id)?;
             // Where the id only enters a digest, nothing of it names a place.
             let socket = shim.socket();
             shim.leave(id)?;
@@ -356,12 +356,12 @@ fn bad_id(stage: &Stage) -> Result<()> {
             );
         }
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn twice(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let invocation = stage.invocation(&life.bundle);
+fn twice(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
+    let invocation = fixture.invocation(&life.bundle);
     let output = invocation.start_raw(&invocation.input())?;
     if output.status.success() {
         let reply = accepted(invocation.dialect, &output)?;
@@ -373,15 +373,15 @@ fn twice(stage: &Stage) -> Result<()> {
         );
     }
     let again =
-        stage.connect(&life.shim.reply, life.task.id()).context("the first one, after it")?;
+        fixture.connect(&life.shim.reply, life.task.id()).context("the first one, after it")?;
     ensure!(again.pid == life.shim.pid, "another process serves {}", life.shim.reply.address);
     ensure!(life.task.state("")?.pid == life.pid, "the container is not the one that was");
     life.end()
 }
 
 /// A bundle whose log is read.
-fn opened(stage: &Stage) -> Result<Bundle> {
-    let bundle = stage.shell("exit 0")?;
+fn opened(fixture: &Fixture) -> Result<Bundle> {
+    let bundle = fixture.shell("exit 0")?;
     if let Some(log) = &bundle.log {
         log.follow()?;
     }
@@ -395,60 +395,60 @@ fn accepted(dialect: Dialect, output: &Output) -> Result<Reply> {
     })
 }
 
-fn noted<'s>(stage: &'s Stage, reply: &Reply, bundle: &Bundle) -> Result<Shim<'s>> {
-    stage.note_socket(&reply.address)?;
-    stage.connect(reply, &bundle.id)
+fn noted<'s>(fixture: &'s Fixture, reply: &Reply, bundle: &Bundle) -> Result<Shim<'s>> {
+    fixture.note_socket(&reply.address)?;
+    fixture.connect(reply, &bundle.id)
 }
 
 /// The announced version is served, and the shim leaves when asked.
-fn serves(stage: &Stage, reply: &Reply, bundle: &Bundle) -> Result<()> {
-    let shim = noted(stage, reply, bundle)?;
+fn serves(fixture: &Fixture, reply: &Reply, bundle: &Bundle) -> Result<()> {
+    let shim = noted(fixture, reply, bundle)?;
     match shim.task(&bundle.id).state("") {
         Err(why) if why.code() == Some(Code::NOT_FOUND) => {}
         other => bail!("State before Create answered {other:?}"),
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 fn with_params(
-    stage: &Stage,
+    fixture: &Fixture,
     bundle: &Bundle,
     invocation: &Invocation,
     params: &BootstrapParams,
 ) -> Result<()> {
     let output = invocation.start_raw(&params.write_to_bytes()?)?;
     let reply = accepted(Dialect::V2_3, &output)?;
-    let shim = noted(stage, &reply, bundle)?;
+    let shim = noted(fixture, &reply, bundle)?;
     shim.leave(&bundle.id)
 }
 
 /// Whether it starts for containerd 1.6.
-fn serves_legacy(stage: &Stage, bundle: &Bundle) -> Result<bool> {
-    let invocation = Invocation { dialect: Dialect::V1_6, ..stage.invocation(bundle) };
+fn serves_legacy(fixture: &Fixture, bundle: &Bundle) -> Result<bool> {
+    let invocation = Invocation { dialect: Dialect::V1_6, ..fixture.invocation(bundle) };
     let output = invocation.start_raw(&[])?;
     if !output.status.success() {
         return Ok(false);
     }
     let reply = accepted(Dialect::V1_6, &output)?;
-    let shim = noted(stage, &reply, bundle)?;
+    let shim = noted(fixture, &reply, bundle)?;
     shim.leave(&bundle.id)?;
     Ok(true)
 }
 
 /// Ends the row as not offered when the shim is too old for BootstrapParams.
-pub(crate) fn modern(stage: &Stage) -> Result<()> {
-    if stage.dialect == Dialect::V2_3 {
+pub(crate) fn modern(fixture: &Fixture) -> Result<()> {
+    if fixture.dialect == Dialect::V2_3 {
         return Ok(());
     }
-    let bundle = opened(stage)?;
-    let invocation = Invocation { dialect: Dialect::V2_3, ..stage.invocation(&bundle) };
+    let bundle = opened(fixture)?;
+    let invocation = Invocation { dialect: Dialect::V2_3, ..fixture.invocation(&bundle) };
     let output = invocation.start_raw(&invocation.input())?;
     if !output.status.success() {
         return not_offered(format!("start takes no BootstrapParams: {}", output.complaint()));
     }
     let reply = accepted(Dialect::V2_3, &output)?;
-    let shim = noted(stage, &reply, &bundle)?;
+    let shim = noted(fixture, &reply, &bundle)?;
     shim.leave(&bundle.id)
 }
 

@@ -13,8 +13,8 @@ use protos::ttrpc::api::Status;
 use protos::ttrpc::shim::oci::CheckpointOptions;
 
 use super::task::contained;
+use crate::fixture::{Fixture, Life, SOON};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, SOON, Stage};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -50,9 +50,9 @@ pub(crate) fn rows() -> Vec<Row> {
 /// How long criu may take on a slow machine.
 const CRIU: Duration = Duration::from_secs(40);
 
-fn checkpoint(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let image = stage.dir.join("image");
+fn checkpoint(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
+    let image = fixture.dir.join("image");
     match life.task.within(Duration::from_secs(30)).checkpoint(&image.display().to_string()) {
         Ok(()) => {
             ensure!(image.read_dir()?.next().is_some(), "Checkpoint wrote nothing");
@@ -70,17 +70,17 @@ fn checkpoint(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-/// A container that counts in its memory, and where it writes how far it is. All of a stage's have
+/// A container that counts in its memory, and where it writes how far it is. All of a fixture's have
 /// one group: on version 2 criu puts processes back into the group in which it found them.
-fn counting<'s>(stage: &'s Stage, image: Option<&PathBuf>) -> Result<(Life<'s>, PathBuf)> {
+fn counting<'s>(fixture: &'s Fixture, image: Option<&PathBuf>) -> Result<(Life<'s>, PathBuf)> {
     let script = "n=0; while :; do n=$((n + 1)); echo $n >> /tmp/now; sleep 0.05; done";
-    let bundle = stage.shaped(script, |spec| {
-        spec["linux"]["cgroupsPath"] = format!("/{0}/{0}-counting", stage.token).into();
+    let bundle = fixture.shaped(script, |spec| {
+        spec["linux"]["cgroupsPath"] = format!("/{0}/{0}-counting", fixture.token).into();
     })?;
-    let file = stage.dir.join("snap").join(&bundle.id).join("fs/tmp/now");
+    let file = fixture.dir.join("snap").join(&bundle.id).join("fs/tmp/now");
     let mut request = bundle.create_request();
     request.checkpoint = image.map(|image| image.display().to_string()).unwrap_or_default();
-    Ok((stage.create_with(bundle, &request)?, file))
+    Ok((fixture.create_with(bundle, &request)?, file))
 }
 
 /// How far it is: what its last whole line says, wherever in writing another it was stopped.
@@ -89,13 +89,13 @@ fn counted(file: &PathBuf) -> Option<u32> {
     text.rsplit_once('\n')?.0.lines().next_back()?.parse().ok()
 }
 
-fn restore(stage: &Stage) -> Result<()> {
-    let (mut life, file) = counting(stage, None)?;
+fn restore(fixture: &Fixture) -> Result<()> {
+    let (mut life, file) = counting(fixture, None)?;
     contained(&life)?;
     life.start()?;
     until(SOON, || counted(&file).filter(|now| *now > 3))
         .context("the container counts nothing")?;
-    let running = stage.dir.join("running");
+    let running = fixture.dir.join("running");
     match life.task.within(CRIU).checkpoint(&running.display().to_string()) {
         Ok(()) => {}
         Err(CallError::Refused { message, .. }) => {
@@ -112,7 +112,7 @@ fn restore(stage: &Stage) -> Result<()> {
     let now = counted(&file).context("the count is gone")?;
     until(SOON, || counted(&file).filter(|later| *later > now)).context("it did not go on")?;
 
-    let image = stage.dir.join("image");
+    let image = fixture.dir.join("image");
     let exit = CheckpointOptions { exit: true, ..CheckpointOptions::default() };
     life.task.within(CRIU).checkpoint_with(&image.display().to_string(), &exit)?;
     ensure!(life.exit_status()? == 137, "the exit is not that of a killed process");
@@ -121,7 +121,7 @@ fn restore(stage: &Stage) -> Result<()> {
     let before = counted(&file).context("the count is gone")?;
     life.end().context("after the checkpoint")?;
 
-    let (mut life, file) = counting(stage, Some(&image))?;
+    let (mut life, file) = counting(fixture, Some(&image))?;
     ensure!(life.pid == 0, "Create says process {} before there can be one", life.pid);
     ensure!(life.status()? == Status::CREATED, "the status is {:?}", life.status()?);
     let early = life.task.exec(&life.task.exec_request("early", &process(&shell("exit 0"))));
@@ -143,7 +143,7 @@ fn restore(stage: &Stage) -> Result<()> {
     let id = life.task.id().to_owned();
     life.task.kill("", 9)?;
     ensure!(life.exit_status()? == 137, "the exit of a restored container is lost");
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, &id, "exit"), "no exit event");
     let words = events.words(&id);
     let expected = ["create", "start", "exec-added:e1", "exec-started:e1", "exit:e1", "exit"]
@@ -153,19 +153,19 @@ fn restore(stage: &Stage) -> Result<()> {
     life.end().context("after the restore")
 }
 
-fn fails(stage: &Stage) -> Result<()> {
+fn fails(fixture: &Fixture) -> Result<()> {
     // criu refuses a file that is open, has no name any more and is larger than 1 MiB.
     let script = "dd if=/dev/zero of=/tmp/ghost bs=1M count=3 2> /dev/null; exec 9< /tmp/ghost; \
                   busybox rm /tmp/ghost; echo > /tmp/held; while :; do sleep 1; done";
-    let bundle = stage.shell(script)?;
-    let held = stage.dir.join("snap").join(&bundle.id).join("fs/tmp/held");
-    let life = stage.run_bundle(bundle)?;
+    let bundle = fixture.shell(script)?;
+    let held = fixture.dir.join("snap").join(&bundle.id).join("fs/tmp/held");
+    let life = fixture.run_bundle(bundle)?;
     contained(&life)?;
     if programs::find("criu").is_none() {
         return not_offered("there is no criu");
     }
     until(SOON, || held.exists().then_some(())).context("the container opens no file")?;
-    let image = stage.dir.join("image").display().to_string();
+    let image = fixture.dir.join("image").display().to_string();
     let message = match life.task.within(CRIU).checkpoint(&image) {
         Err(CallError::Refused { code: Code::UNIMPLEMENTED, .. }) => {
             life.end()?;
@@ -187,16 +187,16 @@ fn fails(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn restore_declared(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn restore_declared(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let mut request = bundle.create_request();
-    request.checkpoint = stage.dir.join("no-such-image").display().to_string();
+    request.checkpoint = fixture.dir.join("no-such-image").display().to_string();
     match task.create(&request) {
         Err(CallError::Refused { code: Code::UNIMPLEMENTED, .. }) => {
             shim.leave(&bundle.id)?;
-            stage.nothing_left()?;
+            fixture.nothing_left()?;
             return not_offered("Create from a checkpoint is UNIMPLEMENTED");
         }
         Err(CallError::Refused { .. }) => {}
@@ -214,5 +214,5 @@ fn restore_declared(stage: &Stage) -> Result<()> {
         }
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::shim::bundle::{process, shell};
 use harness::shim::ttrpc::{CallError, Code};
 
+use crate::fixture::{
+    Fixture, Life, Pipes, SOON, exit_status, finish, timed, unless_unimplemented,
+};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, Pipes, SOON, Stage, exit_status, finish, timed, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -29,10 +31,10 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn terminal<'s>(stage: &'s Stage, script: &str, pipes: &Pipes) -> Result<Life<'s>> {
-    let bundle = stage.shaped(script, |spec| spec["process"]["terminal"] = true.into())?;
+fn terminal<'s>(fixture: &'s Fixture, script: &str, pipes: &Pipes) -> Result<Life<'s>> {
+    let bundle = fixture.shaped(script, |spec| spec["process"]["terminal"] = true.into())?;
     let request = pipes.create(bundle.create_request());
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let pid = match task.create(&request) {
         Ok(pid) => pid,
@@ -44,10 +46,10 @@ fn terminal<'s>(stage: &'s Stage, script: &str, pipes: &Pipes) -> Result<Life<'s
     Ok(Life { shim, bundle, task, pid, created_pid: pid })
 }
 
-fn console(stage: &Stage) -> Result<()> {
-    let mut pipes = stage.terminal()?;
+fn console(fixture: &Fixture) -> Result<()> {
+    let mut pipes = fixture.terminal()?;
     let mut life = terminal(
-        stage,
+        fixture,
         "test -t 0 && test -t 1 && test -t 2 && echo tty; read line; echo got $line; exit 3",
         &pipes,
     )?;
@@ -66,10 +68,13 @@ fn console(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn console_resize(stage: &Stage) -> Result<()> {
-    let mut pipes = stage.terminal()?;
-    let mut life =
-        terminal(stage, "while read line; do stty size; test $line = end && exit 3; done", &pipes)?;
+fn console_resize(fixture: &Fixture) -> Result<()> {
+    let mut pipes = fixture.terminal()?;
+    let mut life = terminal(
+        fixture,
+        "while read line; do stty size; test $line = end && exit 3; done",
+        &pipes,
+    )?;
     life.task.resize("", 99, 33).context("ResizePty before the start")?;
     life.start()?;
     let Pipes { stdin: Some(input), stdout: Some(out), .. } = &mut pipes else {
@@ -87,9 +92,9 @@ fn console_resize(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn console_exec(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let mut pipes = stage.terminal()?;
+fn console_exec(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
+    let mut pipes = fixture.terminal()?;
     let mut spec = process(&shell("test -t 0 && echo tty; read line; stty size; exit 3"));
     spec["terminal"] = true.into();
     let added = life.task.exec(&pipes.exec(life.task.exec_request("e1", &spec)));
@@ -109,20 +114,20 @@ fn console_exec(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn console_tidy(stage: &Stage) -> Result<()> {
-    let temporary = stage.dir.join("tmp");
+fn console_tidy(fixture: &Fixture) -> Result<()> {
+    let temporary = fixture.dir.join("tmp");
     fs::create_dir(&temporary)?;
-    let pipes = stage.terminal()?;
+    let pipes = fixture.terminal()?;
     let bundle =
-        stage.shaped("exec sleep 100", |spec| spec["process"]["terminal"] = true.into())?;
+        fixture.shaped("exec sleep 100", |spec| spec["process"]["terminal"] = true.into())?;
     if let Some(log) = &bundle.log {
         log.follow()?;
     }
-    let mut invocation = stage.invocation(&bundle);
+    let mut invocation = fixture.invocation(&bundle);
     for name in ["TMPDIR", "XDG_RUNTIME_DIR"] {
         invocation.environment.push((name.to_owned(), temporary.display().to_string()));
     }
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     let task = shim.task(&bundle.id);
     unless_unimplemented(task.create(&pipes.create(bundle.create_request())), "a terminal")?;
     let left: Vec<PathBuf> =
@@ -130,5 +135,5 @@ fn console_tidy(stage: &Stage) -> Result<()> {
     ensure!(left.is_empty(), "when Create has answered, there is {left:?}");
     finish(&task)?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

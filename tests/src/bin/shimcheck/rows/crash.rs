@@ -13,9 +13,9 @@ use protos::ttrpc::protobuf::Message;
 
 use super::runtime::hangs;
 use super::task::contained;
-use crate::fake::Fake;
+use crate::fake_runtime::FakeRuntime;
+use crate::fixture::{Fixture, Life, SOON, Shim, finish, timed, unless_unimplemented};
 use crate::row::{Row, row};
-use crate::stage::{Life, SOON, Shim, Stage, finish, timed, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -29,8 +29,8 @@ pub(crate) fn rows() -> Vec<Row> {
             "crash-created",
             "killed with a created container, delete removes it",
             "§1.5",
-            |stage| {
-                let life = stage.create(stage.shell("exec sleep 100")?)?;
+            |fixture| {
+                let life = fixture.create(fixture.shell("exec sleep 100")?)?;
                 killed(&life, 137)
             },
         ),
@@ -38,13 +38,13 @@ pub(crate) fn rows() -> Vec<Row> {
             "crash-running",
             "killed with a running container, delete ends and removes it: 137",
             "§1.5, pain 18",
-            |stage| {
-                let life = stage.run("exec sleep 100")?;
+            |fixture| {
+                let life = fixture.run("exec sleep 100")?;
                 killed(&life, 137)
             },
         ),
-        row("crash-exec", "killed with execs running, delete ends them all", "§1.5", |stage| {
-            let life = stage.run("exec sleep 100")?;
+        row("crash-exec", "killed with execs running, delete ends them all", "§1.5", |fixture| {
+            let life = fixture.run("exec sleep 100")?;
             life.exec("e1", "exec sleep 101")?;
             life.exec("e2", "exec sleep 102")?;
             killed(&life, 137)
@@ -53,8 +53,8 @@ pub(crate) fn rows() -> Vec<Row> {
             "crash-descendants",
             "killed with what init and execs have started, delete ends that too",
             "§1.5",
-            |stage| {
-                let life = stage.run("sleep 101 & exec sleep 100")?;
+            |fixture| {
+                let life = fixture.run("sleep 101 & exec sleep 100")?;
                 contained(&life)?;
                 life.exec("e1", "setsid sleep 102")?;
                 killed(&life, 137)
@@ -64,8 +64,8 @@ pub(crate) fn rows() -> Vec<Row> {
             "crash-paused",
             "killed with a paused container, delete ends it all the same",
             "§1.5, point 18",
-            |stage| {
-                let life = stage.run("exec sleep 100")?;
+            |fixture| {
+                let life = fixture.run("exec sleep 100")?;
                 unless_unimplemented(life.task.pause(), "Pause")?;
                 killed(&life, 137)
             },
@@ -74,12 +74,12 @@ pub(crate) fn rows() -> Vec<Row> {
             "crash-stopped",
             "killed after the exit, delete removes what is left",
             "§1.5",
-            |stage| {
-                let life = stage.run("exit 42")?;
+            |fixture| {
+                let life = fixture.run("exit 42")?;
                 life.exit_status()?;
                 let answer = crashed(&life.shim, &life.bundle)?;
                 ensure!(matches!(answer.exit_status, 42 | 137), "{answer}");
-                stage.nothing_but_sockets_left()
+                fixture.nothing_but_sockets_left()
             },
         ),
         row(
@@ -175,7 +175,7 @@ pub(crate) fn rows() -> Vec<Row> {
 fn crashed(shim: &Shim<'_>, bundle: &Bundle) -> Result<DeleteResponse> {
     shim.signal(Signal::SIGKILL)?;
     shim.gone(SOON)?;
-    let (answer, took) = timed(|| shim.stage.invocation(bundle).delete());
+    let (answer, took) = timed(|| shim.fixture.invocation(bundle).delete());
     let answer = answer?;
     ensure!(took < Duration::from_secs(5), "delete took {took:?}");
     Ok(answer)
@@ -185,20 +185,20 @@ fn killed(life: &Life<'_>, status: u32) -> Result<()> {
     let answer = crashed(&life.shim, &life.bundle)?;
     ensure!(answer.exit_status == status, "delete answered {answer}");
     ensure!(answer.exited_at.seconds > 1_600_000_000, "delete tells no time: {answer}");
-    life.shim.stage.nothing_but_sockets_left()
+    life.shim.fixture.nothing_but_sockets_left()
 }
 
-fn started(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn started(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     crashed(&shim, &bundle)?;
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn exit_kept(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 42")?;
+fn exit_kept(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 42")?;
     let told = life.task.within(SOON).wait("")?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, life.task.id(), "exit"), "the exit was not published");
     drop(events);
     let answer = crashed(&life.shim, &life.bundle)?;
@@ -206,55 +206,55 @@ fn exit_kept(stage: &Stage) -> Result<()> {
     ensure!(answer.pid == life.pid, "the process was {}, delete says {}", life.pid, answer.pid);
     let apart = answer.exited_at.seconds.abs_diff(told.exited_at.seconds);
     ensure!(apart <= 1, "Wait said {:?}, delete {:?}", told.exited_at, answer.exited_at);
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn deleted(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn deleted(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     finish(&life.task)?;
     crashed(&life.shim, &life.bundle)?;
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn socket(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn socket(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     crashed(&life.shim, &life.bundle)?;
     let socket = life.shim.socket();
     ensure!(!socket.exists(), "{} is still there", socket.display());
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn again(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn again(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     crashed(&life.shim, &life.bundle)?;
-    let shim = stage.start(&life.bundle).context("start again")?;
+    let shim = fixture.start(&life.bundle).context("start again")?;
     let task = shim.task(&life.bundle.id);
     task.create(&life.bundle.create_request()).context("Create again")?;
     task.start("")?;
     finish(&task)?;
     shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// The moments at which a call is cut short.
 const MOMENTS: [u64; 8] = [0, 2, 5, 10, 18, 28, 40, 60];
 
-fn mid_create(stage: &Stage) -> Result<()> {
+fn mid_create(fixture: &Fixture) -> Result<()> {
     for moment in MOMENTS {
-        let bundle = stage.shell("exec sleep 100")?;
-        let shim = stage.start(&bundle)?;
+        let bundle = fixture.shell("exec sleep 100")?;
+        let shim = fixture.start(&bundle)?;
         let task = shim.task(&bundle.id);
         let _creating = task.send("Create", &bundle.create_request())?;
         std::thread::sleep(Duration::from_millis(moment));
         crashed(&shim, &bundle).with_context(|| format!("{moment} ms into Create"))?;
-        stage.nothing_but_sockets_left().with_context(|| format!("{moment} ms into Create"))?;
+        fixture.nothing_but_sockets_left().with_context(|| format!("{moment} ms into Create"))?;
     }
     Ok(())
 }
 
-fn mid_start(stage: &Stage) -> Result<()> {
+fn mid_start(fixture: &Fixture) -> Result<()> {
     for moment in MOMENTS {
-        let life = stage.create(stage.shell("exec sleep 100")?)?;
+        let life = fixture.create(fixture.shell("exec sleep 100")?)?;
         let request = protos::ttrpc::api::StartRequest {
             id: life.task.id().to_owned(),
             ..Default::default()
@@ -262,16 +262,16 @@ fn mid_start(stage: &Stage) -> Result<()> {
         let _starting = life.task.send("Start", &request)?;
         std::thread::sleep(Duration::from_millis(moment / 3));
         crashed(&life.shim, &life.bundle)?;
-        stage
+        fixture
             .nothing_but_sockets_left()
             .with_context(|| format!("{} ms into Start", moment / 3))?;
     }
     Ok(())
 }
 
-fn mid_exec(stage: &Stage) -> Result<()> {
+fn mid_exec(fixture: &Fixture) -> Result<()> {
     for moment in MOMENTS {
-        let life = stage.run("exec sleep 100")?;
+        let life = fixture.run("exec sleep 100")?;
         let process = harness::shim::bundle::process(&harness::shim::bundle::shell("exec sleep 9"));
         unless_unimplemented(life.task.exec(&life.task.exec_request("e1", &process)), "Exec")?;
         let request = protos::ttrpc::api::StartRequest {
@@ -282,30 +282,30 @@ fn mid_exec(stage: &Stage) -> Result<()> {
         let _starting = life.task.send("Start", &request)?;
         std::thread::sleep(Duration::from_millis(moment));
         crashed(&life.shim, &life.bundle)?;
-        stage.nothing_but_sockets_left().with_context(|| format!("{moment} ms into an exec"))?;
+        fixture.nothing_but_sockets_left().with_context(|| format!("{moment} ms into an exec"))?;
     }
     Ok(())
 }
 
-fn mid_delete(stage: &Stage) -> Result<()> {
+fn mid_delete(fixture: &Fixture) -> Result<()> {
     for moment in MOMENTS {
-        let life = stage.run("exit 0")?;
+        let life = fixture.run("exit 0")?;
         life.exit_status()?;
         let _deleting = life.task.send("Delete", &life.task.delete_request(""))?;
         std::thread::sleep(Duration::from_millis(moment / 3));
         crashed(&life.shim, &life.bundle)?;
-        stage
+        fixture
             .nothing_but_sockets_left()
             .with_context(|| format!("{} ms into Delete", moment / 3))?;
     }
     Ok(())
 }
 
-fn runtime_dies(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exec sleep 100")?;
-    fake.fault("create", crate::fake::HANG)?;
-    let shim = stage.start(&bundle)?;
+fn runtime_dies(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exec sleep 100")?;
+    fake.fault("create", crate::fake_runtime::HANG)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let creating = task.send("Create", &bundle.create_request())?;
     if !hangs(&creating, || fake.must_be_used("create").is_ok()) {
@@ -319,23 +319,24 @@ fn runtime_dies(stage: &Stage) -> Result<()> {
     let mut left = Vec::new();
     // It has been killed, and may not have been given the time to die.
     until(SOON, || {
-        left = leak::processes(&stage.scope());
+        left = leak::processes(&fixture.scope());
         left.retain(|trace| matches!(trace, leak::Trace::Process { what, .. } if what.contains("fake/sleep")));
         left.is_empty().then_some(())
     });
     ensure!(left.is_empty(), "the runtime lives on:\n{}", leak::list(&left));
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn group(stage: &Stage) -> Result<()> {
+fn group(fixture: &Fixture) -> Result<()> {
     let labelled = || {
-        stage.shaped("exec sleep 100", |spec| {
-            spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": stage.token });
+        fixture.shaped("exec sleep 100", |spec| {
+            spec["annotations"] =
+                serde_json::json!({ "io.containerd.runc.v2.group": fixture.token });
         })
     };
     let (first, second) = (labelled()?, labelled()?);
-    let shim = stage.start(&first)?;
-    if stage.start(&second)?.reply.address != shim.reply.address {
+    let shim = fixture.start(&first)?;
+    if fixture.start(&second)?.reply.address != shim.reply.address {
         return crate::row::not_offered("the shim does not group");
     }
     for bundle in [&first, &second] {
@@ -346,17 +347,17 @@ fn group(stage: &Stage) -> Result<()> {
     shim.signal(Signal::SIGKILL)?;
     shim.gone(SOON)?;
     for bundle in [&second, &first] {
-        let answer = stage.invocation(bundle).delete()?;
+        let answer = fixture.invocation(bundle).delete()?;
         ensure!(answer.exit_status == 137, "{answer}");
     }
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn quiet(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn quiet(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     life.shim.signal(Signal::SIGKILL)?;
     life.shim.gone(SOON)?;
-    let mut invocation = stage.invocation(&life.bundle);
+    let mut invocation = fixture.invocation(&life.bundle);
     invocation.debug = true;
     let output = invocation.delete_raw()?;
     ensure!(output.status.success(), "delete: {}: {}", output.status, output.complaint());
@@ -367,30 +368,30 @@ fn quiet(stage: &Stage) -> Result<()> {
         "stdout is {:?}",
         String::from_utf8_lossy(&output.out)
     );
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn repeated(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn repeated(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let first = crashed(&life.shim, &life.bundle)?;
-    let second = stage.invocation(&life.bundle).delete().context("the second delete")?;
+    let second = fixture.invocation(&life.bundle).delete().context("the second delete")?;
     ensure!(second.exit_status == first.exit_status, "first {first}, then {second}");
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn never_started(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let (output, took) = timed(|| stage.invocation(&bundle).delete_raw());
+fn never_started(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let (output, took) = timed(|| fixture.invocation(&bundle).delete_raw());
     let output = output?;
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
     ensure!(output.status.success() || !output.combined().is_empty(), "it failed without a word");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn beside(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn beside(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let waiting = life.task.send("Wait", &life.task.wait_request(""))?;
-    let answer = stage.invocation(&life.bundle).delete()?;
+    let answer = fixture.invocation(&life.bundle).delete()?;
     ensure!(answer.exit_status == 137, "{answer}");
     let exit: Result<protos::ttrpc::api::WaitResponse, CallError> = waiting.wait(SOON);
     match exit {
@@ -402,16 +403,16 @@ fn beside(stage: &Stage) -> Result<()> {
         life.task.delete("").context("Delete, after delete")?;
         life.shim.leave(&life.bundle.id)?;
     }
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn delete_sigterm(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = stage.run_bundle(fake.bundle(stage, "exec sleep 100")?)?;
+fn delete_sigterm(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = fixture.run_bundle(fake.bundle(fixture, "exec sleep 100")?)?;
     life.shim.signal(Signal::SIGKILL)?;
     life.shim.gone(SOON)?;
     fake.fault("delete", "until [ -e \"$d/go\" ]; do \"$d/sleep\" 0.05; done")?;
-    let invocation = stage.invocation(&life.bundle);
+    let invocation = fixture.invocation(&life.bundle);
     let binary = invocation.binary.display().to_string();
     let deleting = std::thread::spawn(move || invocation.delete());
     let called = until(SOON, || {
@@ -419,7 +420,7 @@ fn delete_sigterm(stage: &Stage) -> Result<()> {
     });
     ensure!(called.is_some(), "delete does nothing");
     let mut reached = 0;
-    for trace in leak::processes(&stage.scope()) {
+    for trace in leak::processes(&fixture.scope()) {
         if let leak::Trace::Process { pid, .. } = trace
             && leak::command_line(pid).starts_with(&binary)
         {
@@ -437,21 +438,21 @@ fn delete_sigterm(stage: &Stage) -> Result<()> {
     fake.must_be_used("delete")?;
     ensure!(reached > 0, "delete ended before it was signalled");
     ensure!(answer.exit_status == 137, "{answer}");
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }
 
-fn emptied(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn emptied(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     life.shim.signal(Signal::SIGKILL)?;
     life.shim.gone(SOON)?;
     for name in ["config.json", "address", "log.json", "bootstrap.json"] {
         // Not there is as good.
         let _ = std::fs::remove_file(life.bundle.path.join(name));
     }
-    let output = stage.invocation(&life.bundle).delete_raw()?;
+    let output = fixture.invocation(&life.bundle).delete_raw()?;
     ensure!(output.status.success(), "delete: {}: {}", output.status, output.complaint());
     let pid = i32::try_from(life.pid)?;
     let gone = until(SOON, || matches!(leak::state(pid), None | Some('Z' | 'X')).then_some(()));
     ensure!(gone.is_some(), "the container runs on");
-    stage.nothing_but_sockets_left()
+    fixture.nothing_but_sockets_left()
 }

@@ -10,8 +10,8 @@ use protos::ttrpc::api::Status;
 use serde_json::json;
 
 use super::task::contained;
+use crate::fixture::{Fixture, SOON, exit_status, finish, refused, status};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{SOON, Stage, exit_status, finish, refused, status};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -78,8 +78,8 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn create(stage: &Stage) -> Result<()> {
-    let mut life = stage.create(stage.shell("sleep 0.1; exit 5")?)?;
+fn create(fixture: &Fixture) -> Result<()> {
+    let mut life = fixture.create(fixture.shell("sleep 0.1; exit 5")?)?;
     if life.pid == 0 {
         life.start()?;
         life.exit_status()?;
@@ -97,8 +97,8 @@ fn create(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn create_files(stage: &Stage) -> Result<()> {
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+fn create_files(fixture: &Fixture) -> Result<()> {
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     contained(&life)?;
     let read = |name: &str| fs::read_to_string(life.bundle.path.join(name));
     let pid = read("init.pid").context("read init.pid")?;
@@ -109,8 +109,8 @@ fn create_files(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn create_mounts(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn create_mounts(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     contained(&life)?;
     let rootfs = life.bundle.path.join("rootfs");
     let mounted = || -> Result<bool> {
@@ -121,15 +121,15 @@ fn create_mounts(stage: &Stage) -> Result<()> {
     finish(&life.task)?;
     ensure!(!mounted()?, "{} is still mounted when Delete has answered", rootfs.display());
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn bad_mount(stage: &Stage) -> Result<()> {
-    let mut bundle = stage.shell("exit 0")?;
+fn bad_mount(fixture: &Fixture) -> Result<()> {
+    let mut bundle = fixture.shell("exit 0")?;
     let mut second = bundle.rootfs[0].clone();
     second.type_ = "no-such-filesystem".to_owned();
     bundle.rootfs.push(second);
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let Err(why) = task.create(&bundle.create_request()) else {
         task.kill("", 9)?;
@@ -143,14 +143,14 @@ fn bad_mount(stage: &Stage) -> Result<()> {
     ensure!(!table.contains(&bundle.id), "still mounted:\n{table}");
     refused(task.state(""), Code::NOT_FOUND, "State after the Create that failed")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn create_fails(stage: &Stage) -> Result<()> {
-    let bundle = stage.shaped("", |spec| {
+fn create_fails(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shaped("", |spec| {
         spec["process"]["args"] = json!(["/no/such/command-of-mine"]);
     })?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let message = match task.create(&bundle.create_request()) {
         Err(CallError::Refused { message, .. }) => message,
@@ -171,15 +171,15 @@ fn create_fails(stage: &Stage) -> Result<()> {
     ensure!(message.len() < 4096, "the message has {} bytes", message.len());
     refused(task.state(""), Code::NOT_FOUND, "State after the Create that failed")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn no_bundle(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 7")?;
-    let shim = stage.start(&bundle)?;
+fn no_bundle(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 7")?;
+    let shim = fixture.start(&bundle)?;
     let mut request = bundle.create_request();
-    request.id = format!("{}-nowhere", stage.token);
-    request.bundle = stage.dir.join("b/nowhere").display().to_string();
+    request.id = format!("{}-nowhere", fixture.token);
+    request.bundle = fixture.dir.join("b/nowhere").display().to_string();
     let nowhere = shim.task(&request.id);
     match nowhere.create(&request) {
         Err(CallError::Refused { .. }) => {}
@@ -192,11 +192,11 @@ fn no_bundle(stage: &Stage) -> Result<()> {
     ensure!(exit_status(&task, "")? == 7);
     task.delete("")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn create_twice(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn create_twice(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let again = life.task.create(&life.bundle.create_request());
     let Err(why) = again else { bail!("the second Create succeeded: process {again:?}") };
     ensure!(matches!(why, CallError::Refused { .. }), "the second Create: {why}");
@@ -212,49 +212,49 @@ fn create_twice(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn create_again(stage: &Stage) -> Result<()> {
-    let mut bundle = stage.shell("exit 9")?;
+fn create_again(fixture: &Fixture) -> Result<()> {
+    let mut bundle = fixture.shell("exit 9")?;
     let good = fs::read(bundle.path.join("config.json"))?;
     fs::write(
         bundle.path.join("config.json"),
-        stage.spec(&bundle.id, "").to_string().replace("/bin/sh", "/no/such"),
+        fixture.spec(&bundle.id, "").to_string().replace("/bin/sh", "/no/such"),
     )?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     if task.create(&bundle.create_request()).is_ok() {
         ensure!(task.start("").is_err(), "a command that is missing was started");
         finish(&task)?;
     }
     fs::write(bundle.path.join("config.json"), good)?;
-    bundle.spec = stage.spec(&bundle.id, "exit 9");
+    bundle.spec = fixture.spec(&bundle.id, "exit 9");
     task.create(&bundle.create_request()).context("the second Create")?;
     task.start("")?;
     ensure!(exit_status(&task, "")? == 9);
     task.delete("")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn old_options(stage: &Stage) -> Result<()> {
-    let mut bundle = stage.shell("exit 6")?;
+fn old_options(fixture: &Fixture) -> Result<()> {
+    let mut bundle = fixture.shell("exit 6")?;
     let options = bundle.options.get_or_insert_default();
     // A criu of the client's own, which containerd 2.0 did away with, in a field that is reserved
     // now; and one that nobody knows yet.
     let unknown = options.special_fields.mut_unknown_fields();
     unknown.add_length_delimited(8, b"/nowhere/criu".to_vec());
     unknown.add_varint(99, 1);
-    let mut life = stage.create(bundle)?;
+    let mut life = fixture.create(bundle)?;
     life.start()?;
     ensure!(life.exit_status()? == 6, "the exit status is not 6");
     life.end()
 }
 
-fn modes(stage: &Stage) -> Result<()> {
+fn modes(fixture: &Fixture) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let bundle = stage.shell("exit 0")?;
+    let bundle = fixture.shell("exit 0")?;
     fs::set_permissions(&bundle.path, fs::Permissions::from_mode(0o710))?;
     let path = bundle.path.clone();
-    let life = stage.run_bundle(bundle)?;
+    let life = fixture.run_bundle(bundle)?;
     let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
     ensure!(mode == 0o710, "the bundle's mode became {mode:o}");
     ensure!(status(&life.task, "").is_ok());

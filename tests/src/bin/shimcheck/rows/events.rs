@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use harness::shim::events::{Event, Manner};
 use harness::shim::until;
 
+use crate::fixture::{Fixture, SOON, exit_status, finish, timed};
 use crate::row::{Row, row};
-use crate::stage::{SOON, Stage, exit_status, finish, timed};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -86,13 +86,13 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn life(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 31")?;
+fn life(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 31")?;
     life.exit_status()?;
     life.task.delete("")?;
     let id = life.task.id().to_owned();
     {
-        let events = stage.events.borrow();
+        let events = fixture.events.borrow();
         ensure!(events.wait_for(SOON, &id, "delete"), "no delete: {:?}", events.words(&id));
         std::thread::sleep(Duration::from_millis(100));
         let words = events.words(&id);
@@ -130,17 +130,17 @@ fn life(stage: &Stage) -> Result<()> {
         }
     }
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn exec(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn exec(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let pid = life.exec("e1", "exit 32")?;
     exit_status(&life.task, "e1")?;
     life.task.delete("e1")?;
     let id = life.task.id();
     {
-        let events = stage.events.borrow();
+        let events = fixture.events.borrow();
         ensure!(events.wait_for(SOON, id, "exit:e1"), "no exit: {:?}", events.words(id));
         std::thread::sleep(Duration::from_millis(200));
         let mut words = events.words(id);
@@ -163,14 +163,14 @@ fn exec(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn envelope(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn envelope(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     life.exec("e1", "exit 0")?;
     exit_status(&life.task, "e1")?;
     life.task.delete("e1")?;
     let id = life.task.id().to_owned();
     life.end()?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, &id, "delete"), "no delete");
     for seen in events.seen() {
         let topic = match &seen.event {
@@ -183,38 +183,38 @@ fn envelope(stage: &Stage) -> Result<()> {
             other => anyhow::bail!("an event that nobody expects: {other:?}"),
         };
         ensure!(seen.topic == topic, "{} has the topic {}", seen.event, seen.topic);
-        ensure!(seen.namespace == stage.token, "{} has namespace {}", seen.event, seen.namespace);
+        ensure!(seen.namespace == fixture.token, "{} has namespace {}", seen.event, seen.namespace);
     }
     Ok(())
 }
 
-fn once(stage: &Stage) -> Result<()> {
+fn once(fixture: &Fixture) -> Result<()> {
     let mut ids = Vec::new();
     for _ in 0..15 {
-        let life = stage.run("exit 0")?;
+        let life = fixture.run("exit 0")?;
         ids.push(life.task.id().to_owned());
         life.exit_status()?;
         life.task.delete("")?;
         life.shim.leave(&life.bundle.id)?;
     }
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     for id in &ids {
         events.wait_for(SOON, id, "delete");
         let words = events.words(id);
         ensure!(words == ["create", "start", "exit", "delete"], "{id}: {words:?}");
     }
     drop(events);
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// The life of a container and of three execs; its id, and the events in the order that it must be.
-fn eventful(stage: &Stage) -> Result<(crate::stage::Life<'_>, Vec<String>, Duration)> {
+fn eventful(fixture: &Fixture) -> Result<(crate::fixture::Life<'_>, Vec<String>, Duration)> {
     let mut expected: Vec<String> = ["create", "start"].map(str::to_owned).to_vec();
     let mut slowest = Duration::ZERO;
     let mut measure = |took: Duration| slowest = slowest.max(took);
-    let bundle = stage.shell("exec sleep 100")?;
+    let bundle = fixture.shell("exec sleep 100")?;
     let request = bundle.create_request();
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     let (started, took) = timed(|| life.start());
     started?;
     measure(took);
@@ -236,57 +236,57 @@ fn eventful(stage: &Stage) -> Result<(crate::stage::Life<'_>, Vec<String>, Durat
 }
 
 /// What was told, without an exec's Delete, which some tell and some do not.
-fn told(stage: &Stage, id: &str) -> Vec<String> {
-    let mut words = stage.events.borrow().words(id);
+fn told(fixture: &Fixture, id: &str) -> Vec<String> {
+    let mut words = fixture.events.borrow().words(id);
     words.retain(|word| !word.starts_with("delete:"));
     words
 }
 
-fn expect(stage: &Stage, id: &str, expected: &[String], limit: Duration) -> Result<()> {
-    until(limit, || (told(stage, id).len() >= expected.len()).then_some(()));
-    let words = told(stage, id);
+fn expect(fixture: &Fixture, id: &str, expected: &[String], limit: Duration) -> Result<()> {
+    until(limit, || (told(fixture, id).len() >= expected.len()).then_some(()));
+    let words = told(fixture, id);
     ensure!(words == expected, "told {words:?}, expected {expected:?}");
     Ok(())
 }
 
-fn down(stage: &Stage) -> Result<()> {
-    stage.events.borrow_mut().down();
-    let (life, expected, slowest) = eventful(stage)?;
+fn down(fixture: &Fixture) -> Result<()> {
+    fixture.events.borrow_mut().down();
+    let (life, expected, slowest) = eventful(fixture)?;
     ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with the endpoint down");
     std::thread::sleep(Duration::from_secs(3));
-    stage.events.borrow_mut().up()?;
-    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
+    fixture.events.borrow_mut().up()?;
+    expect(fixture, life.task.id(), &expected, Duration::from_secs(40))?;
     life.end()
 }
 
-fn long_down(stage: &Stage) -> Result<()> {
-    stage.events.borrow_mut().down();
-    let (life, expected, _) = eventful(stage)?;
+fn long_down(fixture: &Fixture) -> Result<()> {
+    fixture.events.borrow_mut().down();
+    let (life, expected, _) = eventful(fixture)?;
     std::thread::sleep(Duration::from_secs(30));
-    stage.events.borrow_mut().up()?;
-    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
+    fixture.events.borrow_mut().up()?;
+    expect(fixture, life.task.id(), &expected, Duration::from_secs(40))?;
     life.end()
 }
 
-fn slow(stage: &Stage) -> Result<()> {
-    stage.events.borrow().answer(Manner::Slow(Duration::from_millis(400)));
-    let (life, expected, slowest) = eventful(stage)?;
+fn slow(fixture: &Fixture) -> Result<()> {
+    fixture.events.borrow().answer(Manner::Slow(Duration::from_millis(400)));
+    let (life, expected, slowest) = eventful(fixture)?;
     ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with a slow endpoint");
-    expect(stage, life.task.id(), &expected, Duration::from_secs(40))?;
-    stage.events.borrow().answer(Manner::Prompt);
+    expect(fixture, life.task.id(), &expected, Duration::from_secs(40))?;
+    fixture.events.borrow().answer(Manner::Prompt);
     life.end()
 }
 
-fn silent(stage: &Stage) -> Result<()> {
-    stage.events.borrow().answer(Manner::Silent);
-    let (life, _, slowest) = eventful(stage)?;
+fn silent(fixture: &Fixture) -> Result<()> {
+    fixture.events.borrow().answer(Manner::Silent);
+    let (life, _, slowest) = eventful(fixture)?;
     ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with a silent endpoint");
-    stage.events.borrow().answer(Manner::Prompt);
+    fixture.events.borrow().answer(Manner::Prompt);
     let id = life.task.id().to_owned();
     life.exec("late", "exit 0")?;
     exit_status(&life.task, "late")?;
     life.task.delete("late")?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(
         events.wait_for(Duration::from_secs(50), &id, "exit:late"),
         "what came after it: {:?}",
@@ -296,13 +296,13 @@ fn silent(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn hang_up(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn hang_up(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let mut expected: Vec<String> = ["create", "start"].map(str::to_owned).to_vec();
     let id = life.task.id().to_owned();
-    expect(stage, &id, &expected, SOON)?;
+    expect(fixture, &id, &expected, SOON)?;
     for number in 0..4 {
-        stage.events.borrow().hang_up();
+        fixture.events.borrow().hang_up();
         let exec = format!("e{number}");
         life.exec(&exec, "exit 0")?;
         exit_status(&life.task, &exec)?;
@@ -313,24 +313,24 @@ fn hang_up(stage: &Stage) -> Result<()> {
     }
     // An event whose answer was cut off is sent again: at least once is what can be had.
     let once = || {
-        let mut words = told(stage, &id);
+        let mut words = told(fixture, &id);
         words.dedup();
         words
     };
     until(Duration::from_secs(20), || (once().len() >= expected.len()).then_some(()));
-    ensure!(once() == expected, "told {:?}, expected {expected:?}", told(stage, &id));
+    ensure!(once() == expected, "told {:?}, expected {expected:?}", told(fixture, &id));
     life.end()
 }
 
-fn drained(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 33")?;
+fn drained(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 33")?;
     life.exit_status()?;
     let id = life.task.id().to_owned();
-    stage.events.borrow().answer(Manner::Slow(Duration::from_millis(600)));
+    fixture.events.borrow().answer(Manner::Slow(Duration::from_millis(600)));
     life.task.delete("")?;
     let (left, took) = timed(|| life.shim.leave(&life.bundle.id));
     left?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     events.wait_for(Duration::from_secs(2), &id, "delete");
     let words = events.words(&id);
     ensure!(
@@ -338,16 +338,16 @@ fn drained(stage: &Stage) -> Result<()> {
         "the shim left after {took:?}, and told {words:?}"
     );
     drop(events);
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn drain_bounded(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn drain_bounded(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     life.exit_status()?;
-    stage.events.borrow().answer(Manner::Silent);
+    fixture.events.borrow().answer(Manner::Silent);
     finish(&life.task).or_else(|_| life.task.delete("").map(|_| ()).context("Delete"))?;
     let (left, took) = timed(|| life.shim.leave(&life.bundle.id));
     left?;
     ensure!(took < Duration::from_secs(8), "it took {took:?} to leave");
-    stage.nothing_left()
+    fixture.nothing_left()
 }

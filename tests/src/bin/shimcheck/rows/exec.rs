@@ -11,11 +11,11 @@ use harness::shim::until;
 use protos::ttrpc::api::{Empty, Status};
 use serde_json::json;
 
-use crate::row::{Row, row};
-use crate::stage::{
-    Life, SOON, Stage, exit_status, finish, refused, status, timed, unless_unimplemented,
+use crate::fixture::{
+    Fixture, Life, SOON, exit_status, finish, refused, status, timed, unless_unimplemented,
     until_told,
 };
+use crate::row::{Row, row};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -141,13 +141,13 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn sleeping(stage: &Stage) -> Result<Life<'_>> {
-    stage.run("exec sleep 100")
+fn sleeping(fixture: &Fixture) -> Result<Life<'_>> {
+    fixture.run("exec sleep 100")
 }
 
-fn exec(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
-    let pipes = stage.pipes()?;
+fn exec(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
+    let pipes = fixture.pipes()?;
     let pid = life.exec_with("e1", "echo out; echo err >&2; exit 3", &pipes)?;
     let exit = exit_status(&life.task, "e1")?;
     ensure!(exit == 3, "the exit status is {exit}");
@@ -159,7 +159,7 @@ fn exec(stage: &Stage) -> Result<()> {
     let err = pipes.stderr.as_ref().context("stderr")?;
     ensure!(err.wait_end(SOON) && err.text() == "err\n", "stderr is {:?}", err.text());
     ensure!(life.status()? == Status::RUNNING, "the container is {:?}", life.status()?);
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, life.task.id(), "exit:e1"), "no exit event");
     ensure!(
         !events.words(life.task.id()).contains(&"delete".to_owned()),
@@ -170,10 +170,10 @@ fn exec(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exec_state(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn exec_state(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     // It ends when its input does.
-    let mut pipes = stage.pipes_with_input()?;
+    let mut pipes = fixture.pipes_with_input()?;
     let request = life.task.exec_request("e1", &process(&shell("cat; exit 4")));
     unless_unimplemented(life.task.exec(&pipes.exec(request)), "Exec")?;
     ensure!(status(&life.task, "e1")? == Status::CREATED, "{:?}", status(&life.task, "e1")?);
@@ -199,10 +199,10 @@ fn exec_state(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exec_process(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn exec_process(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     super::task::contained(&life)?;
-    let pipes = stage.pipes()?;
+    let pipes = fixture.pipes()?;
     let mut spec = process(&shell("id -u; id -g; pwd; echo $COLOUR"));
     spec["user"] = json!({ "uid": 7, "gid": 8 });
     spec["cwd"] = json!("/tmp");
@@ -216,8 +216,8 @@ fn exec_process(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn duplicate(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn duplicate(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let request = life.task.exec_request("e1", &process(&shell("exec sleep 100")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
     refused(life.task.exec(&request), Code::ALREADY_EXISTS, "Exec of an id that is added")?;
@@ -227,8 +227,8 @@ fn duplicate(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn reserve(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn reserve(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let request = life.task.exec_request("e1", &process(&shell("exit 0")));
     let sent: Result<Vec<_>, _> = (0..16).map(|_| life.task.send("Exec", &request)).collect();
     let mut added = 0;
@@ -246,8 +246,8 @@ fn reserve(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn id_again(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn id_again(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     for round in 0..3 {
         life.exec("e1", &format!("exit {round}"))?;
         ensure!(exit_status(&life.task, "e1")? == round);
@@ -266,8 +266,8 @@ fn id_again(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exec_created(stage: &Stage) -> Result<()> {
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+fn exec_created(fixture: &Fixture) -> Result<()> {
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     let request = life.task.exec_request("e1", &process(&shell("exit 2")));
     unless_unimplemented(life.task.exec(&request), "Exec")
         .context("Exec in a created container")?;
@@ -281,8 +281,8 @@ fn exec_created(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn after_exit(stage: &Stage) -> Result<()> {
-    let life = stage.run(&until_told(0))?;
+fn after_exit(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run(&until_told(0))?;
     let request = life.task.exec_request("e1", &process(&shell("exit 0")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
     life.tell()?;
@@ -299,8 +299,8 @@ fn after_exit(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn missing(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn missing(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let spec = process(&["/no/such/command-of-mine".to_owned()]);
     unless_unimplemented(life.task.exec(&life.task.exec_request("e1", &spec)), "Exec")?;
     let waiting = life.task.send("Wait", &life.task.wait_request("e1"))?;
@@ -323,8 +323,8 @@ fn missing(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn missing_then_exit(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn missing_then_exit(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let spec = process(&["/no/such/command".to_owned()]);
     for exec in ["e1", "e2", "e3"] {
         unless_unimplemented(life.task.exec(&life.task.exec_request(exec, &spec)), "Exec")?;
@@ -332,14 +332,14 @@ fn missing_then_exit(stage: &Stage) -> Result<()> {
     }
     life.task.kill("", 9)?;
     ensure!(life.exit_status()? == 137);
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, life.task.id(), "exit"), "init's exit was never told");
     drop(events);
     life.end()
 }
 
-fn bad_spec(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn bad_spec(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let mut request = life.task.exec_request("e1", &json!({}));
     for spec in [None, Some(&b"\xff\xfe not JSON"[..]), Some(&b"{\"args\": 7}"[..])] {
         match spec {
@@ -367,8 +367,8 @@ fn bad_spec(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn kill(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     life.exec("e1", "exec sleep 100")?;
     life.exec("e2", "exec sleep 100")?;
     life.task.kill("e1", 9)?;
@@ -380,8 +380,8 @@ fn kill(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill_finished(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn kill_finished(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     life.exec("e1", "exit 0")?;
     exit_status(&life.task, "e1")?;
     refused(life.task.kill("e1", 9), Code::NOT_FOUND, "Kill of an ended exec")?;
@@ -390,8 +390,8 @@ fn kill_finished(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn delete_running(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn delete_running(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let pid = life.exec("e1", "exec sleep 100")?;
     match life.task.delete("e1") {
         Err(CallError::Refused { code, .. }) if code != Code::NOT_FOUND => {}
@@ -402,8 +402,8 @@ fn delete_running(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn delete_unstarted(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn delete_unstarted(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let request = life.task.exec_request("e1", &process(&shell("exit 0")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
     life.task.delete("e1").context("Delete")?;
@@ -411,8 +411,8 @@ fn delete_unstarted(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn paused(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn paused(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     life.exec("e1", "exec sleep 100")?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     ensure!(status(&life.task, "e1")? == Status::PAUSED, "{:?}", status(&life.task, "e1")?);
@@ -421,8 +421,8 @@ fn paused(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn into_paused(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn into_paused(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     let request = life.task.exec_request("e1", &process(&shell("exit 4")));
     let added = life.task.exec(&request);
@@ -440,12 +440,12 @@ fn into_paused(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn many(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn many(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let count = 20_u32;
     let mut pipes = Vec::new();
     for number in 0..count {
-        let pipe = stage.pipes()?;
+        let pipe = fixture.pipes()?;
         let script = format!("echo number {number}; exit {number}");
         let request =
             pipe.exec(life.task.exec_request(&format!("e{number}"), &process(&shell(&script))));
@@ -479,8 +479,8 @@ fn many(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn short(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn short(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     let count = 100;
     for number in 0..count {
         let exec = format!("e{number}");
@@ -489,7 +489,7 @@ fn short(stage: &Stage) -> Result<()> {
         ensure!(exit_status(&life.task, &exec)? == 1, "exec {number}");
         life.task.delete(&exec)?;
     }
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     let id = life.task.id().to_owned();
     events.wait(SOON, |seen| {
         seen.iter().filter(|seen| seen.event.to_string().starts_with("exit:")).count() >= count
@@ -519,15 +519,15 @@ fn short(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn outlived(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn outlived(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     super::task::contained(&life)?;
     for exec in ["e1", "e2", "e3"] {
         life.exec(exec, "exec sleep 100")?;
     }
     life.task.kill("", 9)?;
     ensure!(life.exit_status()? == 137);
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     let id = life.task.id();
     for word in ["exit", "exit:e1", "exit:e2", "exit:e3"] {
         ensure!(events.wait_for(SOON, id, word), "no event {word}: {:?}", events.words(id));
@@ -543,13 +543,13 @@ fn outlived(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn shared_pidns(stage: &Stage) -> Result<()> {
+fn shared_pidns(fixture: &Fixture) -> Result<()> {
     let script = format!("sleep 105 & setsid sleep 106 & {}", until_told(11));
-    let bundle = stage.shaped(&script, |spec| {
+    let bundle = fixture.shaped(&script, |spec| {
         spec["linux"]["namespaces"] =
             json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" }]);
     })?;
-    let mut life = stage.create(bundle)?;
+    let mut life = fixture.create(bundle)?;
     super::task::contained(&life)?;
     life.start()?;
     life.exec("e1", "exec sleep 107")?;
@@ -567,13 +567,13 @@ fn shared_pidns(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn shared_order(stage: &Stage) -> Result<()> {
+fn shared_order(fixture: &Fixture) -> Result<()> {
     for _ in 0..3 {
-        let bundle = stage.shaped(&until_told(11), |spec| {
+        let bundle = fixture.shaped(&until_told(11), |spec| {
             spec["linux"]["namespaces"] =
                 json!([{ "type": "ipc" }, { "type": "uts" }, { "type": "mount" }]);
         })?;
-        let life = stage.run_bundle(bundle)?;
+        let life = fixture.run_bundle(bundle)?;
         super::task::contained(&life)?;
         for exec in ["e1", "e2", "e3"] {
             life.exec(exec, "exec sleep 107")?;
@@ -581,7 +581,7 @@ fn shared_order(stage: &Stage) -> Result<()> {
         life.tell()?;
         ensure!(life.exit_status()? == 11);
         let id = life.task.id().to_owned();
-        let events = stage.events.borrow();
+        let events = fixture.events.borrow();
         for word in ["exit", "exit:e1", "exit:e2", "exit:e3"] {
             ensure!(events.wait_for(SOON, &id, word), "no event {word}: {:?}", events.words(&id));
         }
@@ -594,14 +594,14 @@ fn shared_order(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn wait_before(stage: &Stage) -> Result<()> {
-    let mut life = stage.create(stage.shell("exit 21")?)?;
+fn wait_before(fixture: &Fixture) -> Result<()> {
+    let mut life = fixture.create(fixture.shell("exit 21")?)?;
     let waiting = life.task.send("Wait", &life.task.wait_request(""))?;
     life.start()?;
     let answer: protos::ttrpc::api::WaitResponse = waiting.wait(SOON).context("Wait for init")?;
     ensure!(answer.exit_status == 21, "init: {}", answer.exit_status);
     life.end()?;
-    let life = sleeping(stage)?;
+    let life = sleeping(fixture)?;
     let request = life.task.exec_request("e1", &process(&shell("exit 22")));
     unless_unimplemented(life.task.exec(&request), "Exec")?;
     let waiting = life.task.send("Wait", &life.task.wait_request("e1"))?;
@@ -612,8 +612,8 @@ fn wait_before(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn orphans(stage: &Stage) -> Result<()> {
-    let life = sleeping(stage)?;
+fn orphans(fixture: &Fixture) -> Result<()> {
+    let life = sleeping(fixture)?;
     for number in 0..5 {
         let exec = format!("e{number}");
         life.exec(&exec, "for i in 1 2 3 4 5; do (sleep 0.2 &) ; done; exit 0")?;
@@ -624,5 +624,5 @@ fn orphans(stage: &Stage) -> Result<()> {
     ensure!(clean.is_some(), "the shim has {} zombies", life.shim.zombies());
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use super::resources::{cgroup, limited, unified};
 use super::task::contained;
+use crate::fixture::{Fixture, SOON, unless_unimplemented};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{SOON, Stage, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -58,11 +58,11 @@ pub(crate) fn rows() -> Vec<Row> {
 /// The top of the one tree.
 const TREE: &str = "/sys/fs/cgroup";
 
-fn controllers(stage: &Stage) -> Result<()> {
+fn controllers(fixture: &Fixture) -> Result<()> {
     if !unified() {
         return not_offered("the host has control groups of version 1");
     }
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     let group = cgroup(&life, "pids")?;
     let all = fs::read_to_string(Path::new(TREE).join("cgroup.controllers"))?;
     ensure!(all.split_whitespace().count() >= 4, "the host has few controllers: {all}");
@@ -129,11 +129,11 @@ fn near(one: u64, other: u64) -> bool {
     one.abs_diff(other) <= 256 << 10
 }
 
-fn stats_as_files(stage: &Stage) -> Result<()> {
+fn stats_as_files(fixture: &Fixture) -> Result<()> {
     if !unified() {
         return not_offered("the host has control groups of version 1");
     }
-    let life = limited(stage)?;
+    let life = limited(fixture)?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     let any = unless_unimplemented(life.task.stats(), "Stats")?;
     let metrics = Metrics::parse_from_bytes(&any.value)?;
@@ -233,17 +233,17 @@ pub(crate) fn same_as_runc(any: &Any, data: &Value) -> Result<()> {
     Ok(())
 }
 
-fn systemd_absent(stage: &Stage) -> Result<()> {
+fn systemd_absent(fixture: &Fixture) -> Result<()> {
     // As sd_booted(3) finds out.
     if Path::new("/run/systemd/system").exists() {
         return not_offered("systemd runs here");
     }
-    let token = stage.token.clone();
-    let mut bundle = stage.shaped("exec sleep 100", |spec| {
+    let token = fixture.token.clone();
+    let mut bundle = fixture.shaped("exec sleep 100", |spec| {
         spec["linux"]["cgroupsPath"] = format!("system.slice:{token}:c").into();
     })?;
     bundle.options.get_or_insert_default().systemd_cgroup = true;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let message = match task.create(&bundle.create_request()) {
         Err(CallError::Refused { code, message }) if code != Code::NOT_FOUND => message,
@@ -256,7 +256,7 @@ fn systemd_absent(stage: &Stage) -> Result<()> {
         "the message does not say what is missing: {message}"
     );
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 fn unless_no_apparmor() -> Result<()> {
@@ -274,9 +274,9 @@ struct Profile {
 }
 
 impl Profile {
-    fn load(stage: &Stage) -> Result<Self> {
+    fn load(fixture: &Fixture) -> Result<Self> {
         let profile =
-            Self { name: format!("{}-profile", stage.token), file: stage.path("profile") };
+            Self { name: format!("{}-profile", fixture.token), file: fixture.path("profile") };
         let text = format!(
             "profile {} flags=(attach_disconnected,mediate_deleted) {{\n  file,\n  capability,\n  \
              network,\n  mount,\n  signal,\n  ptrace,\n  unix,\n  deny /etc/group r,\n}}\n",
@@ -309,22 +309,22 @@ const LOOK: &str = "mkdir /tmp/$0; cat /proc/self/attr/current > /tmp/$0/label; 
                     cat /etc/passwd > /tmp/$0/allowed; cat /etc/group > /tmp/$0/denied; \
                     touch /tmp/$0/done";
 
-fn apparmor(stage: &Stage) -> Result<()> {
+fn apparmor(fixture: &Fixture) -> Result<()> {
     unless_no_apparmor()?;
-    let profile = Profile::load(stage)?;
+    let profile = Profile::load(fixture)?;
     let looking = |who: &str| {
         let mut words = shell(LOOK);
         words.push(who.to_owned());
         words
     };
-    let bundle = stage.shaped("", |spec| {
+    let bundle = fixture.shaped("", |spec| {
         let mut words = looking("init");
         words[2].push_str("; exec sleep 100");
         spec["process"]["args"] = words.into();
         spec["process"]["apparmorProfile"] = profile.name.clone().into();
     })?;
-    let files = stage.dir.join("snap").join(&bundle.id).join("fs/tmp");
-    let life = stage.run_bundle(bundle)?;
+    let files = fixture.dir.join("snap").join(&bundle.id).join("fs/tmp");
+    let life = fixture.run_bundle(bundle)?;
     contained(&life)?;
     let mut exec = process(&looking("exec"));
     exec["apparmorProfile"] = profile.name.clone().into();
@@ -343,13 +343,13 @@ fn apparmor(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn apparmor_missing(stage: &Stage) -> Result<()> {
+fn apparmor_missing(fixture: &Fixture) -> Result<()> {
     unless_no_apparmor()?;
-    let name = format!("{}-missing", stage.token);
-    let bundle = stage.shaped("exec sleep 100", |spec| {
+    let name = format!("{}-missing", fixture.token);
+    let bundle = fixture.shaped("exec sleep 100", |spec| {
         spec["process"]["apparmorProfile"] = name.clone().into();
     })?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let created = task.create(&bundle.create_request());
     let refused = match created {
@@ -373,5 +373,5 @@ fn apparmor_missing(stage: &Stage) -> Result<()> {
         other => bail!("a profile that is not loaded answered {other:?}"),
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

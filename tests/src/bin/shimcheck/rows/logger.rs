@@ -11,8 +11,8 @@ use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::until;
 
 use super::stdio::addressed;
+use crate::fixture::{Fixture, SOON, exit_status, timed};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{SOON, Stage, exit_status, timed};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -53,36 +53,36 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 /// A logger: a script, which has `$d` for its own directory.
-fn logger(stage: &Stage, name: &str, script: &str) -> Result<PathBuf> {
-    let path = stage.dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\nd='{}'\n{script}\n", stage.dir.display()))?;
+fn logger(fixture: &Fixture, name: &str, script: &str) -> Result<PathBuf> {
+    let path = fixture.dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\nd='{}'\n{script}\n", fixture.dir.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }
 
-fn logged(stage: &Stage, script: &str, scheme: &str, path: &Path) -> Result<u32> {
+fn logged(fixture: &Fixture, script: &str, scheme: &str, path: &Path) -> Result<u32> {
     let address = format!("{scheme}://{}?mode=loud", path.display());
-    addressed(stage, script, &address, &address)
+    addressed(fixture, script, &address, &address)
 }
 
 /// What reads both streams to their ends.
 const COPY: &str = "cat <&3 >\"$d/logged.out\" & cat <&4 >\"$d/logged.err\"; wait";
 
-fn binary(stage: &Stage) -> Result<()> {
+fn binary(fixture: &Fixture) -> Result<()> {
     let path = logger(
-        stage,
+        fixture,
         "logger",
         &format!("echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" >\"$d/told\"\nexec 5>&-\n{COPY}"),
     )?;
-    let status = logged(stage, "echo out; echo err >&2; exit 4", "binary", &path)?;
+    let status = logged(fixture, "echo out; echo err >&2; exit 4", "binary", &path)?;
     ensure!(status == 4, "the exit status is {status}");
-    let read = |name: &str| fs::read_to_string(stage.dir.join(name));
+    let read = |name: &str| fs::read_to_string(fixture.dir.join(name));
     let told = read("told").context("the logger did not run")?;
-    ensure!(told.contains(&stage.token), "it was told {told:?}");
+    ensure!(told.contains(&fixture.token), "it was told {told:?}");
     ensure!(
-        told.split_whitespace().nth(1) == Some(stage.token.as_str()),
+        told.split_whitespace().nth(1) == Some(fixture.token.as_str()),
         "its namespace is not {}: {told:?}",
-        stage.token
+        fixture.token
     );
     ensure!(told.trim().ends_with("mode loud"), "its arguments are {told:?}");
     let copied = until(SOON, || {
@@ -92,41 +92,41 @@ fn binary(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn binary_v2(stage: &Stage) -> Result<()> {
+fn binary_v2(fixture: &Fixture) -> Result<()> {
     let path = logger(
-        stage,
+        fixture,
         "logger",
         &format!("sleep 0.5\ndate +%s%N >\"$d/ready\"\nprintf x >&5\nexec 5>&-\n{COPY}"),
     )?;
     let address = format!("binary-v2://{}", path.display());
-    let bundle = stage.shell("echo out; exit 4")?;
+    let bundle = fixture.shell("echo out; exit 4")?;
     let mut request = bundle.create_request();
     (request.stdout, request.stderr) = (address.clone(), address);
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     if let Err(why) = task.create(&request) {
         shim.leave(&bundle.id)?;
         return not_offered(format!("binary-v2: {why}"));
     }
-    ensure!(stage.dir.join("ready").exists(), "Create answered before the logger was ready");
+    ensure!(fixture.dir.join("ready").exists(), "Create answered before the logger was ready");
     task.start("")?;
     ensure!(exit_status(&task, "")? == 4);
     task.delete("")?;
     shim.leave(&bundle.id)?;
-    let out = fs::read_to_string(stage.dir.join("logged.out"))?;
+    let out = fs::read_to_string(fixture.dir.join("logged.out"))?;
     ensure!(out == "out\n", "it logged {out:?}");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn binary_unready(stage: &Stage) -> Result<()> {
-    let sleep = stage.dir.join("sleep");
+fn binary_unready(fixture: &Fixture) -> Result<()> {
+    let sleep = fixture.dir.join("sleep");
     std::os::unix::fs::symlink("/bin/busybox", &sleep)?;
-    let path = logger(stage, "logger", &format!("exec {} 200", sleep.display()))?;
+    let path = logger(fixture, "logger", &format!("exec {} 200", sleep.display()))?;
     let address = format!("binary://{}", path.display());
-    let bundle = stage.shell("exit 4")?;
+    let bundle = fixture.shell("exit 4")?;
     let mut request = bundle.create_request();
     (request.stdout, request.stderr) = (address.clone(), address);
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let creating = task.send("Create", &request)?;
     let (state, took) = timed(|| task.other("nobody").within(Duration::from_secs(2)).state(""));
@@ -146,13 +146,13 @@ fn binary_unready(stage: &Stage) -> Result<()> {
         Err(why) => anyhow::bail!("Create, after {took:?}: {why}"),
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn binary_dies(stage: &Stage) -> Result<()> {
-    let path = logger(stage, "logger", "exec 5>&-\nexit 1")?;
+fn binary_dies(fixture: &Fixture) -> Result<()> {
+    let path = logger(fixture, "logger", "exec 5>&-\nexit 1")?;
     let status = logged(
-        stage,
+        fixture,
         "sleep 0.5; for i in 1 2 3 4 5; do echo line $i; done; sleep 0.2; exit 6",
         "binary",
         &path,
@@ -161,16 +161,16 @@ fn binary_dies(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn binary_stays(stage: &Stage) -> Result<()> {
-    let sleep = stage.dir.join("sleep");
+fn binary_stays(fixture: &Fixture) -> Result<()> {
+    let sleep = fixture.dir.join("sleep");
     std::os::unix::fs::symlink("/bin/busybox", &sleep)?;
     let path =
-        logger(stage, "logger", &format!("trap '' TERM\nexec 5>&-\n{} 300", sleep.display()))?;
+        logger(fixture, "logger", &format!("trap '' TERM\nexec 5>&-\n{} 300", sleep.display()))?;
     let address = format!("binary://{}", path.display());
-    let bundle = stage.shell("echo out; exit 4")?;
+    let bundle = fixture.shell("echo out; exit 4")?;
     let mut request = bundle.create_request();
     (request.stdout, request.stderr) = (address.clone(), address);
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     ensure!(life.exit_status()? == 4);
     let (deleted, took) = timed(|| life.task.within(Duration::from_secs(35)).delete(""));
@@ -179,7 +179,7 @@ fn binary_stays(stage: &Stage) -> Result<()> {
     let script = path.display().to_string();
     let ended = until(Duration::from_secs(15), || {
         let logger = |trace: &leak::Trace| matches!(trace, leak::Trace::Process { what, .. } if what.contains(&script));
-        (!leak::processes(&stage.scope()).iter().any(logger)).then_some(())
+        (!leak::processes(&fixture.scope()).iter().any(logger)).then_some(())
     });
     ensure!(ended.is_some(), "the logger is still there 15 s after the shim has left");
     Ok(())

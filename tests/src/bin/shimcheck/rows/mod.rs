@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod checkpoint;
+mod concurrency;
 mod console;
 mod crash;
 mod create;
@@ -9,15 +10,14 @@ mod events;
 mod exec;
 mod host;
 mod logger;
-mod patience;
-mod place;
 mod resources;
 mod reuse;
 mod runtime;
 mod server;
+mod shim_process;
 mod stdio;
-mod storm;
 mod task;
+mod timeouts;
 
 use crate::row::Row;
 
@@ -25,7 +25,7 @@ use crate::row::Row;
 pub(crate) fn all() -> Vec<Row> {
     [
         bootstrap::rows(),
-        place::rows(),
+        shim_process::rows(),
         server::rows(),
         create::rows(),
         task::rows(),
@@ -38,10 +38,10 @@ pub(crate) fn all() -> Vec<Row> {
         stdio::rows(),
         logger::rows(),
         console::rows(),
-        patience::rows(),
+        timeouts::rows(),
         crash::rows(),
         runtime::rows(),
-        storm::rows(),
+        concurrency::rows(),
     ]
     .into_iter()
     .flatten()

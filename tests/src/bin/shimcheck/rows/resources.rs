@@ -16,8 +16,8 @@ use protos::ttrpc::protobuf::Message;
 use serde_json::json;
 
 use super::host;
+use crate::fixture::{Fixture, Life, SOON, refused, timed, unless_unimplemented};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, SOON, Stage, refused, timed, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -80,7 +80,7 @@ pub(crate) fn cgroup(life: &Life<'_>, controller: &str) -> Result<PathBuf> {
         let mut parts = line.splitn(3, ':');
         let (_, names, path) = (parts.next(), parts.next(), parts.next());
         let (Some(names), Some(path)) = (names, path) else { continue };
-        if !path.contains(&life.shim.stage.token) {
+        if !path.contains(&life.shim.fixture.token) {
             continue;
         }
         let top = if names.is_empty() && Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
@@ -100,20 +100,20 @@ fn counted(path: &Path) -> usize {
     fs::metadata(path).map_or(0, |metadata| usize::try_from(metadata.len()).unwrap_or(0))
 }
 
-fn counting(stage: &Stage) -> Result<(Life<'_>, PathBuf)> {
-    let file = stage.path("count");
-    let bundle = stage.shell("while :; do echo; usleep 10000; done")?;
+fn counting(fixture: &Fixture) -> Result<(Life<'_>, PathBuf)> {
+    let file = fixture.path("count");
+    let bundle = fixture.shell("while :; do echo; usleep 10000; done")?;
     let mut request = bundle.create_request();
     request.stdout = format!("file://{}", file.display());
     request.stderr = request.stdout.clone();
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     until(SOON, || (counted(&file) > 2).then_some(())).context("the container counts nothing")?;
     Ok((life, file))
 }
 
-fn pause(stage: &Stage) -> Result<()> {
-    let (life, file) = counting(stage)?;
+fn pause(fixture: &Fixture) -> Result<()> {
+    let (life, file) = counting(fixture)?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     ensure!(life.status()? == Status::PAUSED, "the status is {:?}", life.status()?);
     // What it had written before may still be on its way.
@@ -126,7 +126,7 @@ fn pause(stage: &Stage) -> Result<()> {
     life.task.resume().context("Resume")?;
     ensure!(life.status()? == Status::RUNNING, "the status is {:?}", life.status()?);
     until(SOON, || (counted(&file) > before).then_some(())).context("it never went on")?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     for word in ["paused", "resumed"] {
         ensure!(events.wait_for(SOON, life.task.id(), word), "no event: {word}");
     }
@@ -134,8 +134,8 @@ fn pause(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn pause_state(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn pause_state(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     ensure!(life.task.resume().is_err(), "a running container was resumed");
     unless_unimplemented(life.task.pause(), "Pause")?;
     ensure!(life.task.pause().is_err(), "a paused container was paused");
@@ -152,8 +152,8 @@ fn pause_state(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn pause_kill(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn pause_kill(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     life.task.kill("", 9).context("Kill of a paused container")?;
     let exit = life.task.within(Duration::from_secs(3)).wait("");
@@ -166,20 +166,20 @@ fn pause_kill(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-pub(crate) fn limited(stage: &Stage) -> Result<Life<'_>> {
-    let bundle = stage.shaped("exec sleep 100", |spec| {
+pub(crate) fn limited(fixture: &Fixture) -> Result<Life<'_>> {
+    let bundle = fixture.shaped("exec sleep 100", |spec| {
         spec["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
         spec["linux"]["resources"]["pids"] = json!({ "limit": 77 });
     })?;
-    stage.run_bundle(bundle)
+    fixture.run_bundle(bundle)
 }
 
 pub(crate) fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-fn stats(stage: &Stage) -> Result<()> {
-    let life = limited(stage)?;
+fn stats(fixture: &Fixture) -> Result<()> {
+    let life = limited(fixture)?;
     let any = unless_unimplemented(life.task.stats(), "Stats")?;
     let kind = any.type_url.rsplit('/').next().unwrap_or_default().to_owned();
     if unified() {
@@ -206,15 +206,15 @@ fn stats(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn stats_as_runc(stage: &Stage) -> Result<()> {
-    let runc = stage.options.runtime.clone().or_else(|| programs::find("runc"));
+fn stats_as_runc(fixture: &Fixture) -> Result<()> {
+    let runc = fixture.options.runtime.clone().or_else(|| programs::find("runc"));
     let runc = runc.context("runc is missing")?;
-    let life = limited(stage)?;
+    let life = limited(fixture)?;
     if unified() {
         // Figures that stand still can be compared to the last digit.
         unless_unimplemented(life.task.pause(), "Pause")?;
     }
-    let root = format!("/run/containerd/runc/{}", stage.token);
+    let root = format!("/run/containerd/runc/{}", fixture.token);
     if !Path::new(&root).join(life.task.id()).exists() {
         return not_offered(format!("no runtime keeps state in {root}"));
     }
@@ -282,8 +282,8 @@ fn stats_as_runc(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn stats_stopped(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn stats_stopped(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     unless_unimplemented(
         match life.task.stats() {
             Err(why) if why.code() == Some(Code::UNIMPLEMENTED) => Err(why),
@@ -297,11 +297,11 @@ fn stats_stopped(stage: &Stage) -> Result<()> {
     life.task.delete("")?;
     refused(life.task.stats(), Code::NOT_FOUND, "Stats after Delete")?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn update(stage: &Stage) -> Result<()> {
-    let life = limited(stage)?;
+fn update(fixture: &Fixture) -> Result<()> {
+    let life = limited(fixture)?;
     unless_unimplemented(
         life.task.update(&json!({
             "pids": { "limit": 55 },
@@ -323,8 +323,8 @@ fn update(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn update_bad(stage: &Stage) -> Result<()> {
-    let life = limited(stage)?;
+fn update_bad(fixture: &Fixture) -> Result<()> {
+    let life = limited(fixture)?;
     unless_unimplemented(life.task.update(&json!({})), "Update")?;
     for (what, resources) in [
         ("a string for a limit", json!({ "pids": { "limit": "many" } })),
@@ -342,17 +342,17 @@ fn update_bad(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn oom(stage: &Stage) -> Result<()> {
-    let bundle = stage.shaped("exec tail /dev/zero", |spec| {
+fn oom(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shaped("exec tail /dev/zero", |spec| {
         spec["linux"]["resources"]["memory"] = json!({ "limit": 16 << 20, "swap": 16 << 20 });
     })?;
-    let mut life = stage.create(bundle)?;
+    let mut life = fixture.create(bundle)?;
     cgroup(&life, "memory")?;
     life.start()?;
     let status = life.task.within(Duration::from_secs(20)).wait("").context("Wait")?.exit_status;
     ensure!(status == 137, "the exit status is {status}");
     let id = life.task.id().to_owned();
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, &id, "exit"), "no exit event");
     events.wait_for(Duration::from_secs(2), &id, "oom");
     let words = events.words(&id);
@@ -363,20 +363,20 @@ fn oom(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn cgroup_path(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn cgroup_path(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let path = cgroup(&life, "pids")?;
-    let expected = format!("{}/{}", stage.token, life.task.id());
+    let expected = format!("{}/{}", fixture.token, life.task.id());
     ensure!(path.ends_with(&expected), "it is in {}", path.display());
     life.end()
 }
 
-fn controllers(stage: &Stage) -> Result<()> {
+fn controllers(fixture: &Fixture) -> Result<()> {
     let top = Path::new("/sys/fs/cgroup");
     let Ok(all) = fs::read_to_string(top.join("cgroup.controllers")) else {
         return not_offered("this host has cgroup v1");
     };
-    let life = stage.run("exec sleep 100")?;
+    let life = fixture.run("exec sleep 100")?;
     let own = fs::read_to_string(cgroup(&life, "")?.join("cgroup.controllers"))?;
     let missing: Vec<&str> =
         all.split_whitespace().filter(|name| !own.split_whitespace().any(|o| o == *name)).collect();

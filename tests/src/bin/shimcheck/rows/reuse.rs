@@ -14,8 +14,8 @@ use harness::proc::children;
 use harness::shim::bundle::{process, shell};
 use harness::shim::until;
 
+use crate::fixture::{Fixture, SOON, exit_status, finish, unless_unimplemented};
 use crate::row::{Row, row};
-use crate::stage::{SOON, Stage, exit_status, finish, unless_unimplemented};
 
 /// How many execs there are.
 const EXECS: u32 = 60;
@@ -32,15 +32,15 @@ pub(crate) fn rows() -> Vec<Row> {
     )]
 }
 
-fn reuse(stage: &Stage) -> Result<()> {
-    let numbers = Numbers::new(stage)?;
-    let bundle = stage.shell("exec sleep 100")?;
+fn reuse(fixture: &Fixture) -> Result<()> {
+    let numbers = Numbers::new(fixture)?;
+    let bundle = fixture.shell("exec sleep 100")?;
     if let Some(log) = &bundle.log {
         log.follow().context("read the shim's log")?;
     }
-    let mut invocation = stage.invocation(&bundle);
-    invocation.binary = numbers.wrap(stage)?;
-    let shim = stage.start_with(&invocation)?;
+    let mut invocation = fixture.invocation(&bundle);
+    invocation.binary = numbers.wrap(fixture)?;
+    let shim = fixture.start_with(&invocation)?;
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request()).context("Create")?;
     task.start("").context("Start")?;
@@ -65,7 +65,7 @@ fn reuse(stage: &Stage) -> Result<()> {
     let again: u32 = pids.values().map(|count| count - 1).sum();
     ensure!(again > EXECS / 2, "only {again} of {EXECS} numbers came back: {pids:?}");
 
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     let exits = || {
         let mut exits = events.words(&bundle.id);
         exits.retain(|word| word.starts_with("exit:"));
@@ -79,7 +79,7 @@ fn reuse(stage: &Stage) -> Result<()> {
     let _ = task.shutdown();
     until(SOON, || (!shim.socket().exists()).then_some(())).context("its socket stays")?;
     drop(numbers);
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// A process id namespace, there until it is dropped, and all that runs in it.
@@ -89,11 +89,11 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn new(stage: &Stage) -> Result<Self> {
+    fn new(fixture: &Fixture) -> Result<Self> {
         let holder = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", "while :; do sleep 1; done"])
-            .env(harness::root::MARKER, &stage.dir)
+            .env(harness::root::MARKER, &fixture.dir)
             .stdin(Stdio::null())
             .spawn()
             .context("run unshare")?;
@@ -110,9 +110,9 @@ impl Numbers {
     }
 
     /// A program that runs the shim in it.
-    fn wrap(&self, stage: &Stage) -> Result<PathBuf> {
-        let name = stage.options.shim.file_name().context("the shim has a name")?;
-        let directory = stage.path("wrapped");
+    fn wrap(&self, fixture: &Fixture) -> Result<PathBuf> {
+        let name = fixture.options.shim.file_name().context("the shim has a name")?;
+        let directory = fixture.path("wrapped");
         fs::create_dir(&directory)?;
         let path = directory.join(name);
         // A working directory from outside would be in another mount namespace, and a shim looks for
@@ -121,7 +121,7 @@ impl Numbers {
         let text = format!(
             "#!/bin/sh\nexec nsenter -t {} -p -m sh -c '{inside}' sh \"$PWD\" '{}' \"$@\"\n",
             self.init,
-            stage.options.shim.display()
+            fixture.options.shim.display()
         );
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

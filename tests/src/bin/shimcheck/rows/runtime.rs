@@ -8,9 +8,9 @@ use harness::shim::ttrpc::{CallError, Code, Pending};
 use harness::shim::until;
 use protos::ttrpc::api::{CreateTaskResponse, Empty, StartRequest, StartResponse, Status};
 
-use crate::fake::{CRASH, Fake, HANG};
+use crate::fake_runtime::{CRASH, FakeRuntime, HANG};
+use crate::fixture::{Fixture, Life, SOON, exit_status, finish, refused, timed};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, SOON, Stage, exit_status, finish, refused, timed};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -33,21 +33,21 @@ pub(crate) fn rows() -> Vec<Row> {
             "runtime-create-crash",
             "a runtime that crashes in create fails it, and leaves nothing",
             "section 3",
-            |stage| create_fault(stage, CRASH),
+            |fixture| create_fault(fixture, CRASH),
         ),
         row(
             "runtime-create-silent",
             "one that fails without a word fails Create, and leaves nothing",
             "point 9",
-            |stage| create_fault(stage, "exit 1"),
+            |fixture| create_fault(fixture, "exit 1"),
         ),
         row(
             "runtime-create-garbage",
             "one that writes garbage for a log fails Create, and leaves nothing",
             "point 9",
-            |stage| {
+            |fixture| {
                 create_fault(
-                    stage,
+                    fixture,
                     "head -c 100000 /dev/urandom >\"$log\"; head -c 1000 /dev/urandom; exit 1",
                 )
             },
@@ -63,7 +63,7 @@ pub(crate) fn rows() -> Vec<Row> {
             "runtime-create-lies",
             "one that succeeds without a process id fails Create, and leaves nothing",
             "section 3",
-            |stage| create_fault(stage, "echo nonsense >\"$pidfile\"; exit 0"),
+            |fixture| create_fault(fixture, "echo nonsense >\"$pidfile\"; exit 0"),
         ),
         row(
             "runtime-message",
@@ -141,41 +141,42 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 /// A container run by the fake; not offered when the shim needs no runtime binary.
-fn run<'s>(stage: &'s Stage, fake: &Fake, script: &str) -> Result<Life<'s>> {
-    let bundle = fake.bundle(stage, script)?;
-    let mut life = stage.create(bundle)?;
+fn run<'s>(fixture: &'s Fixture, fake: &FakeRuntime, script: &str) -> Result<Life<'s>> {
+    let bundle = fake.bundle(fixture, script)?;
+    let mut life = fixture.create(bundle)?;
     fake.must_be_used("create")?;
     life.start()?;
     Ok(life)
 }
 
 /// Two containers in one shim, the second not created yet.
-fn pair<'s>(stage: &'s Stage, fake: &Fake) -> Result<(Life<'s>, harness::shim::Bundle)> {
+fn pair<'s>(fixture: &'s Fixture, fake: &FakeRuntime) -> Result<(Life<'s>, harness::shim::Bundle)> {
     let labelled = || -> Result<harness::shim::Bundle> {
-        let mut bundle = stage.shaped("exec sleep 100", |spec| {
-            spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": stage.token });
+        let mut bundle = fixture.shaped("exec sleep 100", |spec| {
+            spec["annotations"] =
+                serde_json::json!({ "io.containerd.runc.v2.group": fixture.token });
         })?;
         bundle.options.get_or_insert_default().binary_name = fake.path.display().to_string();
         Ok(bundle)
     };
     let (first, second) = (labelled()?, labelled()?);
-    let life = stage.create(first)?;
+    let life = fixture.create(first)?;
     fake.must_be_used("create")?;
     life.task.start("")?;
-    if stage.start(&second)?.reply.address != life.shim.reply.address {
+    if fixture.start(&second)?.reply.address != life.shim.reply.address {
         return not_offered("the shim does not group");
     }
     Ok((life, second))
 }
 
-fn called(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exit 0")?;
+fn called(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exit 0")?;
     let log = bundle.log.as_ref().context("the bundle has a log")?;
     log.follow()?;
-    let mut invocation = stage.invocation(&bundle);
+    let mut invocation = fixture.invocation(&bundle);
     invocation.environment.push(("NOTIFY_SOCKET".to_owned(), "/run/nobody".to_owned()));
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request())?;
     fake.must_be_used("create")?;
@@ -185,7 +186,7 @@ fn called(stage: &Stage) -> Result<()> {
     shim.leave(&bundle.id)?;
     let calls = fake.calls();
     let create = calls.iter().find(|call| call.starts_with("create:")).context("create")?;
-    let root = format!("--root /run/containerd/runc/{}", stage.token);
+    let root = format!("--root /run/containerd/runc/{}", fixture.token);
     ensure!(create.contains(&root), "it has no {root}: {create}");
     ensure!(create.contains("--log "), "it has no --log: {create}");
     ensure!(create.contains("--log-format json"), "its log is not JSON: {create}");
@@ -194,17 +195,17 @@ fn called(stage: &Stage) -> Result<()> {
     for call in &calls {
         ensure!(call.ends_with("NOTIFY_SOCKET=unset"), "the runtime got {call}");
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn root(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let mut bundle = fake.bundle(stage, "exit 0")?;
-    let place = stage.dir.join("root");
+fn root(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let mut bundle = fake.bundle(fixture, "exit 0")?;
+    let place = fixture.dir.join("root");
     bundle.options.get_or_insert_default().root = place.display().to_string();
-    let life = stage.run_bundle(bundle)?;
+    let life = fixture.run_bundle(bundle)?;
     fake.must_be_used("create")?;
-    let expected = format!("--root {}/{}", place.display(), stage.token);
+    let expected = format!("--root {}/{}", place.display(), fixture.token);
     let calls = fake.calls();
     for call in calls.iter().filter(|call| !call.starts_with(": ") && !call.starts_with("features"))
     {
@@ -214,13 +215,13 @@ fn root(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn systemd(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let mut bundle = fake.bundle(stage, "exit 0")?;
+fn systemd(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let mut bundle = fake.bundle(fixture, "exit 0")?;
     bundle.options.get_or_insert_default().systemd_cgroup = true;
     // There is no systemd here to carry it out: the call is what counts.
     fake.fault("create", "exit 1")?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let _ = task.create(&bundle.create_request());
     fake.must_be_used("create")?;
@@ -228,12 +229,12 @@ fn systemd(stage: &Stage) -> Result<()> {
     let create = calls.iter().find(|call| call.starts_with("create:")).context("create")?;
     ensure!(create.contains("--systemd-cgroup"), "{create}");
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn not_forced(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exit 0")?;
+fn not_forced(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exit 0")?;
     life.exit_status()?;
     life.task.delete("")?;
     life.shim.leave(&life.bundle.id)?;
@@ -241,17 +242,17 @@ fn not_forced(stage: &Stage) -> Result<()> {
     let calls = fake.calls();
     let delete = calls.iter().find(|call| call.starts_with("delete:")).context("delete")?;
     ensure!(!delete.contains("--force") && !delete.contains(" -f "), "{delete}");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn missing(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let probe = stage.create(fake.bundle(stage, "exec sleep 100")?)?;
+fn missing(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let probe = fixture.create(fake.bundle(fixture, "exec sleep 100")?)?;
     fake.must_be_used("create")?;
     probe.end()?;
-    let mut bundle = stage.shell("exit 0")?;
+    let mut bundle = fixture.shell("exit 0")?;
     bundle.options.get_or_insert_default().binary_name = "/no/such/runtime-of-mine".to_owned();
-    let Ok(shim) = stage.start(&bundle) else { return stage.nothing_left() };
+    let Ok(shim) = fixture.start(&bundle) else { return fixture.nothing_left() };
     let task = shim.task(&bundle.id);
     match task.create(&bundle.create_request()) {
         Err(CallError::Refused { message, .. }) => {
@@ -260,15 +261,15 @@ fn missing(stage: &Stage) -> Result<()> {
         other => bail!("Create answered {other:?}"),
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// Create with a fault is refused, nothing is left, and the next one works.
-fn create_fault(stage: &Stage, fault: &str) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exit 3")?;
+fn create_fault(fixture: &Fixture, fault: &str) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exit 3")?;
     fake.fault("create", fault)?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let answer = task.create(&bundle.create_request());
     fake.must_be_used("create")?;
@@ -286,17 +287,17 @@ fn create_fault(stage: &Stage, fault: &str) -> Result<()> {
     ensure!(exit_status(&task, "")? == 3);
     task.delete("")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn flood(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exit 3")?;
+fn flood(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exit 3")?;
     fake.fault(
         "create",
         "head -c 33554432 /dev/zero | tr '\\0' x >\"$log\"; head -c 33554432 /dev/zero | tr '\\0' y >&2; exit 1",
     )?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let before = shim.resident_kb();
     let answer = task.within(Duration::from_secs(25)).create(&bundle.create_request());
@@ -311,19 +312,19 @@ fn flood(stage: &Stage) -> Result<()> {
     ensure!(grown < 24 << 10, "the shim grew by {grown} kB");
     task.state("").err().context("State knows a container that was never created")?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn message(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exit 3")?;
+fn message(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exit 3")?;
     fake.fault(
         "create",
         "echo '{\"level\":\"error\",\"msg\":\"the first\"}' >>\"$log\"\n\
          echo '{\"level\":\"error\",\"msg\":\"a thing of beauty\"}' >>\"$log\"\n\
          echo '{\"level\":\"warning\",\"msg\":\"not this\"}' >>\"$log\"; exit 1",
     )?;
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let answer = task.create(&bundle.create_request());
     fake.must_be_used("create")?;
@@ -333,12 +334,12 @@ fn message(stage: &Stage) -> Result<()> {
     ensure!(message.contains("a thing of beauty"), "the message is {message:?}");
     ensure!(message.starts_with("OCI runtime create failed: "), "the message is {message:?}");
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn stale(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exec sleep 100")?;
+fn stale(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exec sleep 100")?;
     let exec = |id: &str| -> Result<String> {
         life.task.exec(&life.task.exec_request(id, &process(&shell("exit 0"))))?;
         match life.task.start(id) {
@@ -356,9 +357,9 @@ fn stale(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn create_hang(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let (life, second) = pair(stage, &fake)?;
+fn create_hang(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let (life, second) = pair(fixture, &fake)?;
     fake.fault("create", HANG)?;
     let other = life.task.other(&second.id);
     let hanging = other.send("Create", &second.create_request())?;
@@ -373,19 +374,19 @@ fn create_hang(stage: &Stage) -> Result<()> {
     ensure!(hanging.is_silent_for(Duration::from_millis(1)), "Create answered while it hung");
     // As a daemon whose Create has timed out.
     fake.mend("create");
-    end_hung(stage, &fake)?;
+    end_hung(fixture, &fake)?;
     let _: Result<CreateTaskResponse, CallError> = hanging.wait(SOON);
-    stage.invocation(&second).delete()?;
+    fixture.invocation(&second).delete()?;
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// Ends the runtime that hangs. It has said that it was called, and may not hang quite yet.
-fn end_hung(stage: &Stage, fake: &Fake) -> Result<()> {
+fn end_hung(fixture: &Fixture, fake: &FakeRuntime) -> Result<()> {
     let sleep = fake.path.with_file_name("sleep").display().to_string();
     until(SOON, || {
-        let hung = harness::leak::processes(&stage.scope()).into_iter().filter_map(|trace| {
+        let hung = harness::leak::processes(&fixture.scope()).into_iter().filter_map(|trace| {
             let harness::leak::Trace::Process { pid, what } = trace else { return None };
             what.contains(&sleep).then(|| nix::unistd::Pid::from_raw(pid))
         });
@@ -414,9 +415,9 @@ fn answers(life: &Life<'_>) -> Result<()> {
     Ok(())
 }
 
-fn start_hang(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let (life, second) = pair(stage, &fake)?;
+fn start_hang(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let (life, second) = pair(fixture, &fake)?;
     let other = life.task.other(&second.id);
     other.create(&second.create_request())?;
     fake.fault("start", HANG)?;
@@ -435,18 +436,18 @@ fn start_hang(stage: &Stage) -> Result<()> {
     let verdict =
         state.map(|_| ()).with_context(|| format!("State of the one that hangs, {took:?}"));
     fake.mend("start");
-    end_hung(stage, &fake)?;
+    end_hung(fixture, &fake)?;
     let _: Result<StartResponse, CallError> = hanging.wait(SOON);
     finish(&other)?;
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()?;
+    fixture.nothing_left()?;
     verdict
 }
 
-fn exec_hang(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exec sleep 100")?;
+fn exec_hang(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exec sleep 100")?;
     fake.fault("exec", HANG)?;
     life.task.exec(&life.task.exec_request("e1", &process(&shell("exit 0"))))?;
     let request = StartRequest {
@@ -463,7 +464,7 @@ fn exec_hang(stage: &Stage) -> Result<()> {
     life.task.exec(&life.task.exec_request("e2", &process(&shell("exit 5"))))?;
     life.task.within(SOON).start("e2").context("Start of another exec meanwhile")?;
     ensure!(exit_status(&life.task, "e2")? == 5);
-    end_hung(stage, &fake)?;
+    end_hung(fixture, &fake)?;
     let answer: Result<StartResponse, CallError> = hanging.wait(SOON);
     ensure!(
         matches!(answer, Err(CallError::Refused { .. })),
@@ -472,9 +473,9 @@ fn exec_hang(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exec_crash(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exec sleep 100")?;
+fn exec_crash(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exec sleep 100")?;
     fake.fault("exec", CRASH)?;
     life.task.exec(&life.task.exec_request("e1", &process(&shell("exit 0"))))?;
     let answer = life.task.start("e1");
@@ -488,9 +489,9 @@ fn exec_crash(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill_hang(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let (life, second) = pair(stage, &fake)?;
+fn kill_hang(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let (life, second) = pair(fixture, &fake)?;
     let other = life.task.other(&second.id);
     other.create(&second.create_request())?;
     other.start("")?;
@@ -499,20 +500,20 @@ fn kill_hang(stage: &Stage) -> Result<()> {
     if hangs(&hanging, || fake.must_be_used("kill").is_ok()) {
         answers(&life)?;
         fake.mend("kill");
-        end_hung(stage, &fake)?;
+        end_hung(fixture, &fake)?;
     }
     let _: Result<Empty, CallError> = hanging.wait(SOON);
     fake.mend("kill");
     finish(&other)?;
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()?;
+    fixture.nothing_left()?;
     fake.must_be_used("kill")
 }
 
-fn kill_words(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exec sleep 100")?;
+fn kill_words(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exec sleep 100")?;
     for words in [
         "os: process already finished",
         "container not running",
@@ -536,9 +537,9 @@ fn kill_words(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn delete_fails(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exit 6")?;
+fn delete_fails(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exit 6")?;
     life.exit_status()?;
     fake.fault("delete", "echo '{\"level\":\"error\",\"msg\":\"not today\"}' >>\"$log\"; exit 1")?;
     let first = life.task.delete("");
@@ -553,12 +554,12 @@ fn delete_fails(stage: &Stage) -> Result<()> {
         Err(why) => bail!("Delete: {why}"),
     }
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn delete_gone(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let life = run(stage, &fake, "exit 6")?;
+fn delete_gone(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let life = run(fixture, &fake, "exit 6")?;
     life.exit_status()?;
     fake.fault(
         "delete",
@@ -569,12 +570,12 @@ fn delete_gone(stage: &Stage) -> Result<()> {
     fake.must_be_used("delete")?;
     ensure!(answer.context("Delete")?.exit_status == 6);
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn delete_hang(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let (life, second) = pair(stage, &fake)?;
+fn delete_hang(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let (life, second) = pair(fixture, &fake)?;
     let other = life.task.other(&second.id);
     other.create(&second.create_request())?;
     other.start("")?;
@@ -587,7 +588,7 @@ fn delete_hang(stage: &Stage) -> Result<()> {
     }
     answers(&life)?;
     fake.mend("delete");
-    end_hung(stage, &fake)?;
+    end_hung(fixture, &fake)?;
     let _: Result<protos::ttrpc::api::DeleteResponse, CallError> = hanging.wait(SOON);
     match other.within(SOON).delete("") {
         Ok(answer) => ensure!(answer.exit_status == 137, "{answer}"),
@@ -595,15 +596,15 @@ fn delete_hang(stage: &Stage) -> Result<()> {
     }
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn early(stage: &Stage) -> Result<()> {
-    let fake = Fake::new(stage)?;
-    let bundle = fake.bundle(stage, "exit 8")?;
+fn early(fixture: &Fixture) -> Result<()> {
+    let fake = FakeRuntime::new(fixture)?;
+    let bundle = fake.bundle(fixture, "exit 8")?;
     // Started by the runtime before it returns, the container is over when Start answers.
     fake.fault("start", "\"$real\" \"$@\"; code=$?; sleep 0.5; exit $code")?;
-    let life = stage.create(bundle)?;
+    let life = fixture.create(bundle)?;
     fake.must_be_used("create")?;
     let answer = life.task.start("");
     fake.must_be_used("start")?;
@@ -612,12 +613,12 @@ fn early(stage: &Stage) -> Result<()> {
     let id = life.task.id().to_owned();
     life.exec("late", "exit 0").err().context("an exec was started after the exit")?;
     finish(&life.task)?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     ensure!(events.wait_for(SOON, &id, "delete"), "no delete");
     let mut words = events.words(&id);
     words.retain(|word| !word.starts_with("exec-added"));
     ensure!(words == ["create", "start", "exit", "delete"], "the events are {words:?}");
     drop(events);
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

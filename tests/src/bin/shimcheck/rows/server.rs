@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use harness::proc;
 use harness::shim::{Bundle, launch};
 
+use crate::fixture::Fixture;
 use crate::row::{Row, not_offered, row};
-use crate::stage::Stage;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -40,9 +40,9 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn detached(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn detached(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let group = proc::stat(shim.pid, 5);
     ensure!(group == Some(shim.pid), "its process group is {group:?}, not {}", shim.pid);
     let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", shim.pid));
@@ -51,17 +51,17 @@ fn detached(stage: &Stage) -> Result<()> {
     let stdin = link("fd/0").context("it has no descriptor 0")?;
     ensure!(stdin == Path::new("/dev/null"), "its standard input is {}", stdin.display());
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn oom_score(stage: &Stage) -> Result<()> {
+fn oom_score(fixture: &Fixture) -> Result<()> {
     let score = |pid: &str| -> Result<i32> {
         let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
         Ok(text.trim().parse()?)
     };
     let own = score("self")?;
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let its = score(&shim.pid.to_string())?;
     shim.leave(&bundle.id)?;
     ensure!(its == (own + 1).min(1000), "ours is {own}, the shim's {its}");
@@ -83,20 +83,20 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
-fn shim_cgroup(stage: &Stage) -> Result<()> {
-    let name = format!("{}/shim", stage.token);
+fn shim_cgroup(fixture: &Fixture) -> Result<()> {
+    let name = format!("{}/shim", fixture.token);
     for hierarchy in hierarchies() {
         let path = hierarchy.join(&name);
         fs::create_dir_all(&path)?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let Ok(value) = fs::read_to_string(hierarchy.join(file)) else { continue };
-            fs::write(hierarchy.join(&stage.token).join(file), &value)?;
+            fs::write(hierarchy.join(&fixture.token).join(file), &value)?;
             fs::write(path.join(file), &value)?;
         }
     }
-    let mut bundle = stage.shell("exit 0")?;
+    let mut bundle = fixture.shell("exit 0")?;
     bundle.options.get_or_insert_default().shim_cgroup = format!("/{name}");
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let groups = fs::read_to_string(format!("/proc/{}/cgroup", shim.pid))?;
     let inside = groups.lines().filter(|line| line.ends_with(&format!("/{name}"))).count();
     shim.leave(&bundle.id)?;
@@ -104,20 +104,20 @@ fn shim_cgroup(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn shim_cgroup_outside(stage: &Stage) -> Result<()> {
-    let mut bundle = stage.shell("exit 0")?;
-    let socket = usual_socket(stage, &bundle)?;
-    bundle.options.get_or_insert_default().shim_cgroup = format!("/../{}", stage.token);
-    match refused(stage, &bundle, &socket, None)? {
+fn shim_cgroup_outside(fixture: &Fixture) -> Result<()> {
+    let mut bundle = fixture.shell("exit 0")?;
+    let socket = usual_socket(fixture, &bundle)?;
+    bundle.options.get_or_insert_default().shim_cgroup = format!("/../{}", fixture.token);
+    match refused(fixture, &bundle, &socket, None)? {
         Some(_) => Ok(()),
         None => not_offered("the shim takes any path"),
     }
 }
 
-fn sched_core(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let socket = usual_socket(stage, &bundle)?;
-    let Some(complaint) = refused(stage, &bundle, &socket, Some(("SCHED_CORE", "1")))? else {
+fn sched_core(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let socket = usual_socket(fixture, &bundle)?;
+    let Some(complaint) = refused(fixture, &bundle, &socket, Some(("SCHED_CORE", "1")))? else {
         return Ok(());
     };
     ensure!(complaint.contains("sched") || complaint.contains("core"), "{complaint}");
@@ -125,8 +125,8 @@ fn sched_core(stage: &Stage) -> Result<()> {
 }
 
 /// Where a shim of this bundle listens.
-fn usual_socket(stage: &Stage, bundle: &Bundle) -> Result<PathBuf> {
-    let shim = stage.start(bundle)?;
+fn usual_socket(fixture: &Fixture, bundle: &Bundle) -> Result<PathBuf> {
+    let shim = fixture.start(bundle)?;
     let socket = shim.socket();
     shim.leave(&bundle.id)?;
     Ok(socket)
@@ -134,22 +134,22 @@ fn usual_socket(stage: &Stage, bundle: &Bundle) -> Result<PathBuf> {
 
 /// Starts a shim that may refuse to; what it complains of then, once it is seen to leave nothing.
 fn refused(
-    stage: &Stage,
+    fixture: &Fixture,
     bundle: &Bundle,
     socket: &Path,
     variable: Option<(&str, &str)>,
 ) -> Result<Option<String>> {
-    let mut invocation = stage.invocation(bundle);
+    let mut invocation = fixture.invocation(bundle);
     let variable = variable.map(|(name, value)| (name.to_owned(), value.to_owned()));
     invocation.environment.extend(variable);
     let output = invocation.start_raw(&invocation.input())?;
     if output.status.success() {
-        let reply = launch::understand(stage.dialect, &output.combined())?;
-        stage.note_socket(&reply.address)?;
-        stage.connect(&reply, &bundle.id)?.leave(&bundle.id)?;
+        let reply = launch::understand(fixture.dialect, &output.combined())?;
+        fixture.note_socket(&reply.address)?;
+        fixture.connect(&reply, &bundle.id)?.leave(&bundle.id)?;
         return Ok(None);
     }
     ensure!(!socket.exists(), "{} is left of a start that failed", socket.display());
-    stage.nothing_left()?;
+    fixture.nothing_left()?;
     Ok(Some(output.complaint().to_lowercase()))
 }

@@ -11,8 +11,8 @@ use harness::shim::ttrpc::CallError;
 use protos::ttrpc::api::Status;
 
 use super::task::contained;
+use crate::fixture::{Fixture, Life, Pipes, SOON, exit_status, finish, timed};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, Pipes, SOON, Stage, exit_status, finish, timed};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -136,24 +136,24 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn with(stage: &Stage, script: &str, pipes: &Pipes) -> Result<()> {
+fn with(fixture: &Fixture, script: &str, pipes: &Pipes) -> Result<()> {
     // What every row here wants at least: that it runs and can be ended.
-    let life = begun(stage, script, pipes)?;
+    let life = begun(fixture, script, pipes)?;
     life.exit_status()?;
     life.end()
 }
 
-fn begun<'s>(stage: &'s Stage, script: &str, pipes: &Pipes) -> Result<Life<'s>> {
-    let bundle = stage.shell(script)?;
+fn begun<'s>(fixture: &'s Fixture, script: &str, pipes: &Pipes) -> Result<Life<'s>> {
+    let bundle = fixture.shell(script)?;
     let request = pipes.create(bundle.create_request());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     Ok(life)
 }
 
-fn fifo(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    with(stage, "echo to out; echo to err >&2; exit 0", &pipes)?;
+fn fifo(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    with(fixture, "echo to out; echo to err >&2; exit 0", &pipes)?;
     let (out, err) = (pipes.out()?, pipes.stderr.as_ref().context("stderr")?);
     ensure!(out.wait_end(SOON) && err.wait_end(SOON), "the streams did not end");
     ensure!(out.text() == "to out\n", "stdout is {:?}", out.text());
@@ -163,22 +163,22 @@ fn fifo(stage: &Stage) -> Result<()> {
 
 const BURST: usize = 8 << 20;
 
-fn burst(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = begun(stage, &format!("head -c {BURST} /dev/zero; exit 0"), &pipes)?;
+fn burst(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = begun(fixture, &format!("head -c {BURST} /dev/zero; exit 0"), &pipes)?;
     life.exit_status()?;
     life.task.delete("")?;
     let out = pipes.out()?;
     ensure!(out.wait_end(SOON), "stdout did not end");
     ensure!(out.bytes().len() == BURST, "{} bytes of {BURST} arrived", out.bytes().len());
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn exec_burst(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn exec_burst(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     for round in 0..3 {
-        let (exec, pipes) = (format!("e{round}"), stage.pipes()?);
+        let (exec, pipes) = (format!("e{round}"), fixture.pipes()?);
         life.exec_with(&exec, &format!("head -c {BURST} /dev/zero"), &pipes)?;
         exit_status(&life.task, &exec)?;
         life.task.delete(&exec)?;
@@ -189,8 +189,8 @@ fn exec_burst(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn null(stage: &Stage) -> Result<()> {
-    let life = stage.run(
+fn null(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run(
         "echo out || exit 20; echo err >&2 || exit 21; cat; head -c 1000000 /dev/zero; exit 12",
     )?;
     let status = life.exit_status()?;
@@ -198,13 +198,13 @@ fn null(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn some(stage: &Stage) -> Result<()> {
-    let pipes = Pipes { stderr: None, ..stage.pipes()? };
-    with(stage, "echo err >&2; echo out; exit 0", &pipes)?;
+fn some(fixture: &Fixture) -> Result<()> {
+    let pipes = Pipes { stderr: None, ..fixture.pipes()? };
+    with(fixture, "echo err >&2; echo out; exit 0", &pipes)?;
     let (ended, text) = (pipes.out()?.wait_end(SOON), pipes.out()?.text());
     ensure!(ended && text == "out\n", "stdout alone: {text:?}, ended: {ended}");
-    let pipes = Pipes { stdout: None, ..stage.pipes()? };
-    with(stage, "echo out; echo err >&2; exit 0", &pipes)?;
+    let pipes = Pipes { stdout: None, ..fixture.pipes()? };
+    with(fixture, "echo out; echo err >&2; exit 0", &pipes)?;
     let err = pipes.stderr.as_ref().context("stderr")?;
     let ended = err.wait_end(SOON);
     ensure!(ended && err.text() == "err\n", "stderr alone: {:?}, ended: {ended}", err.text());
@@ -212,22 +212,27 @@ fn some(stage: &Stage) -> Result<()> {
 }
 
 /// Runs a script with streams given as addresses; how it ended.
-pub(crate) fn addressed(stage: &Stage, script: &str, stdout: &str, stderr: &str) -> Result<u32> {
-    let bundle = stage.shell(script)?;
+pub(crate) fn addressed(
+    fixture: &Fixture,
+    script: &str,
+    stdout: &str,
+    stderr: &str,
+) -> Result<u32> {
+    let bundle = fixture.shell(script)?;
     let mut request = bundle.create_request();
     (request.stdout, request.stderr) = (stdout.to_owned(), stderr.to_owned());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     let status = life.exit_status()?;
     life.end()?;
     Ok(status)
 }
 
-fn file(stage: &Stage) -> Result<()> {
-    let directory = stage.dir.join("logs/deep");
+fn file(fixture: &Fixture) -> Result<()> {
+    let directory = fixture.dir.join("logs/deep");
     let path = directory.join("out");
     let address = format!("file://{}", path.display());
-    addressed(stage, "echo out", &address, &address)?;
+    addressed(fixture, "echo out", &address, &address)?;
     ensure!(fs::read_to_string(&path)? == "out\n", "it holds {:?}", fs::read_to_string(&path)?);
     for (path, expected) in [(&path, 0o644), (&directory, 0o755)] {
         let mode = fs::metadata(path)?.permissions().mode() & 0o777;
@@ -236,10 +241,10 @@ fn file(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn file_two(stage: &Stage) -> Result<()> {
-    let (out, err) = (stage.path("out"), stage.path("err"));
+fn file_two(fixture: &Fixture) -> Result<()> {
+    let (out, err) = (fixture.path("out"), fixture.path("err"));
     let address = |path: &Path| format!("file://{}", path.display());
-    addressed(stage, "echo out; echo err >&2", &address(&out), &address(&err))?;
+    addressed(fixture, "echo out; echo err >&2", &address(&out), &address(&err))?;
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     ensure!(
         read(&out) == "out\n" && read(&err) == "err\n",
@@ -250,11 +255,11 @@ fn file_two(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn file_shared(stage: &Stage) -> Result<()> {
-    let path = stage.path("both");
+fn file_shared(fixture: &Fixture) -> Result<()> {
+    let path = fixture.path("both");
     fs::write(&path, "")?;
     let address = format!("file://{}", path.display());
-    addressed(stage, "seq 1 500; seq 501 1000 >&2", &address, &address)?;
+    addressed(fixture, "seq 1 500; seq 501 1000 >&2", &address, &address)?;
     let mut lines: Vec<u32> = Vec::new();
     for line in fs::read_to_string(&path)?.lines() {
         lines.push(line.parse().with_context(|| format!("a line that was torn: {line:?}"))?);
@@ -264,16 +269,16 @@ fn file_shared(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn file_alone(stage: &Stage) -> Result<()> {
-    let path = stage.path("alone");
-    addressed(stage, "echo out", &format!("file://{}", path.display()), "")?;
+fn file_alone(fixture: &Fixture) -> Result<()> {
+    let path = fixture.path("alone");
+    addressed(fixture, "echo out", &format!("file://{}", path.display()), "")?;
     ensure!(fs::read_to_string(&path)? == "out\n");
     Ok(())
 }
 
-fn scheme(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn scheme(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     for address in ["no-such-scheme:///x", "binary:///no/such/logger"] {
         let mut request = bundle.create_request();
@@ -286,15 +291,15 @@ fn scheme(stage: &Stage) -> Result<()> {
     task.create(&bundle.create_request()).context("a proper Create after it")?;
     finish(&task)?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn missing(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn missing(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id).within(Duration::from_secs(12));
     let mut request = bundle.create_request();
-    request.stdout = stage.path("nowhere").display().to_string();
+    request.stdout = fixture.path("nowhere").display().to_string();
     let answer = task.create(&request);
     if let Err(CallError::Silent(limit)) = &answer {
         anyhow::bail!("Create with a fifo that is not there: no answer within {limit:?}");
@@ -305,17 +310,17 @@ fn missing(stage: &Stage) -> Result<()> {
         task.delete("")?;
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn unread(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("echo out; exit 5")?;
+fn unread(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("echo out; exit 5")?;
     let pipes = Pipes {
         stdin: None,
-        stdout: Some(Stream::make(&stage.path("stdout"))?),
-        stderr: Some(Stream::make(&stage.path("stderr"))?),
+        stdout: Some(Stream::make(&fixture.path("stdout"))?),
+        stderr: Some(Stream::make(&fixture.path("stderr"))?),
     };
-    let shim = stage.start(&bundle)?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     let creating = task.send("Create", &pipes.create(bundle.create_request()))?;
     let mut slowest = Duration::ZERO;
@@ -337,7 +342,7 @@ fn unread(stage: &Stage) -> Result<()> {
         ensure!(pipes.out()?.wait_for(SOON, "out\n"), "what it wrote did not arrive");
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// Whether the bytes are the lines from 1 on, and how many.
@@ -350,10 +355,10 @@ fn lines_in_order(text: &str) -> Result<usize> {
     Ok(count)
 }
 
-fn restart(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
+fn restart(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
     let life = begun(
-        stage,
+        fixture,
         "trap told=1 TERM; i=0; while [ -z $told ]; do i=$((i+1)); echo $i; sleep 0.003; done; echo end",
         &pipes,
     )?;
@@ -375,12 +380,12 @@ fn restart(stage: &Stage) -> Result<()> {
     let count = lines_in_order(lines)?;
     ensure!(count > 40, "{count} lines arrived");
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn slow_reader(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = begun(stage, "seq 1 200000; exit 3", &pipes)?;
+fn slow_reader(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = begun(fixture, "seq 1 200000; exit 3", &pipes)?;
     let out = pipes.out()?;
     out.leave();
     std::thread::sleep(Duration::from_secs(2));
@@ -392,12 +397,12 @@ fn slow_reader(stage: &Stage) -> Result<()> {
     let count = lines_in_order(&out.text())?;
     ensure!(count == 200_000, "{count} of 200000 lines arrived");
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn never_read(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = begun(stage, "exec yes", &pipes)?;
+fn never_read(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = begun(fixture, "exec yes", &pipes)?;
     ensure!(pipes.out()?.wait_for(SOON, "y\n"), "nothing arrives");
     pipes.out()?.leave();
     std::thread::sleep(Duration::from_millis(300));
@@ -407,12 +412,12 @@ fn never_read(stage: &Stage) -> Result<()> {
     deleted.with_context(|| format!("Delete, after {took:?}"))?;
     ensure!(took < Duration::from_secs(15), "Delete took {took:?}");
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn inherited(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let pipes = stage.pipes()?;
+fn inherited(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
+    let pipes = fixture.pipes()?;
     life.exec_with("e1", "echo before; sleep 90 & exit 3", &pipes)?;
     ensure!(exit_status(&life.task, "e1")? == 3);
     let (deleted, took) = timed(|| life.task.within(Duration::from_secs(25)).delete("e1"));
@@ -429,9 +434,9 @@ fn inherited(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn stdin(stage: &Stage) -> Result<()> {
-    let mut pipes = stage.pipes_with_input()?;
-    let life = begun(stage, "wc -c; exit 9", &pipes)?;
+fn stdin(fixture: &Fixture) -> Result<()> {
+    let mut pipes = fixture.pipes_with_input()?;
+    let life = begun(fixture, "wc -c; exit 9", &pipes)?;
     let input = pipes.input()?;
     input.open(SOON)?;
     input.write(&vec![b'x'; 1 << 20], SOON).context("write 1 MiB to stdin")?;
@@ -445,9 +450,9 @@ fn stdin(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn stdin_restart(stage: &Stage) -> Result<()> {
-    let mut pipes = stage.pipes_with_input()?;
-    let life = begun(stage, "cat; exit 9", &pipes)?;
+fn stdin_restart(fixture: &Fixture) -> Result<()> {
+    let mut pipes = fixture.pipes_with_input()?;
+    let life = begun(fixture, "cat; exit 9", &pipes)?;
     for word in ["one\n", "two\n", "three\n"] {
         let input = pipes.input()?;
         input.open(SOON)?;
@@ -465,9 +470,9 @@ fn stdin_restart(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn stdin_unread(stage: &Stage) -> Result<()> {
-    let mut pipes = stage.pipes_with_input()?;
-    let life = begun(stage, "exec sleep 100", &pipes)?;
+fn stdin_unread(fixture: &Fixture) -> Result<()> {
+    let mut pipes = fixture.pipes_with_input()?;
+    let life = begun(fixture, "exec sleep 100", &pipes)?;
     pipes.input()?.open(SOON)?;
     // More than two pipes hold; that it does not fit is the point.
     let written = pipes.input()?.write(&vec![0; 1 << 20], Duration::from_secs(1));
@@ -477,9 +482,9 @@ fn stdin_unread(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn stdin_exec(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
-    let mut pipes = stage.pipes_with_input()?;
+fn stdin_exec(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
+    let mut pipes = fixture.pipes_with_input()?;
     life.exec_with("e1", "cat; exit 9", &pipes)?;
     pipes.input()?.open(SOON)?;
     pipes.input()?.write(b"hello\n", SOON)?;
@@ -491,16 +496,16 @@ fn stdin_exec(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn owner(stage: &Stage) -> Result<()> {
-    if stage.runtime_version().starts_with("crun") {
+fn owner(fixture: &Fixture) -> Result<()> {
+    if fixture.runtime_version().starts_with("crun") {
         return not_offered("crun gives the pipes to the container's own user and group");
     }
-    let mut bundle = stage.shell("stat -L -c '%u %g' /proc/self/fd/1; exit 0")?;
+    let mut bundle = fixture.shell("stat -L -c '%u %g' /proc/self/fd/1; exit 0")?;
     let options = bundle.options.get_or_insert_default();
     (options.io_uid, options.io_gid) = (1234, 5678);
-    let pipes = stage.pipes()?;
+    let pipes = fixture.pipes()?;
     let request = pipes.create(bundle.create_request());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     contained(&life)?;
     life.start()?;
     life.exit_status()?;
@@ -511,13 +516,13 @@ fn owner(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn descriptors(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = begun(stage, "ls /proc/self/fd; exec sleep 100", &pipes)?;
+fn descriptors(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = begun(fixture, "ls /proc/self/fd; exec sleep 100", &pipes)?;
     contained(&life)?;
     // ls itself has the directory open.
     ensure!(pipes.out()?.wait_for(SOON, "3\n"), "it wrote {:?}", pipes.out()?.text());
-    let exec = stage.pipes()?;
+    let exec = fixture.pipes()?;
     life.exec_with("e1", "ls /proc/self/fd", &exec)?;
     exit_status(&life.task, "e1")?;
     life.task.delete("e1")?;
@@ -529,14 +534,14 @@ fn descriptors(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn surroundings(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
+fn surroundings(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
     let script = "env; grep -E '^Sig(Blk|Ign):' /proc/self/status; exec sleep 100";
-    let life = begun(stage, script, &pipes)?;
+    let life = begun(fixture, script, &pipes)?;
     contained(&life)?;
     ensure!(pipes.out()?.wait_for(SOON, "SigIgn:"), "it wrote {:?}", pipes.out()?.text());
     std::thread::sleep(Duration::from_millis(50));
-    let exec = stage.pipes()?;
+    let exec = fixture.pipes()?;
     life.exec_with("e1", "env; grep -E '^Sig(Blk|Ign):' /proc/self/status; true", &exec)?;
     exit_status(&life.task, "e1")?;
     life.task.delete("e1")?;

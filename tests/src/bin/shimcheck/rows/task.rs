@@ -9,8 +9,8 @@ use harness::shim::until;
 use harness::{leak, proc};
 use protos::ttrpc::api::{Status, WaitResponse};
 
+use crate::fixture::{Fixture, Life, SOON, refused, unless_unimplemented, until_told};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{Life, SOON, Stage, refused, unless_unimplemented, until_told};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -152,8 +152,8 @@ pub(crate) fn contained(life: &Life<'_>) -> Result<()> {
     Ok(())
 }
 
-fn start_twice_task(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn start_twice_task(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     ensure!(life.status()? == Status::RUNNING, "the status is {:?}", life.status()?);
     match life.task.start("") {
         Err(CallError::Refused { .. }) => {}
@@ -163,8 +163,8 @@ fn start_twice_task(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn start_after_exit(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn start_after_exit(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     life.exit_status()?;
     match life.task.start("") {
         Err(CallError::Refused { .. }) => {}
@@ -174,11 +174,11 @@ fn start_after_exit(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn state_fields(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 3")?;
-    let pipes = stage.pipes_with_input()?;
+fn state_fields(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 3")?;
+    let pipes = fixture.pipes_with_input()?;
     let request = pipes.create(bundle.create_request());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     let check = |life: &Life<'_>, status: Status| -> Result<()> {
         let state = life.task.state("")?;
         ensure!(state.id == life.bundle.id, "id {:?}", state.id);
@@ -205,8 +205,8 @@ fn state_fields(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exited_at(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn exited_at(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let state = life.task.state("")?;
     // 0001-01-01T00:00:00Z.
     let zero = -62_135_596_800_i64;
@@ -219,8 +219,8 @@ fn exited_at(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn state_unknown(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn state_unknown(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     refused(life.task.other("nobody").state(""), Code::NOT_FOUND, "State of another id")?;
     refused(life.task.state("nobody"), Code::NOT_FOUND, "State of an unknown exec")?;
     refused(life.task.other("nobody").start(""), Code::NOT_FOUND, "Start of another id")?;
@@ -228,16 +228,16 @@ fn state_unknown(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn exit_codes(stage: &Stage) -> Result<()> {
+fn exit_codes(fixture: &Fixture) -> Result<()> {
     for (script, expected) in [("exit 0", 0), ("exit 1", 1), ("exit 42", 42), ("exit 255", 255)] {
-        let life = stage.run(script)?;
+        let life = fixture.run(script)?;
         let got = life.exit_status()?;
         ensure!(got == expected, "{script}: {got}");
         life.end()?;
     }
     for (signal, expected) in [(9, 137), (15, 143)] {
         // The first process of a pid namespace ignores what it has no handler for.
-        let life = stage.run(&until_told(143))?;
+        let life = fixture.run(&until_told(143))?;
         life.listens()?;
         life.task.kill("", signal)?;
         let got = life.exit_status()?;
@@ -247,8 +247,8 @@ fn exit_codes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn wait_many(stage: &Stage) -> Result<()> {
-    let life = stage.run("sleep 0.5; exit 17")?;
+fn wait_many(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("sleep 0.5; exit 17")?;
     let request = life.task.wait_request("");
     let waiting: Result<Vec<_>, _> = (0..40).map(|_| life.task.send("Wait", &request)).collect();
     let answers: Result<Vec<WaitResponse>, _> =
@@ -264,8 +264,8 @@ fn wait_many(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn wait_unknown(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn wait_unknown(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     refused(life.task.within(SOON).wait("nobody"), Code::NOT_FOUND, "Wait for an unknown exec")?;
     refused(
         life.task.other("nobody").within(SOON).wait(""),
@@ -275,16 +275,16 @@ fn wait_unknown(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill_unknown(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn kill_unknown(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     refused(life.task.other("nobody").kill("", 9), Code::NOT_FOUND, "Kill of an unknown id")?;
     refused(life.task.kill("nobody", 9), Code::NOT_FOUND, "Kill of an unknown exec")?;
     ensure!(life.status()? == Status::RUNNING);
     life.end()
 }
 
-fn kill_finished(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn kill_finished(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     life.exit_status()?;
     refused(life.task.kill("", 9), Code::NOT_FOUND, "Kill of an ended container")?;
     refused(life.task.kill_all(9), Code::NOT_FOUND, "Kill of all of an ended container").or_else(
@@ -297,8 +297,8 @@ fn kill_finished(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill_all(stage: &Stage) -> Result<()> {
-    let life = stage.run("sleep 101 & sleep 102 & exec sleep 103")?;
+fn kill_all(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("sleep 101 & sleep 102 & exec sleep 103")?;
     contained(&life)?;
     let found = until(SOON, || {
         let pids = life.task.pids().ok()?;
@@ -315,8 +315,8 @@ fn kill_all(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn kill_created(stage: &Stage) -> Result<()> {
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+fn kill_created(fixture: &Fixture) -> Result<()> {
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     life.task.kill("", 9)?;
     let exit = life.task.within(SOON).wait("").context("Wait")?;
     ensure!(exit.exit_status == 137, "the exit status is {}", exit.exit_status);
@@ -324,8 +324,8 @@ fn kill_created(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn bad_signal(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn bad_signal(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     match life.task.kill("", 99) {
         Err(CallError::Refused { .. }) => {}
         other => bail!("Kill with signal 99 answered {other:?}"),
@@ -334,8 +334,8 @@ fn bad_signal(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn delete_running(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn delete_running(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     match life.task.delete("") {
         Err(CallError::Refused { code, message }) => {
             ensure!(code != Code::NOT_FOUND, "Delete: {code:?}: {message}");
@@ -349,34 +349,34 @@ fn delete_running(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn delete_created(stage: &Stage) -> Result<()> {
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+fn delete_created(fixture: &Fixture) -> Result<()> {
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     life.task.delete("").context("Delete of a created container")?;
     refused(life.task.state(""), Code::NOT_FOUND, "State after Delete")?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn delete_unknown(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn delete_unknown(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     refused(life.task.other("nobody").delete(""), Code::NOT_FOUND, "Delete of an unknown id")?;
     refused(life.task.delete("nobody"), Code::NOT_FOUND, "Delete of an unknown exec")?;
     life.end()
 }
 
-fn delete_answer(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 23")?;
+fn delete_answer(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 23")?;
     let exit = life.task.within(SOON).wait("")?;
     let answer = life.task.delete("")?;
     ensure!(answer.pid == life.pid, "pid {}, not {}", answer.pid, life.pid);
     ensure!(answer.exit_status == 23, "exit_status {}", answer.exit_status);
     ensure!(answer.exited_at == exit.exited_at, "{:?} and {:?}", answer.exited_at, exit.exited_at);
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn delete_again(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 23")?;
+fn delete_again(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 23")?;
     life.exit_status()?;
     let first = life.task.delete("")?;
     match life.task.delete("") {
@@ -385,16 +385,16 @@ fn delete_again(stage: &Stage) -> Result<()> {
         Err(why) => bail!("the second Delete: {why}"),
     }
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn delete_is_done(stage: &Stage) -> Result<()> {
+fn delete_is_done(fixture: &Fixture) -> Result<()> {
     for _ in 0..5 {
-        let life = stage.run("exit 0")?;
+        let life = fixture.run("exit 0")?;
         life.exit_status()?;
         life.task.delete("")?;
         let id = life.bundle.id.clone();
-        let left: Vec<_> = leak::look(&stage.scope())
+        let left: Vec<_> = leak::look(&fixture.scope())
             .into_iter()
             .filter(|trace| match trace {
                 leak::Trace::Mount(path) => path.to_string_lossy().contains(&id),
@@ -410,11 +410,11 @@ fn delete_is_done(stage: &Stage) -> Result<()> {
         ensure!(left.is_empty(), "when Delete had answered:\n{}", leak::list(&left).trim_end());
         life.shim.leave(&id)?;
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn pids(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 102")?;
+fn pids(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 102")?;
     let exec = life.exec("e1", "exec sleep 103")?;
     let mut last = Vec::new();
     let complete = until(SOON, || {
@@ -437,8 +437,8 @@ fn pids(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn pids_all(stage: &Stage) -> Result<()> {
-    let life = stage.run("sleep 101 & exec sleep 102")?;
+fn pids_all(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("sleep 101 & exec sleep 102")?;
     contained(&life)?;
     life.exec("e1", "sleep 103 & exec sleep 104")?;
     let mut last = Vec::new();
@@ -453,8 +453,8 @@ fn pids_all(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn pids_stopped(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn pids_stopped(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     life.exit_status()?;
     match unless_unimplemented(life.task.pids(), "Pids") {
         Ok(answer) => ensure!(answer.processes.len() <= 1, "{answer}"),
@@ -469,8 +469,8 @@ fn pids_stopped(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn connect(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn connect(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let known = life.task.connect()?;
     ensure!(i32::try_from(known.shim_pid)? == life.shim.pid);
     ensure!(known.task_pid == life.pid, "task_pid {}, not {}", known.task_pid, life.pid);
@@ -479,8 +479,8 @@ fn connect(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn shutdown_busy(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn shutdown_busy(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     life.exit_status()?;
     life.task.shutdown()?;
     std::thread::sleep(Duration::from_millis(500));
@@ -489,19 +489,19 @@ fn shutdown_busy(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn resize_plain(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn resize_plain(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     life.task.resize("", 80, 24).context("ResizePty")?;
     life.exec("e1", "exec sleep 100")?;
     life.task.resize("e1", 80, 24).context("ResizePty of an exec")?;
     life.end()
 }
 
-fn close_again(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("cat >/dev/null; exit 6")?;
-    let mut pipes = stage.pipes_with_input()?;
+fn close_again(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("cat >/dev/null; exit 6")?;
+    let mut pipes = fixture.pipes_with_input()?;
     let request = pipes.create(bundle.create_request());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     pipes.input()?.open(SOON)?;
     for round in 0..3 {
@@ -510,13 +510,13 @@ fn close_again(stage: &Stage) -> Result<()> {
     pipes.input()?.close();
     ensure!(life.exit_status()? == 6, "the end of stdin did not arrive");
     life.end()?;
-    let plain = stage.run("exec sleep 100")?;
+    let plain = fixture.run("exec sleep 100")?;
     plain.task.close_stdin("").context("CloseIO without stdin")?;
     plain.end()
 }
 
-fn niceness(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn niceness(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let exec = life.exec("e1", "exec sleep 100")?;
     let own = nice(std::process::id())?;
     for (what, pid) in [("init", life.pid), ("an exec", exec)] {

@@ -1,4 +1,4 @@
-//! What runs inside a container: this program, bound at `/attack` and called with `--inside WORD`.
+//! What runs inside a container: this program, bound at `/attack` and called with `--in-container WORD`.
 //!
 //! It says what it got by files in `/shared`, which the host looks at: `ready` once it has begun,
 //! `got-out` with the details when it won; it ends when `stop` is there.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
-use crate::ground::UP;
+use crate::fixture::UP;
 use crate::sys;
 
 /// The longest that any of it goes on.

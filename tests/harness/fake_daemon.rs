@@ -17,7 +17,7 @@ use crate::shim::{Client, Dialect, Events, Invocation, Reply, Task, until};
 use crate::{Root, eventually, leak, programs, wait};
 
 /// One test's daemon.
-pub struct Stage {
+pub struct FakeDaemon {
     // Gone before the root looks for what is left.
     /// Where the shims deliver their events.
     pub events: Events,
@@ -36,13 +36,13 @@ pub struct Shim {
     pub pid: i32,
 }
 
-impl Default for Stage {
+impl Default for FakeDaemon {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Stage {
+impl FakeDaemon {
     /// On a root of its own, with our shim for runc.
     #[must_use]
     pub fn new() -> Self {

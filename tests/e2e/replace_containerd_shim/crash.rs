@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::{Busybox, Client, Streams, wait_for};
-use super::{House, with_engines};
+use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
 
 with_engines! {
@@ -30,19 +30,19 @@ with_engines! {
 
 fn output_goes_on_through_restarts_of_containerd_and_loses_no_byte(engine: Engine) {
     let root = Root::new();
-    let mut house = House::start(&root, engine);
+    let mut stock = StockContainerd::start(&root, engine);
     // Its streams are the test's own, as those of dockerd are: `ctr` would go with containerd.
     let (out, err) = (root.path().join("out"), root.path().join("err"));
     let out = Stream::read(&out).expect("make a fifo and read it");
     let err = Stream::read(&err).expect("make a fifo and read it");
     let id = root.id("c");
-    house.containerd.expect_shim(&id);
+    stock.containerd.expect_shim(&id);
     let script = "trap told=1 TERM; echo from init >&2; i=0; while [ -z $told ]; do i=$((i+1)); \
                   echo $i; [ $((i % 10)) = 0 ] && sleep 0.01; done; echo end; exit 21";
     let busybox = Busybox::make(&root.dir("busybox"));
     let cgroup = format!("/{}/{id}", root.namespace());
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
         client
             .record_for(&id, &bundle::spec(&bundle::shell(script), &cgroup), engine.runtime())
             .await;
@@ -50,23 +50,23 @@ fn output_goes_on_through_restarts_of_containerd_and_loses_no_byte(engine: Engin
         client.create(&id, busybox.mount(&id), streams).await.expect("Create");
         client.start(&id, "").await.expect("Start");
     });
-    let shim = house.containerd.shim(&id);
+    let shim = stock.containerd.shim(&id);
     for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGKILL] {
         let seen = out.bytes().len();
         assert!(out.wait(wait::SOON, |bytes, _| bytes.len() > seen + 200), "it goes on");
-        house.containerd.stop(signal);
+        stock.containerd.stop(signal);
         // The reader goes too, and is back before containerd is.
         out.leave();
         std::thread::sleep(Duration::from_millis(100));
         out.resume().expect("the fifo is there");
         let seen = out.bytes().len();
         assert!(out.wait(wait::SOON, |bytes, _| bytes.len() > seen + 100), "it goes on");
-        house.containerd.restart();
-        assert_eq!(house.containerd.shim(&id), shim, "the shim is the one that was");
-        assert_eq!(house.status(&id), "RUNNING", "it must outlast the restarts");
+        stock.containerd.restart();
+        assert_eq!(stock.containerd.shim(&id), shim, "the shim is the one that was");
+        assert_eq!(stock.status(&id), "RUNNING", "it must outlast the restarts");
     }
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
         client.kill(&id, "", 15).await.expect("Kill");
         assert_eq!(client.wait(&id, "").await.expect("Wait"), 21);
         assert!(out.wait_end(wait::SOON), "the output ends");
@@ -84,74 +84,74 @@ fn output_goes_on_through_restarts_of_containerd_and_loses_no_byte(engine: Engin
 
 fn exits_while_containerd_is_away_are_told_when_it_is_back(engine: Engine) {
     let root = Root::new();
-    let mut house = House::start(&root, engine);
+    let mut stock = StockContainerd::start(&root, engine);
     let ids: Vec<String> = (0..4)
         .map(|number| {
             let script = format!("until [ -e /go ]; do sleep 0.05; done; exit {}", 30 + number);
-            house.detached(&[], &script)
+            stock.detached(&[], &script)
         })
         .collect();
-    let go: Vec<_> = ids.iter().map(|id| house.containerd.bundle(id).join("rootfs/go")).collect();
-    house.containerd.stop(Signal::SIGKILL);
+    let go: Vec<_> = ids.iter().map(|id| stock.containerd.bundle(id).join("rootfs/go")).collect();
+    stock.containerd.stop(Signal::SIGKILL);
     for file in &go {
         fs::write(file, "").expect("the root file system stays mounted");
     }
     std::thread::sleep(Duration::from_millis(500));
-    house.containerd.restart();
+    stock.containerd.restart();
     for (id, number) in ids.iter().zip(30..) {
-        house.becomes(id, "STOPPED");
+        stock.becomes(id, "STOPPED");
         let words = format!("exit code {number}");
-        house.ctr(&["task", "rm", id]).success().complains_of(&[&words]);
-        let _ = house.ctr(&["containers", "rm", id]).success();
+        stock.ctr(&["task", "rm", id]).success().complains_of(&[&words]);
+        let _ = stock.ctr(&["containers", "rm", id]).success();
     }
 }
 
 fn a_task_whose_shim_was_killed_is_told_as_137_once_and_can_be_run_again(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
-    let watch = house.watch();
-    let id = house.detached(&[], "sleep 600 & exec sleep 601");
-    kill(Pid::from_raw(house.containerd.shim(&id)), Signal::SIGKILL).expect("the shim runs");
-    let bundle = house.containerd.bundle(&id);
+    let stock = StockContainerd::start(&root, engine);
+    let watch = stock.watch();
+    let id = stock.detached(&[], "sleep 600 & exec sleep 601");
+    kill(Pid::from_raw(stock.containerd.shim(&id)), Signal::SIGKILL).expect("the shim runs");
+    let bundle = stock.containerd.bundle(&id);
     eventually(wait::SOON, "containerd removes the bundle", || (!bundle.exists()).then_some(()));
     // It forgets the task only after that, and after it has told of the end.
-    house.becomes(&id, "");
+    stock.becomes(&id, "");
     watch.wait_for(&id, "delete");
     let exits: Vec<_> = watch.of(&id).into_iter().filter(|(topic, _)| topic == "exit").collect();
     assert_eq!(exits.len(), 1, "{exits:?}");
     assert_eq!(exits[0].1["exit_status"], 137, "{exits:?}");
     // The container is as it was, and takes another task.
-    let mut again = house.containerd.ctr(&["task", "start", "--detach", "--null-io", &id]);
+    let mut again = stock.containerd.ctr(&["task", "start", "--detach", "--null-io", &id]);
     let _ = run(&mut again).success();
-    assert_eq!(house.status(&id), "RUNNING");
-    let _ = run(&mut house.exec(&id, "e", "exit 8")).ended_with(8);
-    house.remove(&id);
+    assert_eq!(stock.status(&id), "RUNNING");
+    let _ = run(&mut stock.exec(&id, "e", "exit 8")).ended_with(8);
+    stock.remove(&id);
 }
 
 fn containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed(engine: Engine) {
     let root = Root::new();
-    let mut house = House::start(&root, engine);
+    let mut stock = StockContainerd::start(&root, engine);
     // From before the shim is started until after its container runs.
     for pause in [5, 15, 25, 35, 45, 60, 80] {
-        let (mut command, id) = house.run(&["--detach", "--null-io"], "exec sleep 600");
+        let (mut command, id) = stock.run(&["--detach", "--null-io"], "exec sleep 600");
         std::thread::scope(|scope| {
             let running = scope.spawn(move || run(&mut command));
             std::thread::sleep(Duration::from_millis(pause));
-            house.containerd.stop(Signal::SIGKILL);
+            stock.containerd.stop(Signal::SIGKILL);
             // It may have been quick enough.
             let _ = running.join().expect("ctr ends");
         });
-        house.containerd.restart();
-        if !house.status(&id).is_empty() {
-            let _ = house.ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
+        stock.containerd.restart();
+        if !stock.status(&id).is_empty() {
+            let _ = stock.ctr(&["task", "kill", "--signal", "SIGKILL", &id]);
             eventually(wait::SOON, "the task can be removed", || {
-                let _ = house.ctr(&["task", "rm", "--force", &id]);
-                house.status(&id).is_empty().then_some(())
+                let _ = stock.ctr(&["task", "rm", "--force", &id]);
+                stock.status(&id).is_empty().then_some(())
             });
         }
-        let listed = house.ctr(&["containers", "ls", "-q"]).success().out();
+        let listed = stock.ctr(&["containers", "ls", "-q"]).success().out();
         if listed.contains(&id) {
-            let _ = house.ctr(&["containers", "rm", &id]).success();
+            let _ = stock.ctr(&["containers", "rm", &id]).success();
         }
         eventually(
             wait::SOON,
@@ -159,7 +159,7 @@ fn containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed(engine
             || containerd::shim_of(&id).is_none().then_some(()),
         );
         // Removed when the shim has gone, which containerd may have noticed only now.
-        let bundle = house.containerd.bundle(&id);
+        let bundle = stock.containerd.bundle(&id);
         eventually(wait::SOON, &format!("{} goes", bundle.display()), || {
             (!bundle.exists()).then_some(())
         });

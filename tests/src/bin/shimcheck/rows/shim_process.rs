@@ -17,8 +17,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::bootstrap::{modern, served};
+use crate::fixture::{Fixture, SOON, finish, refused, timed, unless_unimplemented};
 use crate::row::{Row, not_offered, row};
-use crate::stage::{SOON, Stage, finish, refused, timed, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -73,11 +73,14 @@ pub(crate) fn rows() -> Vec<Row> {
             "group-label",
             "containers with one group label share a shim",
             "§1.2, pain 15",
-            |stage| grouped(stage, "io.containerd.runc.v2.group"),
+            |fixture| grouped(fixture, "io.containerd.runc.v2.group"),
         ),
-        row("group-sandbox", "containers of one sandbox share a shim", "§1.2, pain 15", |stage| {
-            grouped(stage, "io.kubernetes.cri.sandbox-id")
-        }),
+        row(
+            "group-sandbox",
+            "containers of one sandbox share a shim",
+            "§1.2, pain 15",
+            |fixture| grouped(fixture, "io.kubernetes.cri.sandbox-id"),
+        ),
         row("group-precedence", "the group label counts before the sandbox's", "§1.2", precedence),
         row(
             "group-member-gone",
@@ -118,19 +121,19 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn version(stage: &Stage) -> Result<()> {
-    let output = launch::run(Command::new(&stage.options.shim).arg("-v"), &[], SOON)?;
+fn version(fixture: &Fixture) -> Result<()> {
+    let output = launch::run(Command::new(&fixture.options.shim).arg("-v"), &[], SOON)?;
     ensure!(output.status.success(), "-v: {}: {}", output.status, output.complaint());
     let text = String::from_utf8_lossy(&output.out).into_owned();
-    let name = stage.options.shim.file_name().unwrap_or_default().to_string_lossy();
+    let name = fixture.options.shim.file_name().unwrap_or_default().to_string_lossy();
     ensure!(text.contains(name.as_ref()), "-v does not name {name}: {text:?}");
     ensure!(text.to_lowercase().contains("version"), "-v tells no version: {text:?}");
     Ok(())
 }
 
-fn runtime_info(stage: &Stage, input: &[u8]) -> Result<RuntimeInfo> {
-    let mut command = Command::new(&stage.options.shim);
-    command.arg("-info").current_dir(&stage.dir);
+fn runtime_info(fixture: &Fixture, input: &[u8]) -> Result<RuntimeInfo> {
+    let mut command = Command::new(&fixture.options.shim);
+    command.arg("-info").current_dir(&fixture.dir);
     let output = launch::run(&mut command, input, SOON)?;
     if !output.status.success() {
         let complaint = output.complaint();
@@ -142,15 +145,15 @@ fn runtime_info(stage: &Stage, input: &[u8]) -> Result<RuntimeInfo> {
     RuntimeInfo::parse_from_bytes(&output.out).context("read the RuntimeInfo")
 }
 
-fn info(stage: &Stage) -> Result<()> {
-    let plain = runtime_info(stage, &[])?;
+fn info(fixture: &Fixture) -> Result<()> {
+    let plain = runtime_info(fixture, &[])?;
     ensure!(!plain.name.is_empty(), "the RuntimeInfo has no name: {plain}");
-    let bundle = stage.shell("exit 0")?;
+    let bundle = fixture.shell("exit 0")?;
     let options = match bundle.options_any() {
         Some(any) => any.write_to_bytes()?,
         None => b"\x0a\x1acontainerd.runc.v1.Options".to_vec(),
     };
-    let told = runtime_info(stage, &options).context("with options")?;
+    let told = runtime_info(fixture, &options).context("with options")?;
     for info in [&plain, &told] {
         let Some(features) = info.features.as_ref() else { continue };
         let json: serde_json::Value =
@@ -165,10 +168,10 @@ fn info(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn info_quick(stage: &Stage) -> Result<()> {
+fn info_quick(fixture: &Fixture) -> Result<()> {
     let mut best = Duration::MAX;
     for _ in 0..5 {
-        let (info, took) = timed(|| runtime_info(stage, &[]));
+        let (info, took) = timed(|| runtime_info(fixture, &[]));
         info?;
         best = best.min(took);
     }
@@ -176,8 +179,8 @@ fn info_quick(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn both(stage: &Stage) -> Result<()> {
-    let life = stage.create(stage.shell("exec sleep 100")?)?;
+fn both(fixture: &Fixture) -> Result<()> {
+    let life = fixture.create(fixture.shell("exec sleep 100")?)?;
     let served = served(&life.shim, life.task.id())?;
     if served == [task::V2] {
         return not_offered("task v2 alone is served");
@@ -193,12 +196,12 @@ fn both(stage: &Stage) -> Result<()> {
     ensure!(v2.delete("")?.exit_status == 137);
     refused(v3.state(""), Code::NOT_FOUND, "State through v3 after Delete through v2")?;
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn unknown_service(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn unknown_service(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     for (service, method) in [
         ("containerd.runtime.sandbox.v1.Sandbox", "SandboxStatus"),
         ("containerd.services.transfer.v1.Transfer", "Transfer"),
@@ -219,13 +222,13 @@ fn unknown_service(stage: &Stage) -> Result<()> {
         }
     }
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_name(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
-    let invocation = stage.invocation(&bundle);
+fn socket_name(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
+    let invocation = fixture.invocation(&bundle);
     let joined = format!("{}/{}/{}", invocation.address, invocation.namespace, invocation.id);
     let digest: String =
         Sha256::digest(joined.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -233,12 +236,12 @@ fn socket_name(stage: &Stage) -> Result<()> {
     let got = shim.reply.address.clone();
     shim.leave(&bundle.id)?;
     ensure!(got == expected, "the address is {got}, expected {expected}");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_modes(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn socket_modes(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let socket = shim.socket();
     if !socket.is_absolute() {
         shim.leave(&bundle.id)?;
@@ -251,12 +254,12 @@ fn socket_modes(stage: &Stage) -> Result<()> {
     // Other shims on this host may have made the directory first.
     ensure!(mode & 0o066 == 0, "{} has mode {mode:o}", parent.display());
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_peer(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn socket_peer(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let socket = shim.socket();
     // Even where the file lets everybody in: the peer is looked at as well.
     let before = fs::metadata(&socket)?.permissions();
@@ -279,19 +282,19 @@ fn socket_peer(stage: &Stage) -> Result<()> {
     );
     ensure!(shim.alive(), "the shim died of it");
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_dir(stage: &Stage) -> Result<()> {
-    modern(stage)?;
-    let bundle = stage.shell("exit 0")?;
-    let place = stage.dir.join("s");
+fn socket_dir(fixture: &Fixture) -> Result<()> {
+    modern(fixture)?;
+    let bundle = fixture.shell("exit 0")?;
+    let place = fixture.dir.join("s");
     let invocation = Invocation {
         dialect: Dialect::V2_3,
         socket_dir: Some(place.display().to_string()),
-        ..stage.invocation(&bundle)
+        ..fixture.invocation(&bundle)
     };
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     let socket = shim.socket();
     ensure!(socket.starts_with(&place), "the socket is {}", socket.display());
     ensure!(
@@ -301,31 +304,31 @@ fn socket_dir(stage: &Stage) -> Result<()> {
     );
     shim.leave(&bundle.id)?;
     ensure!(!socket.exists(), "{} is still there", socket.display());
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_dir_long(stage: &Stage) -> Result<()> {
-    modern(stage)?;
-    let bundle = stage.shell("exit 0")?;
-    let place = stage.dir.join("x".repeat(90));
+fn socket_dir_long(fixture: &Fixture) -> Result<()> {
+    modern(fixture)?;
+    let bundle = fixture.shell("exit 0")?;
+    let place = fixture.dir.join("x".repeat(90));
     let invocation = Invocation {
         dialect: Dialect::V2_3,
         socket_dir: Some(place.display().to_string()),
-        ..stage.invocation(&bundle)
+        ..fixture.invocation(&bundle)
     };
     let output = invocation.start_raw(&invocation.input())?;
     if output.status.success() {
         // Whatever it did instead has to work.
         let reply = launch::understand(Dialect::V2_3, &output.combined())?;
-        stage.note_socket(&reply.address)?;
-        return stage.connect(&reply, &bundle.id)?.leave(&bundle.id);
+        fixture.note_socket(&reply.address)?;
+        return fixture.connect(&reply, &bundle.id)?.leave(&bundle.id);
     }
     ensure!(!output.combined().is_empty(), "it failed without a word");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn socket_removed(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn socket_removed(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     let socket = life.shim.socket();
     finish(&life.task)?;
     life.shim.leave(&life.bundle.id)?;
@@ -333,27 +336,27 @@ fn socket_removed(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn socket_stale(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn socket_stale(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     let first = shim.reply.address.clone();
     shim.signal(Signal::SIGKILL)?;
     shim.gone(SOON)?;
     ensure!(shim.socket().exists(), "the killed shim's socket went by itself");
-    let second = stage.start(&bundle).context("start over a stale socket")?;
+    let second = fixture.start(&bundle).context("start over a stale socket")?;
     ensure!(second.reply.address == first, "the address became {}", second.reply.address);
     second.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// The addresses of two shims whose bundles bear these labels.
-fn grouped(stage: &Stage, label: &str) -> Result<()> {
-    let group = stage.token.clone();
+fn grouped(fixture: &Fixture, label: &str) -> Result<()> {
+    let group = fixture.token.clone();
     let labelled =
-        |script: &str| stage.shaped(script, |spec| spec["annotations"] = json!({ label: group }));
+        |script: &str| fixture.shaped(script, |spec| spec["annotations"] = json!({ label: group }));
     let (first, second) = (labelled("exec sleep 100")?, labelled("exit 3")?);
-    let shim = stage.start(&first)?;
-    let joined = stage.start(&second)?;
+    let shim = fixture.start(&first)?;
+    let joined = fixture.start(&second)?;
     if joined.reply.address != shim.reply.address {
         joined.leave(&second.id)?;
         shim.leave(&first.id)?;
@@ -375,13 +378,13 @@ fn grouped(stage: &Stage, label: &str) -> Result<()> {
     ensure!(one.state("")?.pid > 0);
     finish(&one)?;
     shim.leave(&first.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn precedence(stage: &Stage) -> Result<()> {
+fn precedence(fixture: &Fixture) -> Result<()> {
     let bundles = [("g1", "s1"), ("g1", "s2"), ("g2", "s1")].map(|(group, sandbox)| {
-        let name = |part: &str| format!("{}{part}", stage.token);
-        stage.shaped("exit 0", |spec| {
+        let name = |part: &str| format!("{}{part}", fixture.token);
+        fixture.shaped("exit 0", |spec| {
             spec["annotations"] = json!({
                 "io.containerd.runc.v2.group": name(group),
                 "io.kubernetes.cri.sandbox-id": name(sandbox),
@@ -390,7 +393,7 @@ fn precedence(stage: &Stage) -> Result<()> {
     });
     let [a, b, c] = bundles;
     let (a, b, c) = (a?, b?, c?);
-    let shims = [stage.start(&a)?, stage.start(&b)?, stage.start(&c)?];
+    let shims = [fixture.start(&a)?, fixture.start(&b)?, fixture.start(&c)?];
     let addresses: Vec<&str> = shims.iter().map(|shim| shim.reply.address.as_str()).collect();
     let distinct: BTreeSet<&str> = addresses.iter().copied().collect();
     let verdict = match (distinct.len(), addresses[0] == addresses[1]) {
@@ -406,15 +409,15 @@ fn precedence(stage: &Stage) -> Result<()> {
     verdict
 }
 
-fn member(stage: &Stage) -> Result<()> {
+fn member(fixture: &Fixture) -> Result<()> {
     let labelled = || {
-        stage.shaped("exec sleep 100", |spec| {
-            spec["annotations"] = json!({ "io.containerd.runc.v2.group": stage.token });
+        fixture.shaped("exec sleep 100", |spec| {
+            spec["annotations"] = json!({ "io.containerd.runc.v2.group": fixture.token });
         })
     };
     let (first, second) = (labelled()?, labelled()?);
-    let shim = stage.start(&first)?;
-    if stage.start(&second)?.reply.address != shim.reply.address {
+    let shim = fixture.start(&first)?;
+    if fixture.start(&second)?.reply.address != shim.reply.address {
         return not_offered("the shim does not group");
     }
     let (one, two) = (shim.task(&first.id), shim.task(&second.id));
@@ -424,7 +427,7 @@ fn member(stage: &Stage) -> Result<()> {
     }
     // The first is the one that the shim was started for.
     finish(&one)?;
-    let removed = stage.invocation(&first).delete_raw()?;
+    let removed = fixture.invocation(&first).delete_raw()?;
     ensure!(removed.status.success(), "delete of a member: {}", removed.complaint());
     one.shutdown()?;
     std::thread::sleep(Duration::from_millis(300));
@@ -434,32 +437,32 @@ fn member(stage: &Stage) -> Result<()> {
     ensure!(two.state("")?.pid > 0);
     finish(&two)?;
     shim.leave(&second.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn sigterm(stage: &Stage) -> Result<()> {
+fn sigterm(fixture: &Fixture) -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let bundle = stage.shell("exit 0")?;
-        let shim = stage.start(&bundle)?;
+        let bundle = fixture.shell("exit 0")?;
+        let shim = fixture.start(&bundle)?;
         let socket = shim.socket();
         shim.signal(signal)?;
         shim.gone(Duration::from_secs(5)).with_context(|| signal.to_string())?;
         ensure!(!socket.exists(), "{signal}: {} is still there", socket.display());
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn bundle_gone(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
-    let shim = stage.start(&bundle)?;
+fn bundle_gone(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
+    let shim = fixture.start(&bundle)?;
     shim.client.close();
     fs::remove_dir_all(&bundle.path)?;
     shim.gone(SOON)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn sigusr1(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn sigusr1(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let log = life.bundle.log.as_ref().context("the bundle has a log")?;
     let before = log.bytes().len();
     life.shim.signal(Signal::SIGUSR1)?;
@@ -469,17 +472,17 @@ fn sigusr1(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn leaves(stage: &Stage) -> Result<()> {
-    let life = stage.run("exit 0")?;
+fn leaves(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exit 0")?;
     finish(&life.task)?;
     let (left, took) = timed(|| life.shim.leave(&life.bundle.id));
     left?;
     ensure!(took < Duration::from_secs(3), "it took {took:?}");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn connections(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn connections(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     let settle = || std::thread::sleep(Duration::from_millis(200));
     for _ in 0..20 {
         life.task.state("")?;

@@ -23,26 +23,26 @@ use serde_json::Value;
 use crate::engine::Engine;
 
 /// A stock containerd that finds our shim where it looks for its own.
-pub(crate) struct House<'r> {
+pub(crate) struct StockContainerd<'r> {
     root: &'r Root,
     engine: Engine,
     containerd: Containerd<'r>,
 }
 
-impl<'r> House<'r> {
+impl<'r> StockContainerd<'r> {
     /// Starts one that has the application image.
     fn start(root: &'r Root, engine: Engine) -> Self {
-        let house = Self::empty(root, engine);
-        house.containerd.import(&fixtures::images().app());
-        house
+        let stock = Self::empty(root, engine);
+        stock.containerd.import(&fixtures::images().app());
+        stock
     }
 
     /// Starts one that has an image of busybox alone under that name, which needs no tools to be
     /// made.
     fn lean(root: &'r Root, engine: Engine) -> Self {
-        let house = Self::empty(root, engine);
-        house.containerd.import(&Image::busybox(APP).write(&root.path().join("image.tar")));
-        house
+        let stock = Self::empty(root, engine);
+        stock.containerd.import(&Image::busybox(APP).write(&root.path().join("image.tar")));
+        stock
     }
 
     /// Starts one without an image.
@@ -128,12 +128,12 @@ impl<'r> House<'r> {
     }
 
     /// Watches containerd's events from now on.
-    fn watch(&self) -> Watch {
+    fn watch(&self) -> EventLog {
         let path = self.root.path().join("events");
         let file = File::create(&path).expect("make a file");
         let mut command = self.containerd.ctr(&["events"]);
         let child = command.stdin(Stdio::null()).stdout(file).spawn().expect("start ctr");
-        let watch = Watch { child, path };
+        let watch = EventLog { child, path };
         // What comes before the subscription is not told.
         let mut knock = 0;
         eventually(wait::SOON, "events are told", || {
@@ -147,12 +147,12 @@ impl<'r> House<'r> {
 }
 
 /// `ctr events`, and what it wrote.
-struct Watch {
+struct EventLog {
     child: Child,
     path: PathBuf,
 }
 
-impl Watch {
+impl EventLog {
     /// The events of a container's tasks, in order: the last word of the topic, and what it said.
     fn of(&self, id: &str) -> Vec<(String, Value)> {
         let text = fs::read_to_string(&self.path).expect("made above");
@@ -189,7 +189,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for EventLog {
     fn drop(&mut self) {
         // It may have gone with its containerd.
         let _ = self.child.kill();

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use harness::programs;
 
+use crate::fixture::Fixture;
 use crate::row::not_offered;
-use crate::stage::Stage;
 
 /// Sleeps as the process itself, under a name that the sweep can find.
 pub(crate) const HANG: &str = "exec \"$d/sleep\" 300";
@@ -20,18 +20,18 @@ pub(crate) const HANG: &str = "exec \"$d/sleep\" 300";
 pub(crate) const CRASH: &str = "kill -SEGV $$";
 
 /// A runtime binary under a row's control.
-pub(crate) struct Fake {
+pub(crate) struct FakeRuntime {
     dir: PathBuf,
     /// What to name as `BinaryName`.
     pub(crate) path: PathBuf,
 }
 
-impl Fake {
+impl FakeRuntime {
     /// Makes one around the runtime under test.
-    pub(crate) fn new(stage: &Stage) -> Result<Self> {
-        let dir = stage.dir.join("fake");
+    pub(crate) fn new(fixture: &Fixture) -> Result<Self> {
+        let dir = fixture.dir.join("fake");
         fs::create_dir_all(&dir)?;
-        let real = match &stage.options.runtime {
+        let real = match &fixture.options.runtime {
             Some(runtime) => runtime.clone(),
             None => programs::find("runc").context("runc is missing")?,
         };
@@ -69,8 +69,8 @@ exec "$real" "$@"
     }
 
     /// A bundle that is to be run by it.
-    pub(crate) fn bundle(&self, stage: &Stage, script: &str) -> Result<harness::shim::Bundle> {
-        let mut bundle = stage.shell(script)?;
+    pub(crate) fn bundle(&self, fixture: &Fixture, script: &str) -> Result<harness::shim::Bundle> {
+        let mut bundle = fixture.shell(script)?;
         let options = bundle.options.get_or_insert_default();
         options.binary_name = self.path.display().to_string();
         Ok(bundle)

@@ -89,7 +89,7 @@ impl Drop for Memory {
 }
 
 /// A corner of the machine for all of them.
-pub(crate) struct Place {
+pub(crate) struct Fixture {
     rootfs: PathBuf,
     events: Events,
     hierarchies: Vec<PathBuf>,
@@ -100,7 +100,7 @@ pub(crate) struct Place {
     root: Root,
 }
 
-impl Place {
+impl Fixture {
     /// Makes it.
     pub(crate) fn new() -> Result<Self> {
         let root = Root::new();

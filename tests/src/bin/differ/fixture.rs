@@ -12,7 +12,7 @@ use harness::{Root, programs};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// A corner of the machine.
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     /// Namespaces to join.
     pub(crate) holder: Holder,
     /// Receives the shims' events.
@@ -27,7 +27,7 @@ pub(crate) struct Ground {
     pub(crate) root: Root,
 }
 
-impl Ground {
+impl Fixture {
     /// Makes it.
     pub(crate) fn new() -> Result<Self> {
         let root = Root::new();

@@ -11,7 +11,7 @@ use harness::{Root, containerd};
 use serde_json::{Value, json};
 
 use super::client::{Busybox, Client, Streams, wait_for};
-use super::{House, with_engines};
+use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
 
 with_engines! {
@@ -141,13 +141,13 @@ async fn whole_life(
 /// A container that lives as long as the test, and its shim.
 async fn long_lived(
     client: &Client,
-    house: &House<'_>,
+    stock: &StockContainerd<'_>,
     busybox: &Busybox,
     joins: bool,
 ) -> (String, i32) {
-    let root = house.root;
+    let root = stock.root;
     let id = root.id("l");
-    house.containerd.expect_shim(if joins { root.namespace() } else { &id });
+    stock.containerd.expect_shim(if joins { root.namespace() } else { &id });
     let spec = spec(root, &id, "exec sleep 100000", joins);
     client.record(&id, &spec).await;
     client.create(&id, busybox.mount(&id), Streams::default()).await.expect("Create");
@@ -166,18 +166,18 @@ async fn end(client: &Client, busybox: &Busybox, id: &str) {
 
 fn a_thousand_containers_leave_nothing_and_grow_nothing(engine: Engine) {
     let root = Root::new();
-    let house = House::empty(&root, engine);
+    let stock = StockContainerd::empty(&root, engine);
     let busybox = Busybox::make(&root.dir("busybox"));
     let count = Scale::asked().containers;
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
-        let (host, shim) = long_lived(&client, &house, &busybox, true).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
+        let (host, shim) = long_lived(&client, &stock, &busybox, true).await;
         let one = async |number: usize| {
             // Half of them in a shim of their own, half in that of the first.
             let joins = number.is_multiple_of(2);
             let id = root.id("c");
             if !joins {
-                house.containerd.expect_shim(&id);
+                stock.containerd.expect_shim(&id);
             }
             let script = format!("exit {}", number % 200);
             let status = whole_life(&client, &root, &busybox, &id, &script, joins).await;
@@ -200,23 +200,23 @@ fn a_thousand_containers_leave_nothing_and_grow_nothing(engine: Engine) {
 
 fn two_thousand_execs_leave_nothing_and_grow_nothing(engine: Engine) {
     let root = Root::new();
-    let house = match engine {
+    let stock = match engine {
         // The runtime is named in its options, which come with an image's container.
-        Engine::Crun => House::start(&root, engine),
-        Engine::Runc | Engine::Youki | Engine::Stock => House::empty(&root, engine),
+        Engine::Crun => StockContainerd::start(&root, engine),
+        Engine::Runc | Engine::Youki | Engine::Stock => StockContainerd::empty(&root, engine),
     };
     let busybox = Busybox::make(&root.dir("busybox"));
     let count = Scale::asked().execs;
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
         let (id, shim) = match engine {
             Engine::Crun => {
-                let id = house.detached(&[], "exec sleep 100000");
-                let shim = house.containerd.shim(&id);
+                let id = stock.detached(&[], "exec sleep 100000");
+                let shim = stock.containerd.shim(&id);
                 (id, shim)
             }
             Engine::Runc | Engine::Youki | Engine::Stock => {
-                long_lived(&client, &house, &busybox, false).await
+                long_lived(&client, &stock, &busybox, false).await
             }
         };
         let one = async |number: usize| {
@@ -250,7 +250,7 @@ fn two_thousand_execs_leave_nothing_and_grow_nothing(engine: Engine) {
         told(&format!("{count} execs in sequence"), began);
         before.not_outgrown_by(shim, count, HEAP_KB);
         if engine == Engine::Crun {
-            house.remove(&id);
+            stock.remove(&id);
         } else {
             end(&client, &busybox, &id).await;
         }
@@ -259,12 +259,12 @@ fn two_thousand_execs_leave_nothing_and_grow_nothing(engine: Engine) {
 
 fn fifty_at_once_all_end_well(engine: Engine) {
     let root = Root::new();
-    let house = House::empty(&root, engine);
+    let stock = StockContainerd::empty(&root, engine);
     let busybox = Busybox::make(&root.dir("busybox"));
     let count = Scale::asked().at_once;
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
-        let (host, shim) = long_lived(&client, &house, &busybox, true).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
+        let (host, shim) = long_lived(&client, &stock, &busybox, true).await;
         let execs = async |round: usize| {
             let began = Instant::now();
             let all = (0..count).map(async |number| {
@@ -282,7 +282,7 @@ fn fifty_at_once_all_end_well(engine: Engine) {
                 let joins = number.is_multiple_of(2);
                 let id = root.id("c");
                 if !joins {
-                    house.containerd.expect_shim(&id);
+                    stock.containerd.expect_shim(&id);
                 }
                 let script = format!("exit {number}");
                 let status = whole_life(&client, &root, &busybox, &id, &script, joins).await;

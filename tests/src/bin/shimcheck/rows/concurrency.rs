@@ -9,8 +9,8 @@ use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Bundle, Task, until};
 use protos::ttrpc::api::{CreateTaskResponse, DeleteResponse, StartRequest, StartResponse, Status};
 
+use crate::fixture::{Fixture, SOON, Shim, exit_status, finish, unless_unimplemented};
 use crate::row::{Row, row};
-use crate::stage::{SOON, Shim, Stage, exit_status, finish, unless_unimplemented};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -26,9 +26,9 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn starts(stage: &Stage) -> Result<()> {
+fn starts(fixture: &Fixture) -> Result<()> {
     for _ in 0..3 {
-        let life = stage.create(stage.shell("exec sleep 100")?)?;
+        let life = fixture.create(fixture.shell("exec sleep 100")?)?;
         let request = StartRequest { id: life.task.id().to_owned(), ..Default::default() };
         let sent: Result<Vec<_>, _> = (0..10).map(|_| life.task.send("Start", &request)).collect();
         let mut started = 0;
@@ -46,9 +46,9 @@ fn starts(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn deletes(stage: &Stage) -> Result<()> {
+fn deletes(fixture: &Fixture) -> Result<()> {
     for _ in 0..3 {
-        let life = stage.run("exit 19")?;
+        let life = fixture.run("exit 19")?;
         life.exit_status()?;
         let request = life.task.delete_request("");
         let sent: Result<Vec<_>, _> = (0..10).map(|_| life.task.send("Delete", &request)).collect();
@@ -64,14 +64,14 @@ fn deletes(stage: &Stage) -> Result<()> {
         ensure!(!answers.is_empty(), "none of 10 succeeded");
         ensure!(answers.iter().all(|answer| answer.exit_status == 19), "they got {answers:?}");
         life.shim.leave(&life.bundle.id)?;
-        stage.nothing_left()?;
+        fixture.nothing_left()?;
     }
     Ok(())
 }
 
-fn kill_delete(stage: &Stage) -> Result<()> {
+fn kill_delete(fixture: &Fixture) -> Result<()> {
     for _ in 0..6 {
-        let life = stage.run("exec sleep 100")?;
+        let life = fixture.run("exec sleep 100")?;
         let task = &life.task;
         let waiting = task.send("Wait", &task.wait_request(""))?;
         let killing = task.send("Kill", &task.kill_request("", 9))?;
@@ -97,21 +97,21 @@ fn kill_delete(stage: &Stage) -> Result<()> {
             other => bail!("Delete and State: {other:?}"),
         }
         life.shim.leave(&life.bundle.id)?;
-        stage.nothing_left()?;
+        fixture.nothing_left()?;
     }
     Ok(())
 }
 
-fn member(stage: &Stage, script: &str) -> Result<Bundle> {
-    stage.shaped(script, |spec| {
-        spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": stage.token });
+fn member(fixture: &Fixture, script: &str) -> Result<Bundle> {
+    fixture.shaped(script, |spec| {
+        spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": fixture.token });
     })
 }
 
 /// A shim with one container in it, which others join.
-fn host(stage: &Stage) -> Result<(Shim<'_>, Bundle)> {
-    let bundle = member(stage, "exec sleep 100")?;
-    let shim = stage.start(&bundle)?;
+fn host(fixture: &Fixture) -> Result<(Shim<'_>, Bundle)> {
+    let bundle = member(fixture, "exec sleep 100")?;
+    let shim = fixture.start(&bundle)?;
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request())?;
     task.start("")?;
@@ -147,15 +147,15 @@ fn client(task: &Task, bundle: &Bundle, host: &Task, round: usize) -> Result<()>
     }
 }
 
-fn storm(stage: &Stage) -> Result<()> {
-    let (shim, bundle) = host(stage)?;
+fn storm(fixture: &Fixture) -> Result<()> {
+    let (shim, bundle) = host(fixture)?;
     let host = shim.task(&bundle.id);
     let trial = host.exec(&host.exec_request("trial", &process(&shell("exit 0"))));
     unless_unimplemented(trial, "Exec")?;
     host.delete("trial")?;
     let rounds = 4;
     let bundles =
-        (0..6 * rounds).map(|_| member(stage, "exec sleep 100")).collect::<Result<Vec<_>>>()?;
+        (0..6 * rounds).map(|_| member(fixture, "exec sleep 100")).collect::<Result<Vec<_>>>()?;
     let next = AtomicUsize::new(0);
     let outcome: Result<()> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..6)
@@ -181,7 +181,7 @@ fn storm(stage: &Stage) -> Result<()> {
         Ok(())
     });
     outcome?;
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     for bundle in &bundles {
         ensure!(events.wait_for(SOON, &bundle.id, "delete"), "no delete of {}", bundle.id);
         let words = events.words(&bundle.id);
@@ -205,12 +205,12 @@ fn storm(stage: &Stage) -> Result<()> {
     drop(events);
     finish(&host)?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn containers(stage: &Stage) -> Result<()> {
-    let (shim, bundle) = host(stage)?;
-    let bundles = (0..30).map(|_| member(stage, "exit 2")).collect::<Result<Vec<_>>>()?;
+fn containers(fixture: &Fixture) -> Result<()> {
+    let (shim, bundle) = host(fixture)?;
+    let bundles = (0..30).map(|_| member(fixture, "exit 2")).collect::<Result<Vec<_>>>()?;
     for chunk in bundles.chunks(5) {
         for bundle in chunk {
             let task = shim.task(&bundle.id);
@@ -232,7 +232,7 @@ fn containers(stage: &Stage) -> Result<()> {
             task.delete("")?;
         }
     }
-    let events = stage.events.borrow();
+    let events = fixture.events.borrow();
     for bundle in &bundles {
         ensure!(events.wait_for(SOON, &bundle.id, "delete"), "no delete of {}", bundle.id);
         let words = events.words(&bundle.id);
@@ -241,14 +241,14 @@ fn containers(stage: &Stage) -> Result<()> {
     drop(events);
     finish(&shim.task(&bundle.id))?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// The first of all containers in a namespace, each in a shim of its own: all of them find that the
 /// namespace's cgroup is missing.
-fn shims(stage: &Stage) -> Result<()> {
-    let bundles = (0..4).map(|_| stage.shell("exec sleep 100")).collect::<Result<Vec<_>>>()?;
-    let shims = bundles.iter().map(|bundle| stage.start(bundle)).collect::<Result<Vec<_>>>()?;
+fn shims(fixture: &Fixture) -> Result<()> {
+    let bundles = (0..4).map(|_| fixture.shell("exec sleep 100")).collect::<Result<Vec<_>>>()?;
+    let shims = bundles.iter().map(|bundle| fixture.start(bundle)).collect::<Result<Vec<_>>>()?;
     let members: Vec<_> = shims.iter().zip(&bundles).collect();
     let sent = members
         .iter()
@@ -264,7 +264,7 @@ fn shims(stage: &Stage) -> Result<()> {
         finish(&task)?;
         shim.leave(&bundle.id)?;
     }
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 /// What a shim holds.
@@ -302,12 +302,12 @@ impl Holdings {
     }
 }
 
-fn growth(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 1000")?;
+fn growth(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 1000")?;
     let run = |number: usize| -> Result<()> {
         let exec = format!("e{number}");
         if number.is_multiple_of(10) {
-            let pipes = stage.pipes()?;
+            let pipes = fixture.pipes()?;
             life.exec_with(&exec, "echo out", &pipes)?;
         } else {
             life.exec(&exec, "exit 0")?;
@@ -322,7 +322,7 @@ fn growth(stage: &Stage) -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     let before = Holdings::of(&life.shim);
     let began = Instant::now();
-    for number in 30..30 + stage.options.execs {
+    for number in 30..30 + fixture.options.execs {
         run(number).with_context(|| format!("exec {number}, after {:?}", began.elapsed()))?;
     }
     // A thread pool may not have been at its full size after thirty.
@@ -330,11 +330,11 @@ fn growth(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn growth_containers(stage: &Stage) -> Result<()> {
-    let (shim, bundle) = host(stage)?;
+fn growth_containers(fixture: &Fixture) -> Result<()> {
+    let (shim, bundle) = host(fixture)?;
     let run = || -> Result<()> {
-        let bundle = member(stage, "exit 0")?;
-        let pipes = stage.pipes()?;
+        let bundle = member(fixture, "exit 0")?;
+        let pipes = fixture.pipes()?;
         let task = shim.task(&bundle.id);
         task.create(&pipes.create(bundle.create_request()))?;
         task.start("")?;
@@ -353,15 +353,15 @@ fn growth_containers(stage: &Stage) -> Result<()> {
     before.regained(&shim, 3, 3072)?;
     finish(&shim.task(&bundle.id))?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn growth_failures(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 1000")?;
+fn growth_failures(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 1000")?;
     let missing = process(&["/no/such/command".to_owned()]);
     let run = |number: usize| -> Result<()> {
         let exec = format!("e{number}");
-        let pipes = stage.pipes()?;
+        let pipes = fixture.pipes()?;
         let request = pipes.exec(life.task.exec_request(&exec, &missing));
         unless_unimplemented(life.task.exec(&request), "Exec")?;
         ensure!(life.task.start(&exec).is_err(), "a missing command was started");

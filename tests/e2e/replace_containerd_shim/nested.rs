@@ -12,7 +12,7 @@ use harness::command::LIMIT;
 use harness::{Root, eventually, run, wait};
 use serde_json::{Value, json};
 
-use super::House;
+use super::StockContainerd;
 use super::life::flat;
 use crate::engine::Engine;
 
@@ -41,34 +41,34 @@ nested! {
 
 fn a_container_lives_is_measured_and_runs_out_of_memory(engine: Engine) {
     let root = Root::new();
-    let house = House::lean(&root, engine);
-    let watch = house.watch();
+    let stock = StockContainerd::lean(&root, engine);
+    let watch = stock.watch();
     // It uses some of everything, and all of its memory when it is told to.
     let script = "trap 'exec busybox tail -c 200000000 /dev/zero' USR1; \
                   dd if=/dev/zero of=/f bs=64k count=32 2>/dev/null; cat /f >/dev/null; \
                   echo up >/up; while :; do sleep 0.05; done";
-    let id = house.detached(&["--memory-limit", "16777216", "--cpus", "0.9"], script);
-    let up = house.containerd.bundle(&id).join("rootfs/up");
+    let id = stock.detached(&["--memory-limit", "16777216", "--cpus", "0.9"], script);
+    let up = stock.containerd.bundle(&id).join("rootfs/up");
     eventually(wait::SOON, "it has used what it uses", || up.exists().then_some(()));
-    let done = run(&mut house.exec(&id, "e1", "echo inside; exit 5")).ended_with(5);
+    let done = run(&mut stock.exec(&id, "e1", "echo inside; exit 5")).ended_with(5);
     assert_eq!(done.out(), "inside");
 
     // Paused, so that two look at the same.
-    let _ = house.ctr(&["task", "pause", &id]).success();
-    assert_eq!(house.status(&id), "PAUSED");
-    metrics_are_what_the_files_say(&house, &id);
-    let _ = house.ctr(&["task", "resume", &id]).success();
+    let _ = stock.ctr(&["task", "pause", &id]).success();
+    assert_eq!(stock.status(&id), "PAUSED");
+    metrics_are_what_the_files_say(&stock, &id);
+    let _ = stock.ctr(&["task", "resume", &id]).success();
 
-    let _ = house.ctr(&["task", "kill", "--signal", "SIGUSR1", &id]).success();
-    house.becomes(&id, "STOPPED");
-    house.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
-    let _ = house.ctr(&["containers", "rm", &id]).success();
+    let _ = stock.ctr(&["task", "kill", "--signal", "SIGUSR1", &id]).success();
+    stock.becomes(&id, "STOPPED");
+    stock.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
+    let _ = stock.ctr(&["containers", "rm", &id]).success();
     watch.wait_for(&id, "delete");
     let exec = ["exec-added:e1", "exec-started:e1", "exit:e1"];
     let expected =
         [&["create", "start"], &exec[..], &["paused", "resumed", "oom", "exit", "delete"]];
     assert_eq!(watch.words(&id), expected.concat());
-    nothing_is_left(&house, &id);
+    nothing_is_left(&stock, &id);
 }
 
 /// What `ctr` prints of a container's memory, by the names in `memory.stat`.
@@ -104,11 +104,11 @@ const MEMORY: &[&str] = &[
     "thp_collapse_alloc",
 ];
 
-fn metrics_are_what_the_files_say(house: &House<'_>, id: &str) {
-    let group = group(house, id);
+fn metrics_are_what_the_files_say(stock: &StockContainerd<'_>, id: &str) {
+    let group = group(stock, id);
     let (told, files) = eventually(wait::SOON, "two looks at the same", || {
         let before = files(&group);
-        let out = house.ctr(&["task", "metrics", "--format", "json", id]).success().out();
+        let out = stock.ctr(&["task", "metrics", "--format", "json", id]).success().out();
         let metrics: Value = serde_json::from_str(&out).expect("ctr writes JSON");
         let mut told = BTreeMap::new();
         for part in ["pids", "cpu", "memory", "memory_events", "hugetlb"] {
@@ -186,40 +186,40 @@ fn files(group: &Path) -> BTreeMap<String, Value> {
 
 fn a_checkpoint_made_by_ctr_goes_on_where_it_was(engine: Engine) {
     let root = Root::new();
-    let house = House::lean(&root, engine);
-    let watch = house.watch();
+    let stock = StockContainerd::lean(&root, engine);
+    let watch = stock.watch();
     // It counts in its memory what it is told, and keeps a file.
     let script = "n=0; while read word; do \
                   case $word in leave) exit 44;; esac; \
                   n=$((n + 1)); echo $n $word; echo $n >/count; done";
-    let (mut command, first) = house.run(&["--detach"], script);
-    Talk::start(&house, "run", &mut command).ends_with(0);
-    let mut talk = attach(&house, &first);
+    let (mut command, first) = stock.run(&["--detach"], script);
+    Talk::start(&stock, "run", &mut command).ends_with(0);
+    let mut talk = attach(&stock, &first);
     talk.say("one");
     talk.hears("1 one");
     talk.breaks_off();
 
     let words = ["containers", "checkpoint", "--task", "--image", "--rw", &first, "checkpoint:1"];
-    let _ = house.ctr(&words).success();
-    assert_eq!(house.status(&first), "RUNNING");
-    let mut talk = attach(&house, &first);
+    let _ = stock.ctr(&words).success();
+    assert_eq!(stock.status(&first), "RUNNING");
+    let mut talk = attach(&stock, &first);
     talk.say("two");
     talk.hears("2 two");
     talk.breaks_off();
-    house.remove(&first);
+    stock.remove(&first);
     watch.wait_for(&first, "delete");
     let expected = ["create", "start", "paused", "resumed", "exit", "delete"];
     assert_eq!(watch.words(&first), expected);
-    nothing_is_left(&house, &first);
+    nothing_is_left(&stock, &first);
 
     // Under another name, of what was when the checkpoint was made.
     let second = root.id("c");
-    house.containerd.expect_shim(&second);
+    stock.containerd.expect_shim(&second);
     let words = ["containers", "restore", "--rw", "--live", &second, "checkpoint:1"];
-    Talk::start(&house, "restore", &mut house.containerd.ctr(&words)).ends_with(0);
-    assert_eq!(house.status(&second), "RUNNING");
-    assert_eq!(run(&mut house.exec(&second, "e1", "cat /count")).success().out(), "1");
-    let mut talk = attach(&house, &second);
+    Talk::start(&stock, "restore", &mut stock.containerd.ctr(&words)).ends_with(0);
+    assert_eq!(stock.status(&second), "RUNNING");
+    assert_eq!(run(&mut stock.exec(&second, "e1", "cat /count")).success().out(), "1");
+    let mut talk = attach(&stock, &second);
     talk.say("again");
     talk.hears("2 again");
     talk.say("leave");
@@ -229,25 +229,25 @@ fn a_checkpoint_made_by_ctr_goes_on_where_it_was(engine: Engine) {
     let exec = ["exec-added:e1", "exec-started:e1", "exit:e1"];
     let expected = [&["create", "start"], &exec[..], &["exit", "delete"]].concat();
     assert_eq!(watch.words(&second), expected);
-    let _ = house.ctr(&["containers", "rm", &second]).success();
-    nothing_is_left(&house, &second);
+    let _ = stock.ctr(&["containers", "rm", &second]).success();
+    nothing_is_left(&stock, &second);
 }
 
 /// A container's group, in which both of a checkpoint's are: the place is in the spec.
-fn group(house: &House<'_>, id: &str) -> PathBuf {
-    Path::new("/sys/fs/cgroup").join(house.root.namespace()).join(id)
+fn group(stock: &StockContainerd<'_>, id: &str) -> PathBuf {
+    Path::new("/sys/fs/cgroup").join(stock.root.namespace()).join(id)
 }
 
 /// Neither of the runtime nor of the kernel nor of containerd. What the whole test leaves is
 /// looked for at its end.
 #[track_caller]
-fn nothing_is_left(house: &House<'_>, id: &str) {
-    let record = Path::new("/run/containerd/runc").join(house.root.namespace()).join(id);
+fn nothing_is_left(stock: &StockContainerd<'_>, id: &str) {
+    let record = Path::new("/run/containerd/runc").join(stock.root.namespace()).join(id);
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("there is a table of mounts");
     assert!(!record.exists(), "the runtime's record of {id} stays");
-    assert!(!group(house, id).exists(), "the cgroup of {id} stays");
+    assert!(!group(stock, id).exists(), "the cgroup of {id} stays");
     assert!(!mounts.contains(id), "mounts of {id} stay:\n{mounts}");
-    assert!(!house.containerd.bundle(id).exists(), "the bundle of {id} stays");
+    assert!(!stock.containerd.bundle(id).exists(), "the bundle of {id} stays");
     // Where ctr puts those of a container that it restores.
     let streams =
         run(Command::new("find").args(["/run/containerd/fifo", "-name"]).arg(format!("{id}-*")));
@@ -261,13 +261,13 @@ struct Talk {
     heard: PathBuf,
 }
 
-fn attach(house: &House<'_>, id: &str) -> Talk {
-    Talk::start(house, "attach", &mut house.containerd.ctr(&["task", "attach", id]))
+fn attach(stock: &StockContainerd<'_>, id: &str) -> Talk {
+    Talk::start(stock, "attach", &mut stock.containerd.ctr(&["task", "attach", id]))
 }
 
 impl Talk {
-    fn start(house: &House<'_>, name: &str, command: &mut Command) -> Self {
-        let heard = house.root.path().join(house.root.id(name)).with_extension("out");
+    fn start(stock: &StockContainerd<'_>, name: &str, command: &mut Command) -> Self {
+        let heard = stock.root.path().join(stock.root.id(name)).with_extension("out");
         let file = File::create(&heard).expect("make a file");
         let also = file.try_clone().expect("it is open");
         command.stdin(Stdio::piped()).stdout(file).stderr(also);

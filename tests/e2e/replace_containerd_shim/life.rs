@@ -10,7 +10,7 @@ use harness::{Root, eventually, programs, run, wait};
 use serde_json::{Value, json};
 
 use super::client::{Client, wait_for};
-use super::{House, with_engines};
+use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
 
 with_engines! {
@@ -40,10 +40,10 @@ const PATIENT: &str = "trap 'exit 44' TERM; while :; do sleep 0.05; done";
 
 fn a_container_lives_its_whole_life_and_its_events_come_in_order(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
-    let watch = house.watch();
-    let id = house.detached(&[], PATIENT);
-    assert_eq!(house.status(&id), "RUNNING");
+    let stock = StockContainerd::start(&root, engine);
+    let watch = stock.watch();
+    let id = stock.detached(&[], PATIENT);
+    assert_eq!(stock.status(&id), "RUNNING");
     let record = Path::new("/run/containerd/runc").join(root.namespace()).join(&id);
     match engine {
         Engine::Crun => assert!(record.join("status").is_file(), "crun keeps its record here"),
@@ -51,26 +51,26 @@ fn a_container_lives_its_whole_life_and_its_events_come_in_order(engine: Engine)
         Engine::Youki | Engine::Stock => {}
     }
 
-    let done = run(&mut house.exec(&id, "e1", "echo inside; exit 5")).ended_with(5);
+    let done = run(&mut stock.exec(&id, "e1", "echo inside; exit 5")).ended_with(5);
     assert_eq!(done.out(), "inside");
-    let mut missing = house.containerd.ctr(&["task", "exec", "--exec-id", "e2", "--fifo-dir"]);
+    let mut missing = stock.containerd.ctr(&["task", "exec", "--exec-id", "e2", "--fifo-dir"]);
     missing.arg(root.dir("fifo")).args([&id, "/no/such/command"]);
     run(&mut missing).ended_with(1).complains_of(&["/no/such/command"]);
 
-    let _ = house.ctr(&["task", "pause", &id]).success();
-    assert_eq!(house.status(&id), "PAUSED");
-    run(&mut house.exec(&id, "e3", "true")).ended_with(1).complains_of(&["paused"]);
-    let _ = house.ctr(&["task", "resume", &id]).success();
-    assert_eq!(house.status(&id), "RUNNING");
+    let _ = stock.ctr(&["task", "pause", &id]).success();
+    assert_eq!(stock.status(&id), "PAUSED");
+    run(&mut stock.exec(&id, "e3", "true")).ended_with(1).complains_of(&["paused"]);
+    let _ = stock.ctr(&["task", "resume", &id]).success();
+    assert_eq!(stock.status(&id), "RUNNING");
 
-    let removal = house.ctr(&["task", "rm", &id]).ended_with(1);
+    let removal = stock.ctr(&["task", "rm", &id]).ended_with(1);
     removal.complains_of(&["must be stopped before deletion"]);
-    let _ = house.ctr(&["task", "kill", "--signal", "SIGTERM", &id]).success();
-    house.becomes(&id, "STOPPED");
-    let again = house.ctr(&["task", "kill", &id]).ended_with(1);
+    let _ = stock.ctr(&["task", "kill", "--signal", "SIGTERM", &id]).success();
+    stock.becomes(&id, "STOPPED");
+    let again = stock.ctr(&["task", "kill", &id]).ended_with(1);
     again.complains_of(&["not found"]);
-    house.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 44"]);
-    let _ = house.ctr(&["containers", "rm", &id]).success();
+    stock.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 44"]);
+    let _ = stock.ctr(&["containers", "rm", &id]).success();
 
     watch.wait_for(&id, "delete");
     let told = watch.words(&id);
@@ -95,53 +95,53 @@ fn a_container_lives_its_whole_life_and_its_events_come_in_order(engine: Engine)
 
 fn signals_reach_the_process_they_are_for_and_all_of_them_when_asked(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
+    let stock = StockContainerd::start(&root, engine);
     let script = "trap 'exit 44' TERM; trap 'echo told >/told' USR1; echo up >/up; \
                   while :; do sleep 0.05; done";
-    let id = house.detached(&[], script);
+    let id = stock.detached(&[], script);
     let there = |exec: &str, file: &str| {
         // Made, it may still be empty.
         let look = format!("until [ -s {file} ]; do sleep 0.05; done; cat {file}");
-        run(&mut house.exec(&id, exec, &look)).success().out()
+        run(&mut stock.exec(&id, exec, &look)).success().out()
     };
     assert_eq!(there("look", "/up"), "up");
     std::thread::scope(|scope| {
         let wait = |name: &'static str, script: &'static str| {
-            let mut exec = house.exec(&id, name, script);
+            let mut exec = stock.exec(&id, name, script);
             scope.spawn(move || run(&mut exec))
         };
         let one = wait("one", "trap 'exit 3' USR1; echo one >/one; while :; do sleep 0.05; done");
         let two = wait("two", "echo two >/two; exec sleep 600");
         assert_eq!((there("look1", "/one"), there("look2", "/two")), ("one".into(), "two".into()));
-        let listed = house.ctr(&["task", "ps", &id]).success().out();
+        let listed = stock.ctr(&["task", "ps", &id]).success().out();
         assert!(listed.contains("one") && listed.contains("two"), "{listed}");
         // One exec by its id, and nobody else.
         let words = ["task", "kill", "--signal", "SIGTERM", "--exec-id", "two", &id];
-        let _ = house.ctr(&words).success();
+        let _ = stock.ctr(&words).success();
         let _ = two.join().expect("no panic").ended_with(143);
-        house.ctr(&words).ended_with(1).complains_of(&["not found"]);
-        assert_eq!(house.status(&id), "RUNNING");
+        stock.ctr(&words).ended_with(1).complains_of(&["not found"]);
+        assert_eq!(stock.status(&id), "RUNNING");
         // All of them.
-        let _ = house.ctr(&["task", "kill", "--all", "--signal", "SIGUSR1", &id]).success();
+        let _ = stock.ctr(&["task", "kill", "--all", "--signal", "SIGUSR1", &id]).success();
         let _ = one.join().expect("no panic").ended_with(3);
     });
     assert_eq!(there("look3", "/told"), "told");
-    let _ = house.ctr(&["task", "kill", "--all", "--signal", "SIGKILL", &id]).success();
-    house.becomes(&id, "STOPPED");
-    house.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
-    let _ = house.ctr(&["containers", "rm", &id]).success();
+    let _ = stock.ctr(&["task", "kill", "--all", "--signal", "SIGKILL", &id]).success();
+    stock.becomes(&id, "STOPPED");
+    stock.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
+    let _ = stock.ctr(&["containers", "rm", &id]).success();
 }
 
 fn a_terminal_is_resized_while_it_runs(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
+    let stock = StockContainerd::start(&root, engine);
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
-    let (command, id) = house.run(&["--rm", "--tty"], script);
+    let (command, id) = stock.run(&["--rm", "--tty"], script);
     let terminal = Terminal::start(&command);
     terminal.shows("ready");
     resized(&terminal, 44, 101);
     // An exec's own terminal is another one.
-    let mut exec = house.containerd.ctr(&["task", "exec", "--tty", "--exec-id", "e", "--fifo-dir"]);
+    let mut exec = stock.containerd.ctr(&["task", "exec", "--tty", "--exec-id", "e", "--fifo-dir"]);
     exec.arg(root.dir("fifo")).args([&id, "/bin/sh", "-c", script]);
     let second = Terminal::start(&exec);
     second.shows("ready");
@@ -150,7 +150,7 @@ fn a_terminal_is_resized_while_it_runs(engine: Engine) {
     // One after the other: a ctr whose exec is gone with its container leaves the exec's fifos.
     for (mut terminal, process) in [(second, &["--exec-id", "e"][..]), (terminal, &[])] {
         let kill = [&["task", "kill", "--signal", "SIGKILL"], process, &[&id]].concat();
-        let _ = house.ctr(&kill).success();
+        let _ = stock.ctr(&kill).success();
         assert_eq!(terminal.end(), 137);
     }
 }
@@ -222,15 +222,15 @@ pub(super) fn flat(prefix: &str, value: &Value, into: &mut BTreeMap<String, Valu
 
 fn metrics_are_what_runc_itself_reports(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
+    let stock = StockContainerd::start(&root, engine);
     // It uses some of everything, and is paused, so that both look at the same.
     let script = "dd if=/dev/zero of=/f bs=64k count=32 2>/dev/null; cat /f >/dev/null; \
                   i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo up >/up; sleep 600";
     let flags = ["--memory-limit", "67108864", "--cpus", "0.9"];
-    let id = house.detached(&flags, script);
-    let up = house.containerd.bundle(&id).join("rootfs/up");
+    let id = stock.detached(&flags, script);
+    let up = stock.containerd.bundle(&id).join("rootfs/up");
     eventually(wait::SOON, "it has used what it uses", || up.exists().then_some(()));
-    let _ = house.ctr(&["task", "pause", &id]).success();
+    let _ = stock.ctr(&["task", "pause", &id]).success();
 
     let state = Path::new("/run/containerd/runc").join(root.namespace());
     let mut runc = root.command(programs::system("runc"));
@@ -239,7 +239,7 @@ fn metrics_are_what_runc_itself_reports(engine: Engine) {
     // A page that the kernel writes back in between is no fault of either.
     eventually(wait::SOON, "two looks at the same", || {
         let before = run(&mut runc).success().out();
-        let out = house.ctr(&["task", "metrics", "--format", "json", &id]).success().out();
+        let out = stock.ctr(&["task", "metrics", "--format", "json", &id]).success().out();
         if run(&mut runc).success().out() != before {
             return None;
         }
@@ -281,21 +281,21 @@ fn metrics_are_what_runc_itself_reports(engine: Engine) {
     assert_eq!(ours["memory/usage/limit"], json!(67_108_864));
     assert!(ours["cpu/total"].as_u64() > Some(1_000_000), "{ours:?}");
     assert!(ours.len() > 20, "{ours:?}");
-    let _ = house.ctr(&["task", "resume", &id]).success();
-    house.remove(&id);
+    let _ = stock.ctr(&["task", "resume", &id]).success();
+    stock.remove(&id);
 }
 
 fn limits_are_changed_while_it_runs(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
-    let id = house.detached(&["--memory-limit", "67108864"], "exec sleep 600");
+    let stock = StockContainerd::start(&root, engine);
+    let id = stock.detached(&["--memory-limit", "67108864"], "exec sleep 600");
     let limit = |controller: &str, file: &str| {
         let group = Path::new("/sys/fs/cgroup").join(controller).join(root.namespace()).join(&id);
         fs::read_to_string(group.join(file)).expect("the container's own cgroup").trim().to_owned()
     };
     assert_eq!(limit("memory", "memory.limit_in_bytes"), "67108864");
     wait_for(async {
-        let client = Client::connect(&house.containerd, root.namespace()).await;
+        let client = Client::connect(&stock.containerd, root.namespace()).await;
         let resources = json!({
             "memory": { "limit": 33_554_432 },
             "cpu": { "shares": 512, "quota": 50_000, "period": 100_000 },
@@ -311,17 +311,17 @@ fn limits_are_changed_while_it_runs(engine: Engine) {
     assert_eq!(limit("cpu", "cpu.shares"), "512");
     assert_eq!(limit("cpu", "cpu.cfs_quota_us"), "50000");
     assert_eq!(limit("pids", "pids.max"), "77");
-    house.remove(&id);
+    stock.remove(&id);
 }
 
 fn a_checkpoint_that_criu_refuses_says_so_and_leaves_the_container_running(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
-    let id = house.detached(&[], "exec sleep 600");
+    let stock = StockContainerd::start(&root, engine);
+    let id = stock.detached(&[], "exec sleep 600");
     // Debian's criu does not know this kernel's vdso; where there is none at all, runc says so.
     let images = root.dir("images");
     let work = root.dir("criu");
-    let mut command = house.containerd.ctr(&["task", "checkpoint", "--image-path"]);
+    let mut command = stock.containerd.ctr(&["task", "checkpoint", "--image-path"]);
     command.arg(&images).arg("--work-path").arg(&work).arg(&id);
     let done = run(&mut command);
     if done.code() == 0 {
@@ -331,32 +331,32 @@ fn a_checkpoint_that_criu_refuses_says_so_and_leaves_the_container_running(engin
         let log = work.join("dump.log");
         if log.exists() {
             // criu ran; what it said stays with the bundle, and the message says where.
-            let kept = house.containerd.bundle(&id).join("criu-dump.log");
+            let kept = stock.containerd.bundle(&id).join("criu-dump.log");
             assert!(done.err().contains(&kept.display().to_string()), "{done:?}");
             let said = fs::read_to_string(&kept).expect("the message names it");
             assert!(said.contains("Error"), "{said}");
         }
     }
-    assert_eq!(house.status(&id), "RUNNING");
-    let _ = run(&mut house.exec(&id, "e1", "exit 6")).ended_with(6);
-    house.remove(&id);
+    assert_eq!(stock.status(&id), "RUNNING");
+    let _ = run(&mut stock.exec(&id, "e1", "exit 6")).ended_with(6);
+    stock.remove(&id);
 }
 
 fn running_out_of_memory_is_told_before_the_exit_it_causes(engine: Engine) {
     let root = Root::new();
-    let house = House::start(&root, engine);
-    let watch = house.watch();
+    let stock = StockContainerd::start(&root, engine);
+    let watch = stock.watch();
     let script = "sleep 0.2; exec tail -c 200000000 /dev/zero";
-    let id = house.detached(&["--memory-limit", "16777216"], script);
-    house.becomes(&id, "STOPPED");
-    house.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
-    let _ = house.ctr(&["containers", "rm", &id]).success();
+    let id = stock.detached(&["--memory-limit", "16777216"], script);
+    stock.becomes(&id, "STOPPED");
+    stock.ctr(&["task", "rm", &id]).success().complains_of(&["exit code 137"]);
+    let _ = stock.ctr(&["containers", "rm", &id]).success();
     watch.wait_for(&id, "delete");
     assert_eq!(watch.words(&id), ["create", "start", "oom", "exit", "delete"]);
     // One that was never short of it is not said to have been.
-    let id = house.detached(&["--memory-limit", "67108864"], "exit 3");
-    house.becomes(&id, "STOPPED");
-    house.remove(&id);
+    let id = stock.detached(&["--memory-limit", "67108864"], "exit 3");
+    stock.becomes(&id, "STOPPED");
+    stock.remove(&id);
     watch.wait_for(&id, "delete");
     assert_eq!(watch.words(&id), ["create", "start", "exit", "delete"]);
 }

@@ -1,4 +1,4 @@
-//! What an attack has at hand: its root, a shim's stage, a daemon, and secrets of the host.
+//! What an attack has at hand: its root, a shim's daemon, a daemon, and secrets of the host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use harness::fake_daemon::FakeDaemon;
 use harness::shim::{Bundle, Stream};
-use harness::stage::Stage;
 use harness::{Finished, Root, Supervisor, programs, run};
 use serde_json::{Value, json};
 
@@ -21,21 +21,21 @@ pub(crate) const IMAGE: &str = "example.test/attack:1";
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// An attack's surroundings.
-pub(crate) struct Ground {
-    pub(crate) stage: Stage,
+pub(crate) struct Fixture {
+    pub(crate) daemon: FakeDaemon,
     pub(crate) engine: Engine,
 }
 
-impl Ground {
+impl Fixture {
     /// On the root that the parent process has made.
     pub(crate) fn new(root: &Path, engine: Option<Engine>) -> Self {
         let engine = engine.unwrap_or(Engine::Youki);
         let shim = programs::ours(engine.shim());
-        Self { stage: Stage::on(Root::adopt(root), shim), engine }
+        Self { daemon: FakeDaemon::on(Root::adopt(root), shim), engine }
     }
 
     pub(crate) fn root(&self) -> &Root {
-        &self.stage.root
+        &self.daemon.root
     }
 
     /// A file of the host that no container may read; its path.
@@ -90,7 +90,7 @@ impl Ground {
         let stdout = stdout.expect("make a fifo");
         let mut request = bundle.create_request();
         request.stdout = stdout.path();
-        let shim = self.stage.start(bundle);
+        let shim = self.daemon.start(bundle);
         let task = shim.task(&bundle.id);
         let ended = task
             .within(SOON)
@@ -109,7 +109,7 @@ impl Ground {
         shim.gone(SOON);
         let text = stdout.text();
         let _ = fs::remove_file(stdout.path());
-        self.stage.forget();
+        self.daemon.forget();
         (ended, text)
     }
 

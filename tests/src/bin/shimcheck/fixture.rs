@@ -26,7 +26,7 @@ use crate::row::not_offered;
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A row's surroundings.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     /// What is checked.
     pub(crate) options: Options,
     /// In the name of everything the row makes; its containerd namespace, too.
@@ -40,7 +40,7 @@ pub(crate) struct Stage {
     serial: Cell<usize>,
 }
 
-impl Stage {
+impl Fixture {
     /// Sets it up in the directory given.
     pub(crate) fn new(options: &Options) -> Result<Self> {
         let dir = options.place.clone();
@@ -145,7 +145,7 @@ impl Stage {
             .context("Connect, right after the start")?;
         let pid = i32::try_from(answer.shim_pid)?;
         ensure!(pid > 1, "Connect says the shim's process id is {pid}");
-        Ok(Shim { stage: self, reply: reply.clone(), client, pid })
+        Ok(Shim { fixture: self, reply: reply.clone(), client, pid })
     }
 
     /// A container that runs a script, without streams.
@@ -307,7 +307,7 @@ impl Pipes {
 
 /// A shim that runs, and a connection to it.
 pub(crate) struct Shim<'s> {
-    pub(crate) stage: &'s Stage,
+    pub(crate) fixture: &'s Fixture,
     pub(crate) reply: Reply,
     pub(crate) client: Client,
     /// The server's process.
@@ -473,7 +473,7 @@ impl Life<'_> {
     pub(crate) fn end(self) -> Result<()> {
         finish(&self.task)?;
         self.shim.leave(&self.bundle.id)?;
-        self.shim.stage.nothing_left()
+        self.shim.fixture.nothing_left()
     }
 }
 

@@ -7,10 +7,11 @@ use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Task, until};
 use protos::ttrpc::api::Status;
 
-use crate::row::{Row, row};
-use crate::stage::{
-    Life, Pipes, SOON, Stage, exit_status, finish, status, timed, unless_unimplemented, until_told,
+use crate::fixture::{
+    Fixture, Life, Pipes, SOON, exit_status, finish, status, timed, unless_unimplemented,
+    until_told,
 };
+use crate::row::{Row, row};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -105,14 +106,14 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn undrained(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exec sleep 100")?;
+fn undrained(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exec sleep 100")?;
     let log = bundle.log.as_ref().context("the bundle has a log")?;
     // Open, so that it fills instead of failing, and unread.
     let _held = std::fs::OpenOptions::new().read(true).write(true).open(log.path())?;
-    let mut invocation = stage.invocation(&bundle);
+    let mut invocation = fixture.invocation(&bundle);
     invocation.debug = true;
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request())?;
     task.start("")?;
@@ -125,11 +126,11 @@ fn undrained(stage: &Stage) -> Result<()> {
     answer.with_context(|| format!("State, after {took:?}"))?;
     finish(&task)?;
     shim.leave(&bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn closed(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn closed(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     life.bundle.log.as_ref().context("the bundle has a log")?.leave();
     for _ in 0..50 {
         // Refused, and so worth a line in the log.
@@ -143,13 +144,13 @@ fn closed(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn reopened(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exec sleep 100")?;
+fn reopened(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exec sleep 100")?;
     let log = bundle.log.as_ref().context("the bundle has a log")?;
     log.follow()?;
-    let mut invocation = stage.invocation(&bundle);
+    let mut invocation = fixture.invocation(&bundle);
     invocation.debug = true;
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     log.leave();
     std::thread::sleep(Duration::from_millis(50));
     let before = log.bytes().len();
@@ -163,16 +164,16 @@ fn reopened(stage: &Stage) -> Result<()> {
     let logged = log.wait(SOON, |bytes, _| bytes.len() > before);
     shim.leave(&bundle.id)?;
     ensure!(logged, "nothing was logged after the reader came back");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn debug(stage: &Stage) -> Result<()> {
-    let bundle = stage.shell("exit 0")?;
+fn debug(fixture: &Fixture) -> Result<()> {
+    let bundle = fixture.shell("exit 0")?;
     let log = bundle.log.as_ref().context("the bundle has a log")?;
     log.follow()?;
-    let mut invocation = stage.invocation(&bundle);
+    let mut invocation = fixture.invocation(&bundle);
     invocation.debug = true;
-    let shim = stage.start_with(&invocation)?;
+    let shim = fixture.start_with(&invocation)?;
     let task = shim.task(&bundle.id);
     task.create(&bundle.create_request())?;
     task.start("")?;
@@ -185,7 +186,7 @@ fn debug(stage: &Stage) -> Result<()> {
     let text = log.text();
     ensure!(!text.is_empty(), "nothing was logged");
     ensure!(text.ends_with('\n'), "the last line is torn: {text:?}");
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -193,8 +194,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn quick(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn quick(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     type Call = fn(&Task) -> Result<(), CallError>;
     let calls: [(&str, Call); 3] = [
         ("State", |task| task.state("").map(|_| ())),
@@ -218,14 +219,15 @@ fn quick(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn during_create(stage: &Stage) -> Result<()> {
+fn during_create(fixture: &Fixture) -> Result<()> {
     let group = |script: &str| {
-        stage.shaped(script, |spec| {
-            spec["annotations"] = serde_json::json!({ "io.containerd.runc.v2.group": stage.token });
+        fixture.shaped(script, |spec| {
+            spec["annotations"] =
+                serde_json::json!({ "io.containerd.runc.v2.group": fixture.token });
         })
     };
     let first = group("exec sleep 100")?;
-    let shim = stage.start(&first)?;
+    let shim = fixture.start(&first)?;
     let task = shim.task(&first.id);
     task.create(&first.create_request())?;
     task.start("")?;
@@ -250,7 +252,7 @@ fn during_create(stage: &Stage) -> Result<()> {
     }
     finish(&task)?;
     shim.leave(&first.id)?;
-    stage.nothing_left()?;
+    fixture.nothing_left()?;
     times.sort_unstable();
     let slow = times[times.len() * 9 / 10];
     ensure!(slow < Duration::from_millis(100), "one State in ten takes {slow:?} or more");
@@ -259,7 +261,7 @@ fn during_create(stage: &Stage) -> Result<()> {
 
 /// After a Create that nobody waited for: there is a container, which can be ended, or there is
 /// none, and it can be created.
-fn whole(stage: &Stage, task: &Task, bundle: &harness::shim::Bundle) -> Result<()> {
+fn whole(fixture: &Fixture, task: &Task, bundle: &harness::shim::Bundle) -> Result<()> {
     let settled = until(Duration::from_secs(15), || match task.state("") {
         Ok(state) if state.status == Status::CREATED.into() => Some(Ok(true)),
         Ok(_) => None,
@@ -283,44 +285,44 @@ fn whole(stage: &Stage, task: &Task, bundle: &harness::shim::Bundle) -> Result<(
     task.start("").context("Start of what is there")?;
     finish(task)?;
     task.shutdown().or_else(|why| if why == CallError::Closed { Ok(()) } else { Err(why) })?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn deadline_create(stage: &Stage) -> Result<()> {
+fn deadline_create(fixture: &Fixture) -> Result<()> {
     for deadline in [1, 5, 15, 30] {
-        let bundle = stage.shell("exec sleep 100")?;
-        let shim = stage.start(&bundle)?;
+        let bundle = fixture.shell("exec sleep 100")?;
+        let shim = fixture.start(&bundle)?;
         let task = shim.task(&bundle.id);
         let hasty = task.with_deadline(Duration::from_millis(deadline));
         let pending = hasty.send("Create", &bundle.create_request())?;
         std::thread::sleep(Duration::from_millis(deadline));
         drop(pending);
-        whole(stage, &task, &bundle).with_context(|| format!("a deadline of {deadline} ms"))?;
+        whole(fixture, &task, &bundle).with_context(|| format!("a deadline of {deadline} ms"))?;
         shim.gone(SOON)?;
     }
     Ok(())
 }
 
-fn disconnect_create(stage: &Stage) -> Result<()> {
+fn disconnect_create(fixture: &Fixture) -> Result<()> {
     for moment in [0, 5, 15, 30] {
-        let bundle = stage.shell("exec sleep 100")?;
-        let shim = stage.start(&bundle)?;
+        let bundle = fixture.shell("exec sleep 100")?;
+        let shim = fixture.start(&bundle)?;
         let fickle = shim.reconnect()?;
         let pending = Task::new(&fickle, shim.reply.service(), &bundle.id)
             .send("Create", &bundle.create_request())?;
         std::thread::sleep(Duration::from_millis(moment));
         fickle.close();
         drop(pending);
-        whole(stage, &shim.task(&bundle.id), &bundle)
+        whole(fixture, &shim.task(&bundle.id), &bundle)
             .with_context(|| format!("gone after {moment} ms"))?;
         shim.gone(SOON)?;
     }
     Ok(())
 }
 
-fn deadline_start(stage: &Stage) -> Result<()> {
+fn deadline_start(fixture: &Fixture) -> Result<()> {
     for deadline in [1, 4, 12] {
-        let life = stage.create(stage.shell("exec sleep 100")?)?;
+        let life = fixture.create(fixture.shell("exec sleep 100")?)?;
         let request = protos::ttrpc::api::StartRequest {
             id: life.task.id().to_owned(),
             ..Default::default()
@@ -338,8 +340,8 @@ fn deadline_start(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn deadline_exec(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn deadline_exec(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     for deadline in [1, 4, 12] {
         let exec = format!("e{deadline}");
         let process =
@@ -367,10 +369,10 @@ fn deadline_exec(stage: &Stage) -> Result<()> {
 }
 
 /// A container that has ended and whose Delete has something to wait for: output nobody reads.
-fn slow_to_delete<'s>(stage: &'s Stage, pipes: &Pipes) -> Result<Life<'s>> {
-    let bundle = stage.shell("exec yes")?;
+fn slow_to_delete<'s>(fixture: &'s Fixture, pipes: &Pipes) -> Result<Life<'s>> {
+    let bundle = fixture.shell("exec yes")?;
     let request = pipes.create(bundle.create_request());
-    let mut life = stage.create_with(bundle, &request)?;
+    let mut life = fixture.create_with(bundle, &request)?;
     life.start()?;
     ensure!(pipes.out()?.wait_for(SOON, "y\n"), "nothing arrives");
     pipes.out()?.leave();
@@ -380,9 +382,9 @@ fn slow_to_delete<'s>(stage: &'s Stage, pipes: &Pipes) -> Result<Life<'s>> {
     Ok(life)
 }
 
-fn deadline_delete(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = slow_to_delete(stage, &pipes)?;
+fn deadline_delete(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = slow_to_delete(fixture, &pipes)?;
     let hasty = life.task.with_deadline(Duration::from_millis(2));
     drop(hasty.send("Delete", &life.task.delete_request(""))?);
     std::thread::sleep(Duration::from_millis(200));
@@ -391,12 +393,12 @@ fn deadline_delete(stage: &Stage) -> Result<()> {
         Err(why) => ensure!(why.code() == Some(Code::NOT_FOUND), "the second Delete: {why}"),
     }
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn disconnect_delete(stage: &Stage) -> Result<()> {
-    let pipes = stage.pipes()?;
-    let life = slow_to_delete(stage, &pipes)?;
+fn disconnect_delete(fixture: &Fixture) -> Result<()> {
+    let pipes = fixture.pipes()?;
+    let life = slow_to_delete(fixture, &pipes)?;
     let fickle = life.shim.reconnect()?;
     drop(
         Task::new(&fickle, life.shim.reply.service(), life.task.id())
@@ -410,11 +412,11 @@ fn disconnect_delete(stage: &Stage) -> Result<()> {
         Err(why) => ensure!(why.code() == Some(Code::NOT_FOUND), "the second Delete: {why}"),
     }
     life.shim.leave(&life.bundle.id)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }
 
-fn deadline_wait(stage: &Stage) -> Result<()> {
-    let life = stage.run("exec sleep 100")?;
+fn deadline_wait(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run("exec sleep 100")?;
     for _ in 0..5 {
         life.task.state("")?;
     }
@@ -431,8 +433,8 @@ fn deadline_wait(stage: &Stage) -> Result<()> {
     life.end()
 }
 
-fn daemon_restart(stage: &Stage) -> Result<()> {
-    let life = stage.run(&until_told(14))?;
+fn daemon_restart(fixture: &Fixture) -> Result<()> {
+    let life = fixture.run(&until_told(14))?;
     life.exec("e1", "exec sleep 100")?;
     life.shim.client.close();
     life.tell()?;
@@ -451,5 +453,5 @@ fn daemon_restart(stage: &Stage) -> Result<()> {
     task.delete("")?;
     task.shutdown().or_else(|why| if why == CallError::Closed { Ok(()) } else { Err(why) })?;
     life.shim.gone(SOON)?;
-    stage.nothing_left()
+    fixture.nothing_left()
 }

@@ -4,7 +4,7 @@
 //! may be lost after the deed. The database is sound. `FAULT_POINTS` says how many places are tried in
 //! each operation (12), `all` every one.
 
-mod layer;
+mod syscalls;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 
-use layer::Plan;
+use syscalls::Plan;
 
 const ERRORS: [Errno; 3] = [Errno::ENOSPC, Errno::EIO, Errno::ENOSYS];
 const BASE: &str = "example.test/base:1";
@@ -86,16 +86,16 @@ fn blobs_after_a_power_cut(lies: bool) -> usize {
     let (file, copy) = (root.path().join("disk"), root.path().join("copy"));
     let disk = Disk::new(&file, 64 << 20, supervisor.root());
     let archive = image(OTHER, b"of the other").write(&root.path().join("other.tar"));
-    let ground = Ground { root: &root, supervisor: Supervisor::new(&root), chain: String::new() };
-    let daemon = ground.start();
+    let fixture = Fixture { root: &root, supervisor: Supervisor::new(&root), chain: String::new() };
+    let daemon = fixture.start();
     if lies {
-        layer::arm(&supervisor.root(), Plan::without_syncs());
+        syscalls::arm(&supervisor.root(), Plan::without_syncs());
     }
     supervisor.import(&archive);
     // What had reached the disk when the answer came.
     fs::copy(&file, &copy).expect("copy the disk");
     if lies {
-        assert!(layer::disarm(&supervisor.root()).seen > 2, "its calls are seen");
+        assert!(syscalls::disarm(&supervisor.root()).seen > 2, "its calls are seen");
     }
     kill(daemon);
     drop(disk);
@@ -127,7 +127,7 @@ fn an_acknowledged_import_is_on_the_disk_and_a_disk_that_lies_is_survived() {
 }
 
 /// One root with an image, from which each try begins.
-struct Ground<'r> {
+struct Fixture<'r> {
     root: &'r Root,
     supervisor: Supervisor<'r>,
     /// The name of the image's snapshot.
@@ -139,7 +139,7 @@ fn image(name: &str, text: &[u8]) -> Image {
     Image::new(name).layer(layer("etc/one")).layer(layer("etc/two"))
 }
 
-impl<'r> Ground<'r> {
+impl<'r> Fixture<'r> {
     fn new(root: &'r Root) -> Self {
         let mut supervisor = Supervisor::new(root);
         let _ = image(OTHER, b"of the other").write(&root.path().join("other.tar"));
@@ -167,7 +167,7 @@ impl<'r> Ground<'r> {
     fn start(&self) -> Child {
         let mut serve = self.supervisor.cli(&["serve"]);
         serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = layer::start(serve);
+        let child = syscalls::start(serve);
         let socket = self.supervisor.socket();
         eventually(wait::SOON, "the daemon listens", || UnixStream::connect(&socket).ok());
         child
@@ -268,22 +268,22 @@ fn kill(mut daemon: Child) {
 
 fn walk(operation: &Operation) {
     let root = Root::new();
-    let ground = Ground::new(&root);
+    let fixture = Fixture::new(&root);
     let mut supervisor = Supervisor::new(&root);
     let store = supervisor.root();
 
     // Once without a fault, to know what it amounts to and how many calls that takes.
-    ground.reset();
-    let daemon = ground.start();
+    fixture.reset();
+    let daemon = fixture.start();
     for words in operation.before {
-        let _ = ground.perform(words).success();
+        let _ = fixture.perform(words).success();
     }
-    let before = ground.inventory();
-    layer::arm(&store, Plan::new(0, Errno::EIO, false));
-    let _ = ground.perform(operation.itself).success();
-    let calls = layer::disarm(&store).seen;
-    ground.keep(operation);
-    let after = ground.inventory();
+    let before = fixture.inventory();
+    syscalls::arm(&store, Plan::new(0, Errno::EIO, false));
+    let _ = fixture.perform(operation.itself).success();
+    let calls = syscalls::disarm(&store).seen;
+    fixture.keep(operation);
+    let after = fixture.inventory();
     kill(daemon);
     assert!(before != after, "{:?} changes something", operation.itself);
     assert!(calls > 2, "{:?} makes calls that can be broken: {calls}", operation.itself);
@@ -295,16 +295,16 @@ fn walk(operation: &Operation) {
         let errno = ERRORS[point as usize % ERRORS.len()];
         // Every other disk stays as it is once it is full.
         let plan = Plan::new(at, errno, point / 3 % 2 == 1);
-        ground.reset();
-        let daemon = ground.start();
+        fixture.reset();
+        let daemon = fixture.start();
         for words in operation.before {
-            let _ = ground.perform(words).success();
+            let _ = fixture.perform(words).success();
         }
-        layer::arm(&store, plan);
-        let done = ground.perform(operation.itself);
-        let plan = layer::disarm(&store);
+        syscalls::arm(&store, plan);
+        let done = fixture.perform(operation.itself);
+        let plan = syscalls::disarm(&store);
         if done.code() == 0 {
-            ground.keep(operation);
+            fixture.keep(operation);
         }
         kill(daemon);
         let when = format!(
@@ -315,7 +315,7 @@ fn walk(operation: &Operation) {
         );
 
         supervisor.serve();
-        let found = ground.inventory();
+        let found = fixture.inventory();
         supervisor.stop(Signal::SIGTERM);
         // A client may go on with an ingest that failed, or abort it: its record and its bytes stay.
         let found: BTreeSet<String> = if operation.itself[0] == "content" && done.code() != 0 {
@@ -342,6 +342,6 @@ fn walk(operation: &Operation) {
                 differs(&before)
             );
         }
-        ground.check_database(&when);
+        fixture.check_database(&when);
     }
 }
