@@ -11,10 +11,10 @@ use serde::Deserialize;
 use shim_sdk::Kind;
 
 use crate::content::{ContentError, Digest, Store};
-use crate::image::Images;
+use crate::image::bounded::List;
+use crate::image::{Images, installer_kind};
 use crate::metadata::{Namespace, RecordError};
 use crate::text::{QUOTED_BYTES, escaped};
-use crate::transfer::List;
 
 /// The largest manifest that is read, as in containerd.
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
@@ -53,7 +53,7 @@ impl InstallError {
             Self::Record(error) => error.kind(),
             Self::Content(error) => error.kind(),
             Self::Manifest { .. } => Kind::FailedPrecondition,
-            Self::Install(error) => crate::transfer::kind(error.kind()),
+            Self::Install(error) => installer_kind(error.kind()),
             Self::Interrupted(_) => Kind::Internal,
         }
     }
@@ -84,8 +84,8 @@ struct Platform {
 impl Platform {
     fn is_ours(&self) -> bool {
         let (os, architecture) = (self.os.clone(), self.architecture.clone());
-        let named = crate::transfer::Platform { os, architecture, variant: String::new() };
-        named.normalized() == crate::transfer::Platform::host()
+        let named = crate::image::Platform { os, architecture, variant: String::new() };
+        named.normalized() == crate::image::Platform::host()
     }
 }
 

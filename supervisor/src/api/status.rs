@@ -99,6 +99,7 @@ has_kind!(
     crate::check::CheckError,
     crate::content::ContentError,
     crate::gc::CollectError,
+    crate::image::ImageError,
     crate::install::InstallError,
     crate::metadata::MetadataError,
     crate::metadata::RecordError,

@@ -13,8 +13,9 @@ use tonic::{Request, Response, Status};
 use super::status::refuse;
 use super::streaming::Streams;
 use super::translate::{Unfinished, labels, signed, wire_descriptor};
+use crate::image::Platform;
 use crate::metadata::Namespace;
-use crate::transfer::{Destination, Event, Importer, Platform, Prefix, Progress, TransferError};
+use crate::transfer::{Destination, Event, Importer, Prefix, Progress, TransferError};
 
 /// News on its way to a client. An archive names fewer images than this.
 const NEWS: usize = 4096;

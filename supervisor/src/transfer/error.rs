@@ -1,4 +1,4 @@
-//! Why a transfer failed: which thing, and what about it.
+//! Why a transfer failed: on what, and the cause.
 
 use std::io;
 
@@ -7,19 +7,21 @@ use installer::extract::ExtractError;
 use shim_sdk::Kind;
 
 use super::layer::LayerError;
-use super::reference::InvalidReference;
-use crate::content::{ContentError, Digest, InvalidDigest};
+use crate::content::{ContentError, Digest};
+use crate::image::{ImageError, installer_kind};
 use crate::metadata::RecordError;
 use crate::snapshot::SnapshotError;
-use crate::text::{QUOTED_BYTES, escaped};
 
 /// A transfer failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransferError {
-    /// The archive could not be read; a truncated one ends here.
+    /// The image or its archive could not be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A layer could not be read. A truncated layer ends here.
     #[error(transparent)]
     Archive(#[from] ExtractError),
-    /// A document in the store could not be read.
+    /// A file could not be read.
     #[error("read {document}")]
     Read {
         document: String,
@@ -29,43 +31,10 @@ pub(crate) enum TransferError {
     /// The transfer's budget is used up, or the transfer was stopped.
     #[error(transparent)]
     Budget(#[from] Exhausted),
-    /// The bytes of a blob are not what its name says.
-    #[error("archive entry {entry} has digest {got}, its name says {want}")]
-    WrongDigest { entry: String, want: Digest, got: Digest },
-    /// An entry's name has a digest that is none.
-    #[error("archive entry {entry}")]
-    BadName {
-        entry: String,
-        #[source]
-        cause: InvalidDigest,
-    },
-    /// The archive is something else.
-    #[error(
-        "not an image archive: it has neither index.json (OCI layout) nor manifest.json (docker save)"
-    )]
-    NotAnImage,
-    /// A document cannot be understood.
-    #[error("{document} is malformed: {reason}")]
-    Malformed { document: String, reason: String },
-    /// A document names something that is not there.
-    #[error("{by} names {what} {name}, which is not in the archive")]
-    Missing { by: String, what: &'static str, name: String },
-    /// A document gives the wrong size for what it names.
-    #[error("{by} says that {what} {name} has {want} bytes, it has {got}")]
-    WrongSize { by: String, what: &'static str, name: String, want: u64, got: u64 },
-    /// A bound of ours is exceeded.
-    #[error("{what} exceeds the limit of {limit}")]
-    Limit { what: String, limit: u64 },
-    /// A name for an image is none.
-    #[error(transparent)]
-    Reference(#[from] InvalidReference),
-    /// Nothing in the image runs on the platform asked for.
-    #[error("image {image} has nothing for {wanted}, only for {have}")]
-    NoPlatform { image: String, wanted: String, have: String },
-    /// An unpack with a snapshotter that is not offered.
+    /// The unpack asks for a snapshotter that the daemon does not have.
     #[error("unpack with snapshotter {0:?}: not offered")]
     Snapshotter(String),
-    /// A layer's files are not what the config says.
+    /// The uncompressed layer does not have the digest that the image's config gives.
     #[error("layer {layer} unpacks to {got}, the image's config says {want}")]
     WrongDiffId { layer: Digest, want: Digest, got: Digest },
     /// A layer could not be unpacked.
@@ -75,13 +44,13 @@ pub(crate) enum TransferError {
         #[source]
         cause: Box<LayerError>,
     },
-    /// Content could not be stored.
+    /// The content store refused.
     #[error(transparent)]
     Content(#[from] ContentError),
-    /// A snapshot could not be made.
+    /// The snapshotter refused.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// A record could not be made.
+    /// The database refused.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A thread of the transfer ended without an answer.
@@ -89,45 +58,19 @@ pub(crate) enum TransferError {
     Lost,
 }
 
-/// A name from an archive or a document, for an error.
-pub(super) fn shown(name: &str) -> String {
-    escaped(name, QUOTED_BYTES).to_string()
-}
-
-/// The kind of an error of the installer's crate.
-pub(crate) fn kind(kind: installer::Kind) -> Kind {
-    match kind {
-        installer::Kind::InvalidArgument => Kind::InvalidArgument,
-        installer::Kind::NotFound => Kind::NotFound,
-        installer::Kind::AlreadyExists => Kind::AlreadyExists,
-        installer::Kind::PermissionDenied => Kind::PermissionDenied,
-        installer::Kind::ResourceExhausted => Kind::ResourceExhausted,
-        installer::Kind::FailedPrecondition => Kind::FailedPrecondition,
-        installer::Kind::DataLoss => Kind::DataLoss,
-        installer::Kind::Cancelled => Kind::Cancelled,
-        installer::Kind::Internal => Kind::Internal,
-    }
-}
-
 impl TransferError {
     /// The kind of this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Archive(cause) => kind(cause.kind()),
-            Self::Budget(cause) => kind(installer::Kind::of_refused(cause)),
+            Self::Image(cause) => cause.kind(),
+            Self::Archive(cause) => installer_kind(cause.kind()),
+            Self::Budget(cause) => installer_kind(installer::Kind::of_refused(cause)),
             Self::Read { cause, .. } => match Kind::from_io(cause) {
                 Kind::Unknown => Kind::DataLoss,
                 kind => kind,
             },
-            Self::WrongDigest { .. } | Self::WrongDiffId { .. } => Kind::FailedPrecondition,
-            Self::BadName { .. }
-            | Self::NotAnImage
-            | Self::Malformed { .. }
-            | Self::WrongSize { .. }
-            | Self::Reference(_)
-            | Self::Snapshotter(_) => Kind::InvalidArgument,
-            Self::Missing { .. } | Self::NoPlatform { .. } => Kind::NotFound,
-            Self::Limit { .. } => Kind::ResourceExhausted,
+            Self::WrongDiffId { .. } => Kind::FailedPrecondition,
+            Self::Snapshotter(_) => Kind::InvalidArgument,
             Self::Layer { cause, .. } => cause.kind(),
             Self::Content(cause) => cause.kind(),
             Self::Snapshot(cause) => cause.kind(),

@@ -9,14 +9,13 @@ use prost_types::Timestamp;
 
 use installer::budget::Budget;
 
-use super::archive::{self, Sink};
-use super::layout::{self, Found, Given};
-use super::tree::{Tree, Walk};
 use super::unpack::{Unpacker, blocking};
-use super::{Event, Platform, Progress, TransferError, reference};
+use super::{Event, Progress, TransferError};
 use crate::content::{Digest, Store};
 use crate::gc::Collector;
-use crate::image::{Image, Images};
+use crate::image::archive::{self, ArchivedImage, ArchivedName, BlobSink, StoredFile};
+use crate::image::resolve::{ResolvedTarget, Resolver};
+use crate::image::{Image, ImageError, Images, Platform, reference};
 use crate::lease::{LeaseId, Leases};
 use crate::metadata::{Labels, Namespace, RecordError};
 use crate::snapshot::Snapshotter;
@@ -105,29 +104,31 @@ impl Importer {
         progress: Progress,
         budget: &Budget,
     ) -> Result<Vec<Image>, TransferError> {
-        let sink = Sink {
+        let on_stored = progress.clone();
+        let sink = BlobSink {
             store: self.content.clone(),
             namespace: namespace.clone(),
             lease: lease.clone(),
-            progress: progress.clone(),
+            on_stored: Box::new(move |stored| on_stored.tell(complete(stored))),
             budget: budget.clone(),
         };
         let wanted = destination.unpacks.clone();
-        let found = blocking(move || {
+        let candidates = blocking(move || {
             let contents = archive::read(archive, &sink)?;
-            let walk = Walk::new(&sink.store, &sink.namespace, &wanted, &sink.budget);
-            let mut trees = Vec::new();
-            for found in layout::images(&contents, &sink)? {
+            let resolver = Resolver::new(&sink.store, &sink.namespace, &wanted, &sink.budget);
+            let mut candidates = Vec::new();
+            for archived in archive::images(&contents, &sink)? {
                 sink.budget.check()?;
-                let tree = walk.tree(&found.target)?;
-                trees.push((found, tree));
+                let resolved = resolver.resolve(&archived.target)?;
+                candidates.push(Candidate { archived, resolved, is_unpacked: false });
             }
-            Ok(trees)
+            Ok(candidates)
         })
         .await?;
-        let found = choose(found, &destination.unpacks)?;
-        let named = names(&found, &destination)?;
-        let labels = self.unpack(lease, namespace, &found, &destination, &progress, budget).await?;
+        let candidates = choose(candidates, &destination.unpacks)?;
+        let named = names(&candidates, &destination)?;
+        let labels =
+            self.unpack(lease, namespace, &candidates, &destination, &progress, budget).await?;
         budget.check()?;
         let (store, scope) = (self.content.clone(), namespace.clone());
         blocking(move || Ok(store.annotate(&scope, labels)?)).await?;
@@ -143,12 +144,12 @@ impl Importer {
         Ok(images)
     }
 
-    /// Unpacks what is to be unpacked; all labels, those of the trees too, are the answer.
+    /// Unpacks the chosen images. Returns the labels that keep all parts of all images.
     async fn unpack(
         &self,
         lease: &LeaseId,
         namespace: &Namespace,
-        found: &[(Found, Tree)],
+        candidates: &[Candidate],
         destination: &Destination,
         progress: &Progress,
         budget: &Budget,
@@ -163,15 +164,15 @@ impl Importer {
             budget,
         };
         let mut labels: BTreeMap<Digest, Labels> = BTreeMap::new();
-        for (found, tree) in found {
-            for (digest, more) in &tree.labels {
+        for candidate in candidates {
+            for (digest, more) in &candidate.resolved.labels {
                 labels.entry(digest.clone()).or_default().extend(more.clone());
             }
-            if !tree.is_chosen {
+            if !candidate.is_unpacked {
                 continue;
             }
             for platform in &destination.unpacks {
-                let image = tree.select(&found.target, platform)?;
+                let image = candidate.resolved.select(&candidate.archived.target, platform)?;
                 for (digest, more) in unpacker.unpack(image).await? {
                     labels.entry(digest).or_default().extend(more);
                 }
@@ -191,96 +192,125 @@ impl Importer {
     }
 }
 
-/// Which of an archive's images are unpacked: those that have what the platforms need. Besides an
-/// image there may be one of its name for another platform, a chart or a signature; they are kept,
-/// and come first, so that the image gets the name. Where there is none to unpack, that is an error.
+/// An image of the archive, with its documents.
+struct Candidate {
+    archived: ArchivedImage,
+    resolved: ResolvedTarget,
+    is_unpacked: bool,
+}
+
+/// The event for a blob that is stored whole.
+fn complete(stored: &StoredFile) -> Event {
+    Event {
+        event: "complete",
+        name: stored.digest.to_string(),
+        target: None,
+        progress: stored.size_bytes,
+        total: stored.size_bytes,
+    }
+}
+
+/// Chooses the images to unpack: those that have a manifest for each of `platforms`.
+///
+/// An archive may hold more than that: an image of the same name for another platform, a chart, a
+/// signature. Those are kept and come first, so that the name goes to the image. If no image can be
+/// unpacked, that is an error.
 fn choose(
-    mut found: Vec<(Found, Tree)>,
+    mut candidates: Vec<Candidate>,
     platforms: &[Platform],
-) -> Result<Vec<(Found, Tree)>, TransferError> {
+) -> Result<Vec<Candidate>, TransferError> {
     let mut left_out = None;
-    for (found, tree) in &mut found {
+    for Candidate { archived, resolved, is_unpacked } in &mut candidates {
         let mut fault = None;
         for platform in platforms {
-            match tree.select(&found.target, platform) {
+            match resolved.select(&archived.target, platform) {
                 Ok(_) => {}
-                Err(error @ TransferError::NoPlatform { .. }) => fault = Some(error),
-                Err(error) if tree.is_artifact() => fault = Some(error),
-                Err(error) => return Err(error),
+                Err(error @ ImageError::NoPlatform { .. }) => fault = Some(error),
+                Err(error) if resolved.is_artifact() => fault = Some(error),
+                Err(error) => return Err(error.into()),
             }
         }
-        tree.is_chosen = fault.is_none();
+        *is_unpacked = fault.is_none();
         if let Some(fault) = fault {
-            log::info!("{} is kept and not unpacked: {fault}", found.target.digest);
+            log::info!("{} is kept and not unpacked: {fault}", archived.target.digest);
             left_out = Some(fault);
         }
     }
     match left_out {
-        Some(fault) if found.iter().all(|(_, tree)| !tree.is_chosen) => Err(fault),
+        Some(fault) if candidates.iter().all(|candidate| !candidate.is_unpacked) => {
+            Err(fault.into())
+        }
         _ => {
-            found.sort_by_key(|(_, tree)| tree.is_chosen);
-            Ok(found)
+            candidates.sort_by_key(|candidate| candidate.is_unpacked);
+            Ok(candidates)
         }
     }
 }
 
-/// The records to be made. An image that nobody names is called after the day and its digest, as
-/// `ctr` does.
-fn names(found: &[(Found, Tree)], destination: &Destination) -> Result<Vec<Image>, TransferError> {
+/// The records to write. An image without a name is called by the day and its digest, as `ctr`
+/// does.
+fn names(candidates: &[Candidate], destination: &Destination) -> Result<Vec<Image>, TransferError> {
     let mut images: BTreeMap<String, Image> = BTreeMap::new();
-    let mut add = |name: String, found: &Found| {
-        let image = Image::new(name.clone(), destination.labels.clone(), found.target.clone());
+    let mut add = |name: String, archived: &ArchivedImage| {
+        let image = Image::new(name.clone(), destination.labels.clone(), archived.target.clone());
         images.insert(name, image);
     };
     if !destination.name.is_empty() {
-        let chosen: Vec<_> = found.iter().filter(|(_, tree)| tree.is_chosen).collect();
-        let targets: Vec<_> = chosen.iter().map(|(found, _)| &found.target.digest).collect();
-        let name = reference::normalize(&destination.name)?;
+        let chosen: Vec<_> = candidates
+            .iter()
+            .filter(|candidate| candidate.is_unpacked)
+            .map(|candidate| &candidate.archived)
+            .collect();
+        let name = reference::normalize(&destination.name).map_err(ImageError::from)?;
         match &chosen[..] {
-            [(first, _), ..] if targets.iter().all(|digest| **digest == first.target.digest) => {
+            [first, ..] if chosen.iter().all(|one| one.target.digest == first.target.digest) => {
                 add(name, first);
             }
             _ => {
-                let reason = format!("it holds {} images, which cannot all be {name}", found.len());
-                return Err(TransferError::Malformed { document: "the archive".into(), reason });
+                let reason =
+                    format!("it holds {} images, which cannot all be {name}", candidates.len());
+                let document = "the archive".to_owned();
+                return Err(ImageError::Malformed { document, reason }.into());
             }
         }
         return Ok(images.into_values().collect());
     }
     let day = Timestamp::from(SystemTime::now()).to_string();
     let base = format!("import-{}", day.split('T').next().unwrap_or_default());
-    for (found, _) in found {
+    for Candidate { archived, .. } in candidates {
         let prefixes: Vec<&str> = destination
             .prefixes
             .iter()
             .filter(|prefix| prefix.is_prefix)
             .map(|prefix| prefix.name.as_str())
             .collect();
-        match &found.name {
-            Some(Given::Name(name)) if prefixes.is_empty() => add(name.clone(), found),
-            Some(Given::Name(name)) => {
+        match &archived.name {
+            Some(ArchivedName::Name(name)) if prefixes.is_empty() => add(name.clone(), archived),
+            Some(ArchivedName::Name(name)) => {
                 // As with containerd, a prefix selects among full names.
                 if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                    add(name.clone(), found);
+                    add(name.clone(), archived);
                 }
             }
-            Some(Given::Tag(tag)) if prefixes.is_empty() => add(format!("{base}:{tag}"), found),
-            Some(Given::Tag(tag)) => {
+            Some(ArchivedName::Tag(tag)) if prefixes.is_empty() => {
+                add(format!("{base}:{tag}"), archived)
+            }
+            Some(ArchivedName::Tag(tag)) => {
                 for prefix in prefixes {
-                    add(format!("{prefix}:{tag}"), found);
+                    add(format!("{prefix}:{tag}"), archived);
                 }
             }
             None if prefixes.is_empty() => {
-                add(format!("{base}@{}", found.target.digest), found);
+                add(format!("{base}@{}", archived.target.digest), archived);
             }
             None => {
                 for prefix in prefixes {
-                    add(format!("{prefix}@{}", found.target.digest), found);
+                    add(format!("{prefix}@{}", archived.target.digest), archived);
                 }
             }
         }
         for exact in destination.prefixes.iter().filter(|prefix| !prefix.is_prefix) {
-            add(exact.name.clone(), found);
+            add(exact.name.clone(), archived);
         }
     }
     Ok(images.into_values().collect())

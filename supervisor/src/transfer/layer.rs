@@ -13,8 +13,8 @@ use installer::extract::{self, ExtractError, Whiteouts};
 use shim_sdk::Kind;
 use shim_sdk::mount::{MountError, mount_all, unmount_recursive};
 
-use super::kind;
 use crate::content::{Digest, Hasher};
+use crate::image::installer_kind;
 use crate::snapshot::{Mount, mount};
 
 /// A layer was not applied. Part of it may be there; the snapshot is the caller's to remove.
@@ -48,9 +48,9 @@ impl LayerError {
     /// The kind of this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Extract(cause) => kind(cause.kind()),
+            Self::Extract(cause) => installer_kind(cause.kind()),
             Self::Read(cause) => match Exhausted::within(cause) {
-                Some(refused) => kind(installer::Kind::of_refused(refused)),
+                Some(refused) => installer_kind(installer::Kind::of_refused(refused)),
                 None => Kind::from_io(cause),
             },
             Self::NoMounts => Kind::InvalidArgument,

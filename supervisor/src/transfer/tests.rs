@@ -13,7 +13,7 @@ use super::*;
 use crate::content::{Digest, Store};
 use crate::events::Bus;
 use crate::gc::Collector;
-use crate::image::{Image, Images};
+use crate::image::{Image, ImageError, Images, Platform};
 use crate::lease::Leases;
 use crate::metadata::{Database, Namespace};
 use crate::snapshot::Snapshotter;
@@ -373,7 +373,7 @@ async fn a_layer_that_reaches_outside_is_refused_and_leaves_nothing() {
 async fn what_is_no_image_is_refused() {
     let fixture = fixture();
     let error = fixture.refused(tar(&[("etc/passwd", b"x")])).await;
-    assert!(matches!(error, TransferError::NotAnImage), "{error}");
+    assert!(matches!(error, TransferError::Image(ImageError::NotAnImage)), "{error}");
     let error = fixture.refused(tar(&[("index.json", b"{")])).await;
     assert_eq!(error.kind(), Kind::InvalidArgument);
     let error = fixture.refused(tar(&[("index.json", br#"{"manifests":[]}"#)])).await;
@@ -381,7 +381,7 @@ async fn what_is_no_image_is_refused() {
     let error = fixture.refused(tar(&[("../index.json", b"{}")])).await;
     assert_eq!(error.kind(), Kind::InvalidArgument);
     let error = fixture.refused(tar(&[("blobs/sha256/xyz", b"{}")])).await;
-    assert!(matches!(error, TransferError::BadName { .. }), "{error}");
+    assert!(matches!(error, TransferError::Image(ImageError::BadName { .. })), "{error}");
     fixture.refused(b"not a tar at all".to_vec()).await;
     fixture.refused(Vec::new()).await;
 }

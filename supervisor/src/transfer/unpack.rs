@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use installer::budget::Budget;
 
 use super::layer::{self, Applied};
-use super::tree::Image;
 use super::{Event, Progress, TransferError};
 use crate::content::{Descriptor, Digest, Store};
+use crate::image::chain_ids;
+use crate::image::resolve::ResolvedManifest;
 use crate::lease::{LeaseId, Leases, Resource};
 use crate::metadata::{Labels, Namespace};
 use crate::snapshot::{New, SnapshotError, Snapshotter};
@@ -40,24 +41,11 @@ enum Held {
     Lost,
 }
 
-/// The chain id of each layer, from the uncompressed digests of all.
-pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        let next = match chain.last() {
-            None => diff_id.clone(),
-            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
-        };
-        chain.push(next);
-    }
-    chain
-}
-
 impl Unpacker<'_> {
     /// Makes the snapshots of `image`; the labels that keep them are the answer.
     pub(super) async fn unpack(
         &self,
-        image: &Image,
+        image: &ResolvedManifest,
     ) -> Result<BTreeMap<Digest, Labels>, TransferError> {
         let mut labels = BTreeMap::new();
         let chain = chain_ids(&image.diff_ids);

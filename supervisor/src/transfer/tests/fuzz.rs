@@ -2,8 +2,9 @@
 
 use ::fuzz::Target;
 
-use super::super::{document, reference};
 use super::*;
+use crate::image::manifest::{self, IndexOrManifest};
+use crate::image::reference;
 
 const WORDS: &[&str] = &[
     "mediaType",
@@ -73,25 +74,25 @@ fn documents_are_read_or_refused() {
             "application/vnd.oci.image.index.v1+json",
             "application/vnd.oci.image.manifest.v1+json",
         ] {
-            match document::parse_target("it", media_type, bytes) {
-                Ok(document::Target::Index(index)) => {
+            match manifest::parse_index_or_manifest("it", media_type, bytes) {
+                Ok(IndexOrManifest::Index(index)) => {
                     for link in index.manifests.iter() {
                         let _ = (link.descriptor("it"), link.platform("it"));
                     }
                 }
-                Ok(document::Target::Manifest(manifest)) => {
-                    let again = serde_json::to_vec(&manifest).unwrap();
-                    let again: document::Manifest = document::parse("it", &again).unwrap();
-                    assert_eq!(again.layers.len(), manifest.layers.len());
-                    assert_eq!(again.config.digest, manifest.config.digest);
+                Ok(IndexOrManifest::Manifest(parsed)) => {
+                    let again = serde_json::to_vec(&parsed).unwrap();
+                    let again: manifest::Manifest = manifest::parse("it", &again).unwrap();
+                    assert_eq!(again.layers.len(), parsed.layers.len());
+                    assert_eq!(again.config.digest, parsed.config.digest);
                 }
                 Err(_) => {}
             }
         }
-        if let Ok(config) = document::parse::<document::Config>("it", bytes) {
+        if let Ok(config) = manifest::parse::<manifest::Config>("it", bytes) {
             let _ = (config.platform("it").map(|one| one.to_string()), config.diff_ids("it"));
         }
-        let _ = document::parse::<Vec<document::Saved>>("manifest.json", bytes);
+        let _ = manifest::parse::<Vec<manifest::DockerImage>>("manifest.json", bytes);
     });
 }
 

@@ -6,18 +6,22 @@
 //! and replaced where it is damaged.
 //! Not here: what the archive means (`layout`).
 
+mod layout;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use installer::budget::{Budget, Cost};
 use installer::extract::{self, Archive, EntryKind, ExtractError};
 
-use super::document::MAX_BYTES;
-use super::error::shown;
-use super::{Event, Progress, TransferError};
+use super::ImageError;
+use super::error::quoted;
+use super::manifest::MAX_BYTES;
 use crate::content::{Comparison, ContentError, Digest, Hasher, Ingest, Request, Store};
 use crate::lease::LeaseId;
 use crate::metadata::{Labels, Namespace};
+
+pub(crate) use layout::{ArchivedImage, ArchivedName, images};
 
 /// Links followed from one name to its file.
 const MAX_LINKS: usize = 16;
@@ -37,39 +41,40 @@ const CRANE_CONFIG: &str = "sha256:";
 const APPLE_DOUBLE: &str = "._";
 
 /// Where what an archive holds goes.
-pub(super) struct Sink {
-    pub(super) store: Store,
-    pub(super) namespace: Namespace,
-    pub(super) lease: LeaseId,
-    pub(super) progress: Progress,
-    pub(super) budget: Budget,
+pub(crate) struct BlobSink {
+    pub(crate) store: Store,
+    pub(crate) namespace: Namespace,
+    pub(crate) lease: LeaseId,
+    /// Called after each blob that is stored.
+    pub(crate) on_stored: Box<dyn Fn(&StoredFile) + Send + Sync>,
+    pub(crate) budget: Budget,
 }
 
 /// A blob that an archive held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) digest: Digest,
-    pub(super) size_bytes: u64,
+pub(crate) struct StoredFile {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
     /// Its first bytes, which tell how it is compressed.
-    pub(super) head: Vec<u8>,
+    pub(crate) head: Vec<u8>,
 }
 
 /// What an archive held.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(crate) struct ArchiveFiles {
     documents: BTreeMap<String, Vec<u8>>,
-    files: BTreeMap<String, Stored>,
+    files: BTreeMap<String, StoredFile>,
     links: BTreeMap<String, String>,
 }
 
-impl Contents {
+impl ArchiveFiles {
     /// A document of the archive's root.
-    pub(super) fn document(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn document(&self, name: &str) -> Option<&[u8]> {
         self.documents.get(name).map(Vec::as_slice)
     }
 
     /// The file of that name, through links.
-    pub(super) fn file(&self, name: &str) -> Option<&Stored> {
+    pub(crate) fn file(&self, name: &str) -> Option<&StoredFile> {
         let mut name = join("", name)?;
         for _ in 0..MAX_LINKS {
             if let Some(stored) = self.files.get(&name) {
@@ -84,18 +89,18 @@ impl Contents {
 type Tar = Archive<Box<dyn Read + Send>>;
 
 /// Reads `archive`, compressed or not, to its end.
-pub(super) fn read(
+pub(crate) fn read(
     archive: impl Read + Send + 'static,
-    sink: &Sink,
-) -> Result<Contents, TransferError> {
+    sink: &BlobSink,
+) -> Result<ArchiveFiles, ImageError> {
     let beginning = |cause| ExtractError::Read { entries: 0, cause };
     let reader = extract::decompressed_within(archive, &sink.budget).map_err(beginning)?;
     let mut tar = Archive::new(reader, &sink.budget);
-    let mut contents = Contents::default();
+    let mut contents = ArchiveFiles::default();
     while let Some(entry) = tar.next_entry()? {
         let raw = String::from_utf8_lossy(&entry.path).into_owned();
-        let bad = |reason: &str| TransferError::Malformed {
-            document: format!("archive entry \"{}\"", shown(&raw)),
+        let bad = |reason: &str| ImageError::Malformed {
+            document: format!("archive entry \"{}\"", quoted(&raw)),
             reason: reason.to_owned(),
         };
         let name = join("", &raw).ok_or_else(|| bad("its name leads outside the archive"))?;
@@ -130,15 +135,15 @@ fn file(
     tar: &mut Tar,
     name: String,
     number: u64,
-    sink: &Sink,
-    contents: &mut Contents,
-) -> Result<(), TransferError> {
+    sink: &BlobSink,
+    contents: &mut ArchiveFiles,
+) -> Result<(), ImageError> {
     if DOCUMENTS.contains(&name.as_str()) {
         let mut bytes = Vec::new();
         pass(tar, |piece| {
             if (bytes.len() + piece.len()) as u64 > MAX_BYTES {
                 let what = format!("size of {name}");
-                return Err(TransferError::Limit { what, limit: MAX_BYTES });
+                return Err(ImageError::Limit { what, limit: MAX_BYTES });
             }
             bytes.extend_from_slice(piece);
             Ok(())
@@ -152,7 +157,7 @@ fn file(
         Some(rest) if !rest.contains('/') || rest.contains("/.") => return Ok(()),
         Some(rest) => {
             let text = rest.replacen('/', ":", 1);
-            let bad = |cause| TransferError::BadName { entry: shown(&name), cause };
+            let bad = |cause| ImageError::BadName { entry: quoted(&name), cause };
             Some(Digest::parse(text).map_err(bad)?)
         }
         None if DOCKER_FILES.iter().any(|end| name.ends_with(end)) => None,
@@ -161,13 +166,7 @@ fn file(
     };
     sink.budget.charge(Cost::Kept, name.len() as u64 + FILE_BYTES)?;
     let stored = store(tar, &name, number, expected, sink)?;
-    sink.progress.tell(Event {
-        event: "complete",
-        name: stored.digest.to_string(),
-        target: None,
-        progress: stored.size_bytes,
-        total: stored.size_bytes,
-    });
+    (sink.on_stored)(&stored);
     contents.files.insert(name, stored);
     Ok(())
 }
@@ -178,8 +177,8 @@ fn store(
     name: &str,
     number: u64,
     expected: Option<Digest>,
-    sink: &Sink,
-) -> Result<Stored, TransferError> {
+    sink: &BlobSink,
+) -> Result<StoredFile, ImageError> {
     let reference = format!("{}-{number}", sink.lease);
     let request = Request {
         reference: reference.clone(),
@@ -190,7 +189,7 @@ fn store(
     };
     let present = |digest: Digest, ingest: Option<Ingest>| {
         let comparison = sink.store.compare(&digest)?;
-        Ok::<_, TransferError>(Bytes::Present { digest, comparison, ingest })
+        Ok::<_, ImageError>(Bytes::Present { digest, comparison, ingest })
     };
     let into = match (sink.store.ingest(&sink.namespace, request.clone()), &expected) {
         // Another namespace has it: its bytes are shared, once they are compared.
@@ -205,8 +204,8 @@ fn store(
     let outcome = copied.and_then(|(stored, ingest)| {
         match expected {
             Some(want) if want != stored.digest => {
-                let entry = shown(name);
-                return Err(TransferError::WrongDigest { entry, want, got: stored.digest });
+                let entry = quoted(name);
+                return Err(ImageError::WrongDigest { entry, want, got: stored.digest });
             }
             _ => {}
         }
@@ -239,8 +238,8 @@ fn copy(
     tar: &mut Tar,
     mut into: Bytes,
     request: &Request,
-    sink: &Sink,
-) -> Result<(Stored, Option<Ingest>), TransferError> {
+    sink: &BlobSink,
+) -> Result<(StoredFile, Option<Ingest>), ImageError> {
     let mut hasher = Hasher::default();
     let (mut size_bytes, mut head) = (0u64, Vec::new());
     pass(tar, |bytes| {
@@ -270,7 +269,7 @@ fn copy(
         Bytes::New(ingest) => (ingest.digest(), Some(ingest)),
         Bytes::Present { ingest, .. } => (hasher.finish(), ingest),
     };
-    Ok((Stored { digest, size_bytes, head }, ingest))
+    Ok((StoredFile { digest, size_bytes, head }, ingest))
 }
 
 /// Begins an ingest that takes the place of blob `digest`, which differs from the archive's after
@@ -280,8 +279,8 @@ fn replace(
     equal: u64,
     shared: Option<Ingest>,
     request: &Request,
-    sink: &Sink,
-) -> Result<Ingest, TransferError> {
+    sink: &BlobSink,
+) -> Result<Ingest, ImageError> {
     if shared.is_some() {
         drop(shared);
         sink.store.abort(&sink.namespace, &request.reference)?;
@@ -295,8 +294,8 @@ fn replace(
 /// Hands all of an entry's content to `each`, piece by piece.
 fn pass(
     tar: &mut Tar,
-    mut each: impl FnMut(&[u8]) -> Result<(), TransferError>,
-) -> Result<(), TransferError> {
+    mut each: impl FnMut(&[u8]) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
     loop {
         let piece = tar.content()?;
         if piece.is_empty() {

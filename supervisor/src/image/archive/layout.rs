@@ -1,11 +1,11 @@
 //! What an archive means: the images in it, by either form's rules.
 
-use super::archive::{Contents, Sink, Stored};
-use super::bounded::List;
-use super::document::{self, Index, Link, MAX_LINKS, Manifest, Saved, media};
-use super::error::shown;
-use super::{TransferError, reference};
+use super::{ArchiveFiles, BlobSink, StoredFile};
 use crate::content::{ContentError, Descriptor, Digest, Request};
+use crate::image::bounded::List;
+use crate::image::error::{malformed, quoted};
+use crate::image::manifest::{self, DockerImage, Index, MAX_DESCRIPTORS, Manifest, RawDescriptor};
+use crate::image::{ImageError, media_type, reference};
 use crate::metadata::Labels;
 
 /// Names an image in full.
@@ -17,16 +17,16 @@ const MAX_IMAGES: u64 = 10_000;
 
 /// An image that an archive holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct ArchivedImage {
     /// Its name or tag, if the archive gives one.
-    pub(super) name: Option<Given>,
+    pub(crate) name: Option<ArchivedName>,
     /// What the name is to point to.
-    pub(super) target: Descriptor,
+    pub(crate) target: Descriptor,
 }
 
 /// What an archive calls an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Given {
+pub(crate) enum ArchivedName {
     /// A name, in full form.
     Name(String),
     /// A tag without a name.
@@ -34,25 +34,28 @@ pub(super) enum Given {
 }
 
 /// The images in `contents`, in the archive's order.
-pub(super) fn images(contents: &Contents, sink: &Sink) -> Result<Vec<Found>, TransferError> {
+pub(crate) fn images(
+    contents: &ArchiveFiles,
+    sink: &BlobSink,
+) -> Result<Vec<ArchivedImage>, ImageError> {
     let found = if let Some(index) = contents.document("index.json") {
         check_version(contents)?;
         layout(index)?
     } else if let Some(saved) = contents.document("manifest.json") {
         docker(saved, contents, sink)?
     } else {
-        return Err(TransferError::NotAnImage);
+        return Err(ImageError::NotAnImage);
     };
     if found.is_empty() {
-        return Err(document::malformed("the archive's index", "it names no image"));
+        return Err(malformed("the archive's index", "it names no image"));
     }
     if found.len() as u64 > MAX_IMAGES {
-        return Err(TransferError::Limit { what: "archive's images".into(), limit: MAX_IMAGES });
+        return Err(ImageError::Limit { what: "archive's images".into(), limit: MAX_IMAGES });
     }
     Ok(found)
 }
 
-fn check_version(contents: &Contents) -> Result<(), TransferError> {
+fn check_version(contents: &ArchiveFiles) -> Result<(), ImageError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Layout {
@@ -60,16 +63,16 @@ fn check_version(contents: &Contents) -> Result<(), TransferError> {
     }
     // Tools that leave the file out are tolerated, as containerd does.
     let Some(bytes) = contents.document("oci-layout") else { return Ok(()) };
-    let layout: Layout = document::parse("oci-layout", bytes)?;
+    let layout: Layout = manifest::parse("oci-layout", bytes)?;
     if layout.image_layout_version.starts_with("1.") {
         return Ok(());
     }
-    let reason = format!("version \"{}\" is not known", shown(&layout.image_layout_version));
-    Err(document::malformed("oci-layout", reason))
+    let reason = format!("version \"{}\" is not known", quoted(&layout.image_layout_version));
+    Err(malformed("oci-layout", reason))
 }
 
-fn layout(index: &[u8]) -> Result<Vec<Found>, TransferError> {
-    let index: Index = document::parse("index.json", index)?;
+fn layout(index: &[u8]) -> Result<Vec<ArchivedImage>, ImageError> {
+    let index: Index = manifest::parse("index.json", index)?;
     index
         .manifests
         .iter()
@@ -77,17 +80,17 @@ fn layout(index: &[u8]) -> Result<Vec<Found>, TransferError> {
             let mut target = link.descriptor("index.json")?;
             let name = match target.annotations.get(IMAGE_NAME) {
                 // As it is, when it can be a name: containerd does not complete it.
-                Some(name) => named(name).map(|_| Given::Name(name.clone())),
+                Some(name) => named(name).map(|_| ArchivedName::Name(name.clone())),
                 None => match target.annotations.get(REF_NAME) {
-                    Some(tag) if reference::is_tag(tag) => Some(Given::Tag(tag.clone())),
-                    Some(name) => named(name).map(Given::Name),
+                    Some(tag) if reference::is_tag(tag) => Some(ArchivedName::Tag(tag.clone())),
+                    Some(name) => named(name).map(ArchivedName::Name),
                     None => None,
                 },
             };
             if target.media_type.is_empty() {
-                target.media_type = media::OCI_MANIFEST.to_owned();
+                target.media_type = media_type::OCI_MANIFEST.to_owned();
             }
-            Ok(Found { name, target })
+            Ok(ArchivedImage { name, target })
         })
         .collect()
 }
@@ -105,33 +108,37 @@ fn named(name: &str) -> Option<String> {
 }
 
 /// Docker's form has no manifests: they are made here, and stored.
-fn docker(saved: &[u8], contents: &Contents, sink: &Sink) -> Result<Vec<Found>, TransferError> {
-    let saved: List<Saved, MAX_LINKS> = document::parse("manifest.json", saved)?;
+fn docker(
+    saved: &[u8],
+    contents: &ArchiveFiles,
+    sink: &BlobSink,
+) -> Result<Vec<ArchivedImage>, ImageError> {
+    let saved: List<DockerImage, MAX_DESCRIPTORS> = manifest::parse("manifest.json", saved)?;
     let mut found = Vec::new();
     for image in saved.0 {
         let file = |what, name: &str| {
-            contents.file(name).ok_or_else(|| TransferError::Missing {
+            contents.file(name).ok_or_else(|| ImageError::Missing {
                 by: "manifest.json".to_owned(),
                 what,
-                name: shown(name),
+                name: quoted(name),
             })
         };
-        let config = link(media::DOCKER_CONFIG, file("config", &image.config)?);
+        let config = link(media_type::DOCKER_CONFIG, file("config", &image.config)?);
         let layers = image
             .layers
             .iter()
             .map(|name| file("layer", name).map(|stored| link(layer_type(stored), stored)))
             .collect::<Result<Vec<_>, _>>()
             .map(List)?;
-        let media_type = media::DOCKER_MANIFEST.to_owned();
+        let media_type = media_type::DOCKER_MANIFEST.to_owned();
         let manifest = Manifest { schema_version: 2, media_type, config, layers };
         let target = put(&manifest, sink)?;
         if image.repo_tags.is_empty() {
-            found.push(Found { name: None, target: target.clone() });
+            found.push(ArchivedImage { name: None, target: target.clone() });
         }
         for tag in image.repo_tags.iter() {
-            let name = named(tag).map(Given::Name);
-            found.push(Found { name, target: target.clone() });
+            let name = named(tag).map(ArchivedName::Name);
+            found.push(ArchivedImage { name, target: target.clone() });
         }
         if found.len() as u64 > MAX_IMAGES {
             break; // refused by the caller
@@ -140,8 +147,8 @@ fn docker(saved: &[u8], contents: &Contents, sink: &Sink) -> Result<Vec<Found>, 
     Ok(found)
 }
 
-fn link(media_type: &str, stored: &Stored) -> Link {
-    Link {
+fn link(media_type: &str, stored: &StoredFile) -> RawDescriptor {
+    RawDescriptor {
         media_type: media_type.to_owned(),
         digest: stored.digest.to_string(),
         size: stored.size_bytes,
@@ -150,18 +157,18 @@ fn link(media_type: &str, stored: &Stored) -> Link {
     }
 }
 
-fn layer_type(stored: &Stored) -> &'static str {
+fn layer_type(stored: &StoredFile) -> &'static str {
     use installer::extract::Compression;
     match Compression::detect(&stored.head) {
-        Compression::None => media::DOCKER_LAYER,
-        Compression::Gzip => media::DOCKER_LAYER_GZIP,
-        Compression::Zstd => media::DOCKER_LAYER_ZSTD,
+        Compression::None => media_type::DOCKER_LAYER,
+        Compression::Gzip => media_type::DOCKER_LAYER_GZIP,
+        Compression::Zstd => media_type::DOCKER_LAYER_ZSTD,
     }
 }
 
-fn put(manifest: &Manifest, sink: &Sink) -> Result<Descriptor, TransferError> {
+fn put(manifest: &Manifest, sink: &BlobSink) -> Result<Descriptor, ImageError> {
     let bytes = serde_json::to_vec(manifest)
-        .map_err(|cause| document::malformed("the manifest made for the archive", cause))?;
+        .map_err(|cause| malformed("the manifest made for the archive", cause))?;
     let digest = Digest::of(&bytes);
     let target = Descriptor {
         media_type: manifest.media_type.clone(),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use installer::budget::{Budget, Cost};
 
-use super::document::{self, Config, Link, MAX_BYTES, Manifest, Target};
-use super::{Platform, TransferError};
+use super::manifest::{self, Config, IndexOrManifest, MAX_BYTES, Manifest, RawDescriptor};
+use super::{ImageError, Platform};
 use crate::content::{ContentError, Descriptor, Digest, Store};
 use crate::metadata::{Labels, Namespace};
 
@@ -25,58 +25,54 @@ const KEPT_BYTES: u64 = 128;
 const DOCUMENT_BYTES: u64 = 4096;
 /// What a link costs that leads to a known document.
 const LINK_BYTES: u64 = 64;
-/// Platforms that an error lists.
-const MAX_LISTED: usize = 10;
 
 /// One manifest of an image, with its config.
 #[derive(Debug, Clone)]
-pub(super) struct Image {
-    pub(super) manifest: Digest,
-    pub(super) platform: Platform,
-    pub(super) config: Digest,
-    pub(super) layers: Arc<[Descriptor]>,
+pub(crate) struct ResolvedManifest {
+    pub(crate) manifest: Digest,
+    pub(crate) platform: Platform,
+    pub(crate) config: Digest,
+    pub(crate) layers: Arc<[Descriptor]>,
     /// Empty when the config is not that of an image (attestations, artifacts).
-    pub(super) diff_ids: Arc<[Digest]>,
+    pub(crate) diff_ids: Arc<[Digest]>,
 }
 
 /// All that a target leads to.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
-    pub(super) images: Vec<Image>,
-    pub(super) labels: BTreeMap<Digest, Labels>,
-    /// It is one that is to be unpacked.
-    pub(super) is_chosen: bool,
+pub(crate) struct ResolvedTarget {
+    pub(crate) manifests: Vec<ResolvedManifest>,
+    pub(crate) labels: BTreeMap<Digest, Labels>,
 }
 
 /// Where to look.
-pub(super) struct Walk<'a> {
-    pub(super) store: &'a Store,
-    pub(super) namespace: &'a Namespace,
+pub(crate) struct Resolver<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) namespace: &'a Namespace,
     /// The platforms whose parts must be complete. Others' may be absent from an archive.
-    pub(super) wanted: &'a [Platform],
-    pub(super) budget: &'a Budget,
-    pub(super) known: RefCell<Known>,
+    pub(crate) wanted: &'a [Platform],
+    pub(crate) budget: &'a Budget,
+    pub(crate) known: RefCell<Cache>,
 }
 
 /// What was looked at already.
 #[derive(Default)]
-pub(super) struct Known {
+pub(crate) struct Cache {
     /// Sizes of what the store has.
     sizes: HashMap<Digest, u64>,
     /// What the documents followed are.
-    documents: HashMap<Digest, Visited>,
+    documents: HashMap<Digest, CachedDocument>,
 }
 
 #[derive(Clone)]
-enum Visited {
+enum CachedDocument {
     /// With the images below it.
-    Index(Arc<[Image]>),
-    Manifest(Image),
+    Index(Arc<[ResolvedManifest]>),
+    Manifest(ResolvedManifest),
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Resolver<'a> {
     /// One that has looked at nothing yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         store: &'a Store,
         namespace: &'a Namespace,
         wanted: &'a [Platform],
@@ -86,10 +82,10 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Walk<'_> {
+impl Resolver<'_> {
     /// Follows `target`.
-    pub(super) fn tree(&self, target: &Descriptor) -> Result<Tree, TransferError> {
-        let mut tree = Tree::default();
+    pub(crate) fn resolve(&self, target: &Descriptor) -> Result<ResolvedTarget, ImageError> {
+        let mut tree = ResolvedTarget::default();
         self.follow(target, None, "the archive's index", MAX_DEPTH, &mut tree)?;
         Ok(tree)
     }
@@ -100,14 +96,11 @@ impl Walk<'_> {
         platform: Option<Platform>,
         by: &str,
         depth: usize,
-        tree: &mut Tree,
-    ) -> Result<(), TransferError> {
+        tree: &mut ResolvedTarget,
+    ) -> Result<(), ImageError> {
         let Some(depth) = depth.checked_sub(1) else {
             let limit = MAX_DEPTH as u64;
-            return Err(TransferError::Limit {
-                what: "depth of the image's indexes".into(),
-                limit,
-            });
+            return Err(ImageError::Limit { what: "depth of the image's indexes".into(), limit });
         };
         self.budget.charge(Cost::Documents, LINK_BYTES)?;
         self.check("manifest", by, target)?;
@@ -117,54 +110,58 @@ impl Walk<'_> {
             None => {
                 let document = format!("manifest {}", target.digest);
                 let bytes = self.read(&document, &target.digest)?;
-                let visited = match document::parse_target(&document, &target.media_type, &bytes)? {
-                    Target::Manifest(manifest) => {
-                        drop(bytes);
-                        Visited::Manifest(self.manifest(target, &manifest, &document, tree)?)
-                    }
-                    Target::Index(index) => {
-                        drop(bytes);
-                        let document = format!("index {}", target.digest);
-                        let labels = std::mem::take(&mut tree.labels);
-                        let mut below = Tree { labels, ..Tree::default() };
-                        let followed =
-                            self.index(target, &index.manifests, &document, depth, &mut below);
-                        tree.labels = std::mem::take(&mut below.labels);
-                        followed?;
-                        Visited::Index(below.images.into())
-                    }
-                };
+                let visited =
+                    match manifest::parse_index_or_manifest(&document, &target.media_type, &bytes)?
+                    {
+                        IndexOrManifest::Manifest(manifest) => {
+                            drop(bytes);
+                            CachedDocument::Manifest(
+                                self.manifest(target, &manifest, &document, tree)?,
+                            )
+                        }
+                        IndexOrManifest::Index(index) => {
+                            drop(bytes);
+                            let document = format!("index {}", target.digest);
+                            let labels = std::mem::take(&mut tree.labels);
+                            let mut below = ResolvedTarget { labels, ..ResolvedTarget::default() };
+                            let followed =
+                                self.index(target, &index.manifests, &document, depth, &mut below);
+                            tree.labels = std::mem::take(&mut below.labels);
+                            followed?;
+                            CachedDocument::Index(below.manifests.into())
+                        }
+                    };
                 let digest = target.digest.clone();
                 self.known.borrow_mut().documents.insert(digest, visited.clone());
                 visited
             }
         };
         match visited {
-            Visited::Manifest(image) => {
+            CachedDocument::Manifest(image) => {
                 self.keep(KEPT_BYTES)?;
                 let platform = platform.unwrap_or_else(|| image.platform.clone());
-                tree.images.push(Image { platform, ..image });
+                tree.manifests.push(ResolvedManifest { platform, ..image });
             }
-            Visited::Index(images) => {
+            CachedDocument::Index(images) => {
                 self.keep(KEPT_BYTES * images.len() as u64)?;
-                tree.images.extend(images.iter().cloned());
+                tree.manifests.extend(images.iter().cloned());
             }
         }
         Ok(())
     }
 
-    fn keep(&self, bytes: u64) -> Result<(), TransferError> {
+    fn keep(&self, bytes: u64) -> Result<(), ImageError> {
         Ok(self.budget.charge(Cost::Kept, bytes)?)
     }
 
     fn index(
         &self,
         target: &Descriptor,
-        links: &[Link],
+        links: &[RawDescriptor],
         document: &str,
         depth: usize,
-        tree: &mut Tree,
-    ) -> Result<(), TransferError> {
+        tree: &mut ResolvedTarget,
+    ) -> Result<(), ImageError> {
         let mut labels = Labels::new();
         let mut absent = None;
         for (number, link) in links.iter().enumerate() {
@@ -179,7 +176,7 @@ impl Walk<'_> {
                     self.keep(2 * KEPT_BYTES)?;
                     labels.insert(format!("{REF}.m.{number}"), child.digest.to_string());
                 }
-                Err(missing @ TransferError::Missing { .. }) if !needed => absent = Some(missing),
+                Err(missing @ ImageError::Missing { .. }) if !needed => absent = Some(missing),
                 Err(other) => return Err(other),
             }
         }
@@ -198,8 +195,8 @@ impl Walk<'_> {
         target: &Descriptor,
         manifest: &Manifest,
         document: &str,
-        tree: &mut Tree,
-    ) -> Result<Image, TransferError> {
+        tree: &mut ResolvedTarget,
+    ) -> Result<ResolvedManifest, ImageError> {
         let config = manifest.config.descriptor(document)?;
         self.check("config", document, &config)?;
         let mut labels = Labels::from([(format!("{REF}.config"), config.digest.to_string())]);
@@ -226,7 +223,7 @@ impl Walk<'_> {
         };
         self.keep(2 * KEPT_BYTES * (diff_ids.len() as u64 + 1))?;
         tree.labels.insert(target.digest.clone(), labels);
-        Ok(Image {
+        Ok(ResolvedManifest {
             manifest: target.digest.clone(),
             platform,
             config: config.digest,
@@ -241,7 +238,7 @@ impl Walk<'_> {
         what: &'static str,
         by: &str,
         descriptor: &Descriptor,
-    ) -> Result<(), TransferError> {
+    ) -> Result<(), ImageError> {
         let known = self.known.borrow().sizes.get(&descriptor.digest).copied();
         let got = match known {
             Some(size) => size,
@@ -250,7 +247,7 @@ impl Walk<'_> {
                     Ok(info) => info,
                     Err(ContentError::NotFound(_)) => {
                         let name = descriptor.digest.to_string();
-                        return Err(TransferError::Missing { by: by.to_owned(), what, name });
+                        return Err(ImageError::Missing { by: by.to_owned(), what, name });
                     }
                     Err(other) => return Err(other.into()),
                 };
@@ -263,65 +260,22 @@ impl Walk<'_> {
         let want = descriptor.size_bytes;
         if want != got {
             let name = descriptor.digest.to_string();
-            return Err(TransferError::WrongSize { by: by.to_owned(), what, name, want, got });
+            return Err(ImageError::WrongSize { by: by.to_owned(), what, name, want, got });
         }
         Ok(())
     }
 
-    fn read(&self, document: &str, digest: &Digest) -> Result<Vec<u8>, TransferError> {
+    fn read(&self, document: &str, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         let (info, blob) = self.store.open_blob(self.namespace, digest)?;
         if info.size_bytes > MAX_BYTES {
             let what = format!("size of {document}");
-            return Err(TransferError::Limit { what, limit: MAX_BYTES });
+            return Err(ImageError::Limit { what, limit: MAX_BYTES });
         }
         self.budget.charge(Cost::Documents, info.size_bytes + DOCUMENT_BYTES)?;
         let mut bytes = Vec::new();
         blob.take(MAX_BYTES)
             .read_to_end(&mut bytes)
-            .map_err(|cause| TransferError::Read { document: document.to_owned(), cause })?;
+            .map_err(|cause| ImageError::Read { document: document.to_owned(), cause })?;
         Ok(bytes)
-    }
-}
-
-impl Tree {
-    /// Whether what is in it are no images: charts, signatures.
-    pub(super) fn is_artifact(&self) -> bool {
-        self.images.iter().all(|image| image.diff_ids.is_empty() && !image.layers.is_empty())
-    }
-
-    /// The image to unpack for `platform`.
-    pub(super) fn select(
-        &self,
-        target: &Descriptor,
-        platform: &Platform,
-    ) -> Result<&Image, TransferError> {
-        let exact = |image: &&Image| {
-            image.platform.os == platform.os && image.platform.architecture == platform.architecture
-        };
-        let fits = |image: &&Image| platform.runs(&image.platform);
-        let fitting: Vec<&Image> = self.images.iter().filter(fits).collect();
-        let chosen = fitting.iter().copied().find(exact).or(fitting.first().copied());
-        let image = chosen.ok_or_else(|| TransferError::NoPlatform {
-            image: target.digest.to_string(),
-            wanted: platform.to_string(),
-            have: self
-                .images
-                .iter()
-                .take(MAX_LISTED)
-                .map(|image| image.platform.to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
-        if image.layers.len() != image.diff_ids.len() {
-            let document = format!("config {}", image.config);
-            let reason = format!(
-                "it lists {} layers, manifest {} has {}",
-                image.diff_ids.len(),
-                image.manifest,
-                image.layers.len()
-            );
-            return Err(TransferError::Malformed { document, reason });
-        }
-        Ok(image)
     }
 }

@@ -64,7 +64,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for List<T, N> {
 
 /// Annotations: at most [`MAX_ANNOTATIONS`], of [`MAX_ANNOTATION_BYTES`] together.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Annotations(pub(super) BTreeMap<String, String>);
+pub(crate) struct Annotations(pub(crate) BTreeMap<String, String>);
 
 const MAX_ANNOTATIONS: usize = 1024;
 /// Signatures with their certificates are the largest; those have some 10 KiB.
@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Annotations {
 }
 
 /// A field for which `null` means that it is not given.
-pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

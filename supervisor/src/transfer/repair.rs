@@ -12,13 +12,13 @@ use installer::budget::Budget;
 use installer::extract::{self, Archive, EntryKind, ExtractError};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::document::{self, MAX_BYTES, Target, media};
 use super::layer;
-use super::tree::{Tree, Walk};
-use super::unpack::{Unpacker, chain_ids};
-use super::{Importer, Platform, Progress, TransferError};
+use super::unpack::Unpacker;
+use super::{Importer, Progress, TransferError};
 use crate::content::{Descriptor, Digest};
-use crate::image::Image;
+use crate::image::manifest::{self, IndexOrManifest, MAX_BYTES};
+use crate::image::resolve::{ResolvedTarget, Resolver};
+use crate::image::{Image, Platform, chain_ids, media_type, reference};
 use crate::metadata::{Labels, Namespace};
 use crate::snapshot::Mount;
 
@@ -61,10 +61,10 @@ impl Importer {
         for image in images {
             // One for each, as each was a transfer of its own: together they may be above any limit.
             let budget = Budget::default();
-            let walk = Walk::new(&self.content, namespace, &[], &budget);
+            let resolver = Resolver::new(&self.content, namespace, &[], &budget);
             // An image that is not whole is told of with its blobs.
-            let Ok(tree) = walk.tree(&image.target) else { continue };
-            for image in tree.images {
+            let Ok(resolved) = resolver.resolve(&image.target) else { continue };
+            for image in resolved.manifests {
                 let chain = chain_ids(&image.diff_ids);
                 for ((chain, diff_id), layer) in
                     chain.iter().zip(image.diff_ids.iter()).zip(image.layers.iter())
@@ -158,8 +158,8 @@ impl Importer {
         let platform = Platform::host();
         let wanted = [platform.clone()];
         let budget = Budget::default();
-        let walk = Walk::new(&self.content, namespace, &wanted, &budget);
-        let tree = walk.tree(target)?;
+        let resolver = Resolver::new(&self.content, namespace, &wanted, &budget);
+        let resolved = resolver.resolve(target)?;
         let lease = self.lease(namespace).await?;
         let unpacker = Unpacker {
             store: &self.content,
@@ -170,9 +170,9 @@ impl Importer {
             progress: &Progress::ignored(),
             budget: &budget,
         };
-        let unpacked = match tree.select(target, &platform) {
+        let unpacked = match resolved.select(target, &platform) {
             Ok(image) => unpacker.unpack(image).await,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         let (store, scope) = (self.content.clone(), namespace.clone());
         let outcome = match unpacked {
@@ -198,8 +198,10 @@ impl Importer {
         let mut inner: HashSet<String> = HashSet::new();
         for (digest, size_bytes) in blobs.iter().filter(|(_, size)| *size <= MAX_BYTES) {
             let Some(bytes) = self.document(namespace, digest) else { continue };
-            let Ok(target) = document::parse_target("blob", "", &bytes) else { continue };
-            if let Target::Index(index) = &target {
+            let Ok(target) = manifest::parse_index_or_manifest("blob", "", &bytes) else {
+                continue;
+            };
+            if let IndexOrManifest::Index(index) = &target {
                 let links = index.manifests.iter().map(|link| &link.digest);
                 inner.extend(links.filter(|digest| there.contains(digest.as_str())).cloned());
             }
@@ -214,18 +216,18 @@ impl Importer {
             }
             // One for each, as each was a transfer of its own.
             let budget = Budget::default();
-            let walk = Walk::new(&self.content, namespace, &[], &budget);
-            let (tree, missing) = match walk.tree(&target) {
-                Ok(tree) => (tree, None),
-                Err(error) => (Tree::default(), Some(shim_sdk::error::report(&error))),
+            let resolver = Resolver::new(&self.content, namespace, &[], &budget);
+            let (resolved, missing) = match resolver.resolve(&target) {
+                Ok(resolved) => (resolved, None),
+                Err(error) => (ResolvedTarget::default(), Some(shim_sdk::error::report(&error))),
             };
             let mut parts = HashSet::from([target.digest.clone()]);
-            parts.extend(tree.labels.keys().cloned());
-            for image in &tree.images {
+            parts.extend(resolved.labels.keys().cloned());
+            for image in &resolved.manifests {
                 parts.insert(image.config.clone());
                 parts.extend(image.layers.iter().map(|layer| layer.digest.clone()));
             }
-            each(Nameless { target, name, parts, labels: tree.labels, missing })?;
+            each(Nameless { target, name, parts, labels: resolved.labels, missing })?;
         }
         Ok(())
     }
@@ -245,7 +247,7 @@ impl Importer {
 }
 
 /// The media type and the name that a document gives itself.
-fn says(bytes: &[u8], target: &Target) -> (String, Option<String>) {
+fn says(bytes: &[u8], target: &IndexOrManifest) -> (String, Option<String>) {
     #[derive(Default, serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Itself {
@@ -257,11 +259,11 @@ fn says(bytes: &[u8], target: &Target) -> (String, Option<String>) {
     let itself: Itself = serde_json::from_slice(bytes).unwrap_or_default();
     let media_type = match target {
         _ if !itself.media_type.is_empty() => itself.media_type,
-        Target::Index(_) => media::OCI_INDEX.to_owned(),
-        Target::Manifest(_) => media::OCI_MANIFEST.to_owned(),
+        IndexOrManifest::Index(_) => media_type::OCI_INDEX.to_owned(),
+        IndexOrManifest::Manifest(_) => media_type::OCI_MANIFEST.to_owned(),
     };
     let name = itself.annotations.and_then(|annotations| annotations.get(NAME).cloned());
-    (media_type, name.and_then(|name| super::reference::normalize(&name).ok()))
+    (media_type, name.and_then(|name| reference::normalize(&name).ok()))
 }
 
 /// Opens what is at `path` below `root`, without following links on the way.
