@@ -7,22 +7,15 @@ use std::io;
 
 use installer::budget::{Budget, Cost};
 use installer::{Image, Layer, Opt, Options, Receipt};
-use serde::Deserialize;
 use shim_sdk::Kind;
 
-use crate::content::{ContentError, Digest, Store};
-use crate::image::bounded::List;
-use crate::image::{Images, installer_kind};
+use crate::content::{ContentError, Descriptor, Digest, Store};
+use crate::image::manifest::{self, IndexOrManifest, MAX_BYTES, RawDescriptor};
+use crate::image::{ImageError, Images, Platform, installer_kind};
 use crate::metadata::{Namespace, RecordError};
-use crate::text::{QUOTED_BYTES, escaped};
 
-/// The largest manifest that is read, as in containerd.
-const MAX_MANIFEST_BYTES: u64 = 8 << 20;
-/// Layers of one image, links of one index.
-const MAX_LAYERS: usize = 1024;
-const MAX_LINKS: usize = 10_000;
-/// An index may hold indexes, but nobody makes towers of them.
-const MAX_NESTED: usize = 4;
+/// Indexes in indexes that are followed.
+const MAX_DEPTH: usize = 4;
 
 /// The managed directory and what can be installed into it.
 #[derive(Clone)]
@@ -39,8 +32,12 @@ pub(crate) enum InstallError {
     Record(#[from] RecordError),
     #[error(transparent)]
     Content(#[from] ContentError),
-    #[error("image {image}: manifest {digest}: {why}")]
-    Manifest { image: String, digest: Digest, why: String },
+    #[error("image {image}")]
+    Image {
+        image: String,
+        #[source]
+        cause: ImageError,
+    },
     #[error(transparent)]
     Install(#[from] installer::InstallError),
     #[error("the installation was interrupted: {0}")]
@@ -52,40 +49,12 @@ impl InstallError {
         match self {
             Self::Record(error) => error.kind(),
             Self::Content(error) => error.kind(),
-            Self::Manifest { .. } => Kind::FailedPrecondition,
+            Self::Image { cause: ImageError::Content(cause), .. } => cause.kind(),
+            // The image is stored, and cannot be installed as it is.
+            Self::Image { .. } => Kind::FailedPrecondition,
             Self::Install(error) => installer_kind(error.kind()),
             Self::Interrupted(_) => Kind::Internal,
         }
-    }
-}
-
-/// A manifest or an index: whichever of the two lists is there decides.
-#[derive(Deserialize)]
-struct Manifest {
-    #[serde(default)]
-    layers: Option<List<Link, MAX_LAYERS>>,
-    #[serde(default)]
-    manifests: Option<List<Link, MAX_LINKS>>,
-}
-
-#[derive(Deserialize)]
-struct Link {
-    digest: String,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-}
-
-impl Platform {
-    fn is_ours(&self) -> bool {
-        let (os, architecture) = (self.os.clone(), self.architecture.clone());
-        let named = crate::image::Platform { os, architecture, variant: String::new() };
-        named.normalized() == crate::image::Platform::host()
     }
 }
 
@@ -110,8 +79,7 @@ impl Installer {
         let record = self.images.get(namespace, image).await?;
         let (installer, namespace, budget) = (self.clone(), namespace.clone(), budget.clone());
         blocking(move || {
-            let target = record.target.digest.clone();
-            let image = installer.layers(&namespace, &record.name, target, &budget)?;
+            let image = installer.layers(&namespace, &record.name, &record.target, &budget)?;
             Ok(installer.opt.install_within(&image, options, &budget)?)
         })
         .await
@@ -135,67 +103,58 @@ impl Installer {
         blocking(move || Ok(opt.receipts()?)).await
     }
 
-    /// The layers for this host of the image with a target.
+    /// The layers for this host of an image.
     fn layers(
         &self,
         namespace: &Namespace,
         name: &str,
-        target: Digest,
+        target: &Descriptor,
         budget: &Budget,
     ) -> Result<Image, InstallError> {
-        let mut digest = target.clone();
-        for _ in 0..MAX_NESTED {
-            let bad = |why: String| InstallError::Manifest {
-                image: name.to_owned(),
-                digest: digest.clone(),
-                why,
-            };
-            let parse = |text: &str| Digest::parse(text).map_err(|error| bad(error.to_string()));
-            budget.charge(Cost::Documents, MAX_MANIFEST_BYTES).map_err(|e| bad(e.to_string()))?;
-            let manifest: Manifest =
-                serde_json::from_slice(&self.read_manifest(namespace, name, &digest)?)
-                    .map_err(|error| bad(escaped(&error.to_string(), QUOTED_BYTES).to_string()))?;
-            if let Some(links) = manifest.layers {
-                let layer = |link: &Link| Ok(self.layer(namespace, parse(&link.digest)?));
-                let layers = links.iter().map(layer).collect::<Result<_, InstallError>>()?;
-                return Ok(Image { name: name.to_owned(), digest: target.to_string(), layers });
+        let bad = |cause| InstallError::Image { image: name.to_owned(), cause };
+        let (mut media_type, mut digest) = (target.media_type.clone(), target.digest.clone());
+        for _ in 0..MAX_DEPTH {
+            let document = format!("manifest {digest}");
+            let bytes = self.read(namespace, &document, &digest, budget).map_err(bad)?;
+            match manifest::parse_index_or_manifest(&document, &media_type, &bytes).map_err(bad)? {
+                IndexOrManifest::Manifest(manifest) => {
+                    let layer = |link: &RawDescriptor| {
+                        let digest = manifest::digest(&document, &link.digest)?;
+                        Ok(self.layer(namespace, digest))
+                    };
+                    let layers =
+                        manifest.layers.iter().map(layer).collect::<Result<_, _>>().map_err(bad)?;
+                    let digest = target.digest.to_string();
+                    return Ok(Image { name: name.to_owned(), digest, layers });
+                }
+                IndexOrManifest::Index(index) => {
+                    let link = index.select(&document, &Platform::host()).map_err(bad)?;
+                    media_type.clone_from(&link.media_type);
+                    digest = manifest::digest(&document, &link.digest).map_err(bad)?;
+                }
             }
-            let links = manifest
-                .manifests
-                .ok_or_else(|| bad("it is neither a manifest nor an index".into()))?;
-            let ours = |link: &&Link| link.platform.as_ref().is_some_and(Platform::is_ours);
-            let link = links
-                .iter()
-                .find(ours)
-                .or_else(|| links.iter().find(|link| link.platform.is_none()))
-                .ok_or_else(|| bad("it has no image for this platform".into()))?;
-            digest = parse(&link.digest)?;
         }
-        Err(InstallError::Manifest {
-            image: name.to_owned(),
-            digest: target,
-            why: "its indexes are nested too deeply".into(),
-        })
+        let what = "depth of the image's indexes".to_owned();
+        Err(bad(ImageError::Limit { what, limit: MAX_DEPTH as u64 }))
     }
 
-    fn read_manifest(
+    /// The bytes of a document.
+    fn read(
         &self,
         namespace: &Namespace,
-        name: &str,
+        document: &str,
         digest: &Digest,
-    ) -> Result<Vec<u8>, InstallError> {
-        let bad = |why: String| InstallError::Manifest {
-            image: name.to_owned(),
-            digest: digest.clone(),
-            why,
-        };
+        budget: &Budget,
+    ) -> Result<Vec<u8>, ImageError> {
         let (info, blob) = self.content.open_blob(namespace, digest)?;
-        if info.size_bytes > MAX_MANIFEST_BYTES {
-            return Err(bad(format!("it has {} bytes", info.size_bytes)));
+        if info.size_bytes > MAX_BYTES {
+            let what = format!("size of {document}");
+            return Err(ImageError::Limit { what, limit: MAX_BYTES });
         }
+        budget.charge(Cost::Documents, info.size_bytes)?;
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(blob, MAX_MANIFEST_BYTES), &mut bytes)
-            .map_err(|error| bad(error.to_string()))?;
+        io::Read::read_to_end(&mut io::Read::take(blob, MAX_BYTES), &mut bytes)
+            .map_err(|cause| ImageError::Read { document: document.to_owned(), cause })?;
         Ok(bytes)
     }
 

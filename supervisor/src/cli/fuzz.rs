@@ -2,8 +2,8 @@
 
 use ::fuzz::Target;
 
-use super::image::Config;
 use super::spec::Accounts;
+use crate::image::ExecutionConfig as Config;
 
 #[test]
 fn configurations_and_accounts_of_images_are_read_or_refused() {

@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::client::Client;
 use super::error::CliError;
-use super::{Context, for_each, image, say, table};
+use super::{Context, for_each, resolve, say, table};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -63,7 +63,7 @@ async fn list(client: &Client, quiet: bool) -> Result<u8, CliError> {
 
 async fn remove(client: &Client, names: &[String]) -> Result<u8, CliError> {
     for_each(names, |name| async move {
-        let found = image::find(client, &name).await?;
+        let found = resolve::find(client, &name).await?;
         let request = DeleteImageRequest { name: found.name.clone(), sync: true, target: None };
         match client.images().delete(request).await {
             Err(status) if status.code() != Code::NotFound => {

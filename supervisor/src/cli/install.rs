@@ -9,7 +9,8 @@ use tonic::{Code, Status};
 
 use super::client::Client;
 use super::error::CliError;
-use super::{Context, image, import, say, table};
+use super::{Context, import, resolve, say, table};
+use crate::image::reference;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -45,7 +46,7 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     let names = if import::is_archive(wanted) {
         import::import(&client, Path::new(wanted), None).await?
     } else {
-        vec![image::find(&client, wanted).await?.name]
+        vec![resolve::find(&client, wanted).await?.name]
     };
     if names.is_empty() {
         return Err(CliError::BadImage {
@@ -76,7 +77,7 @@ pub(crate) async fn uninstall(
     let client = context.client().await?;
     let mut refusal = None;
     // The image itself may be gone by now, so its name is tried as it would have been found.
-    for image in image::candidates(&arguments.image) {
+    for image in reference::candidates(&arguments.image) {
         match client.install().uninstall(UninstallRequest { image }).await {
             Ok(_) => return Ok(0),
             Err(status) if status.code() == Code::NotFound => {

@@ -17,12 +17,12 @@ mod error;
 mod exec;
 #[cfg(test)]
 mod fuzz;
-mod image;
 mod images;
 mod import;
 mod install;
 mod kill;
 mod ps;
+mod resolve;
 mod rm;
 mod run;
 mod serve;

@@ -26,7 +26,7 @@ use super::attach::{self, Process};
 use super::client::Client;
 use super::container::{self, SNAPSHOTTER};
 use super::error::CliError;
-use super::image::{self, RunImage};
+use super::resolve::{self, RunImage};
 use super::rm::PATIENCE;
 use super::signals::Signals;
 use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
@@ -117,9 +117,9 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
             name: arguments.image.clone(),
             why: "the archive has no image".into(),
         })?;
-        image::resolve(&client, name).await?
+        resolve::resolve(&client, name).await?
     } else {
-        image::resolve(&client, &arguments.image).await?
+        resolve::resolve(&client, &arguments.image).await?
     };
     let labels = unfinished::labels(arguments.rm)?;
     // From here on something is there to be removed when this command is told to end.

@@ -11,8 +11,8 @@ use tonic::Code;
 use super::client::Client;
 use super::container::{self, SNAPSHOTTER};
 use super::error::CliError;
-use super::image::{Layer, RunImage};
 use super::random_hex;
+use super::resolve::{Layer, RunImage};
 
 /// Makes the snapshots of an image's layers, as far as they are missing.
 pub(crate) async fn unpack(client: &Client, image: &RunImage) -> Result<(), CliError> {

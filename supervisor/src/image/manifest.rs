@@ -1,4 +1,8 @@
-//! The JSON documents of images, as much of them as transfers need.
+//! The JSON documents of images: index, manifest, config and docker's `manifest.json`.
+//!
+//! Only the fields that are needed here are read, and every list is bounded. `oci-spec`'s image
+//! types are not used: they refuse documents that containerd and docker accept, and their lists
+//! have no bound.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -131,16 +135,18 @@ impl RawPlatform {
     }
 }
 
+impl RootFs {
+    /// The digests of the layers' uncompressed archives.
+    pub(crate) fn diff_ids(&self, document: &str) -> Result<Vec<Digest>, ImageError> {
+        self.diff_ids.iter().map(|diff_id| digest(document, diff_id)).collect()
+    }
+}
+
 impl Config {
     /// The platform it is for.
     pub(crate) fn platform(&self, document: &str) -> Result<Platform, ImageError> {
         let (os, architecture) = (self.os.clone(), self.architecture.clone());
         RawPlatform { os, architecture, variant: self.variant.clone() }.platform(document)
-    }
-
-    /// The digests of its layers' uncompressed archives.
-    pub(crate) fn diff_ids(&self, document: &str) -> Result<Vec<Digest>, ImageError> {
-        self.rootfs.diff_ids.iter().map(|diff_id| digest(document, diff_id)).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! - `record`: the records in the database.
 //! - `manifest`, `media_type`, `bounded`: the JSON documents, bounded while they are parsed.
+//! - `execution`: what an image says of its containers.
 //! - `platform`, `reference`, `chain_id`: platforms, image names, chain ids.
 //! - `resolve`, `select`: from a target to its manifests, and the manifest for a platform.
 //! - `archive`: reads OCI layouts and docker archives into the content store.
@@ -14,9 +15,10 @@
 //! Not here: unpacking, leases and the order of an import (`transfer`).
 
 pub(crate) mod archive;
-pub(crate) mod bounded;
+mod bounded;
 mod chain_id;
 mod error;
+mod execution;
 pub(crate) mod manifest;
 pub(crate) mod media_type;
 pub(crate) mod platform;
@@ -27,5 +29,6 @@ mod select;
 
 pub(crate) use chain_id::chain_ids;
 pub(crate) use error::{ImageError, installer_kind};
+pub(crate) use execution::{ExecutionConfig, RunnableConfig};
 pub(crate) use platform::Platform;
 pub(crate) use record::{Image, Images};

@@ -63,6 +63,26 @@ pub(crate) fn normalize(text: &str) -> Result<String, InvalidReference> {
     })
 }
 
+/// The full names that a short name can stand for, the likeliest first.
+pub(crate) fn candidates(name: &str) -> Vec<String> {
+    let mut candidates = vec![name.to_owned()];
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let tagged = if last.contains(':') || last.contains('@') {
+        name.to_owned()
+    } else {
+        candidates.push(format!("{name}:latest"));
+        format!("{name}:latest")
+    };
+    match name.split_once('/') {
+        None => candidates.push(format!("docker.io/library/{tagged}")),
+        Some((host, _)) if !host.contains(['.', ':']) && host != "localhost" => {
+            candidates.push(format!("docker.io/{tagged}"));
+        }
+        Some(_) => {}
+    }
+    candidates
+}
+
 /// Whether `text` could be a tag.
 pub(crate) fn is_tag(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
@@ -162,5 +182,15 @@ mod tests {
         ] {
             assert!(normalize(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn short_names_stand_for_dockers_long_ones() {
+        let all = |name| candidates(name).join(" ");
+        assert_eq!(all("busybox"), "busybox busybox:latest docker.io/library/busybox:latest");
+        assert_eq!(all("busybox:1"), "busybox:1 docker.io/library/busybox:1");
+        assert_eq!(all("me/app"), "me/app me/app:latest docker.io/me/app:latest");
+        assert_eq!(all("localhost/app:1"), "localhost/app:1");
+        assert_eq!(all("r.example:5000/app"), "r.example:5000/app r.example:5000/app:latest");
     }
 }

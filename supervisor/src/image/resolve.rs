@@ -218,7 +218,7 @@ impl Resolver<'_> {
             None
         };
         let (diff_ids, platform) = match &parsed {
-            Some(config) => (config.diff_ids(&name)?, config.platform(&name)?),
+            Some(config) => (config.rootfs.diff_ids(&name)?, config.platform(&name)?),
             None => (Vec::new(), Platform::default()),
         };
         self.keep(2 * KEPT_BYTES * (diff_ids.len() as u64 + 1))?;

@@ -1,11 +1,45 @@
 //! Selects the manifest of an image that runs on a platform.
 
+use super::manifest::{Index, RawDescriptor};
 use super::resolve::{ResolvedManifest, ResolvedTarget};
 use super::{ImageError, Platform};
 use crate::content::Descriptor;
 
 /// Platforms that an error lists.
 const MAX_LISTED: usize = 10;
+
+impl Index {
+    /// The link to follow for `platform`: the first that names it, or else the first that names no
+    /// platform. `document` is this index, for errors.
+    pub(crate) fn select(
+        &self,
+        document: &str,
+        platform: &Platform,
+    ) -> Result<&RawDescriptor, ImageError> {
+        let names_it = |link: &&RawDescriptor| match link.platform(document) {
+            Ok(Some(named)) => {
+                named.os == platform.os && named.architecture == platform.architecture
+            }
+            Ok(None) | Err(_) => false,
+        };
+        let mut links = self.manifests.iter();
+        links
+            .find(names_it)
+            .or_else(|| self.manifests.iter().find(|link| link.platform.is_none()))
+            .ok_or_else(|| ImageError::NoPlatform {
+                image: document.to_owned(),
+                wanted: platform.to_string(),
+                have: self
+                    .manifests
+                    .iter()
+                    .filter_map(|link| link.platform(document).ok().flatten())
+                    .take(MAX_LISTED)
+                    .map(|named| named.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
+    }
+}
 
 impl ResolvedTarget {
     /// Whether what is in it are no images: charts, signatures.
@@ -47,5 +81,28 @@ impl ResolvedTarget {
             return Err(ImageError::Malformed { document, reason });
         }
         Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_for_this_platform_is_chosen() {
+        let host = Platform::host();
+        let json = format!(
+            r#"{{"manifests":[{{"digest":"a","size":1,"platform":{{"os":"linux","architecture":"s390x"}}}},
+                {{"digest":"b","size":1,"platform":{{"os":"{}","architecture":"{}"}}}}]}}"#,
+            host.os, host.architecture
+        );
+        let index: Index = serde_json::from_str(&json).unwrap();
+        assert_eq!(index.select("it", &host).unwrap().digest, "b");
+        let other = Platform { os: "plan9".into(), ..Platform::default() };
+        assert!(matches!(index.select("it", &other), Err(ImageError::NoPlatform { .. })));
+        // One that says nothing of platforms is for any.
+        let index: Index =
+            serde_json::from_str(r#"{"manifests":[{"digest":"a","size":1}]}"#).unwrap();
+        assert_eq!(index.select("it", &host).unwrap().digest, "a");
     }
 }

@@ -90,7 +90,8 @@ fn documents_are_read_or_refused() {
             }
         }
         if let Ok(config) = manifest::parse::<manifest::Config>("it", bytes) {
-            let _ = (config.platform("it").map(|one| one.to_string()), config.diff_ids("it"));
+            let _ =
+                (config.platform("it").map(|one| one.to_string()), config.rootfs.diff_ids("it"));
         }
         let _ = manifest::parse::<Vec<manifest::DockerImage>>("manifest.json", bytes);
     });
