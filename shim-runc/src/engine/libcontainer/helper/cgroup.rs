@@ -2,7 +2,7 @@
 //!
 //! libcontainer's own removal looks each hierarchy up anew, knows no cgroups below the
 //! container's, and gives up after a fixed number of sleeps. Its joining makes the kernel wait for
-//! an RCU grace period, which is a third of what a container costs ([`exec_process`]).
+//! an RCU grace period, which is a third of what a container costs ([`super::exec_process`]).
 //!
 //! Promise: when [`Cgroups::remove`] returns, no process of the container is alive and no cgroup of it
 //! is left, below it included; what never existed is no error. The root of a hierarchy is
@@ -119,7 +119,7 @@ impl Cgroups {
     }
 
     /// The files through which a process of one thread moves itself into every one of them
-    /// ([`exec_process`]).
+    /// ([`super::exec_process`]).
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
         let open = |directory: &PathBuf| {
             let file = directory.join("tasks");
