@@ -31,15 +31,6 @@ pub(crate) enum EngineError {
         cause: io::Error,
     },
 
-    /// A system call on a cgroup, or of the libcontainer engine, failed; `call` shows it with its
-    /// arguments.
-    #[error("{call}")]
-    Call {
-        call: String,
-        #[source]
-        cause: io::Error,
-    },
-
     /// A system call failed.
     #[error("{call}")]
     System {
@@ -90,11 +81,6 @@ impl EngineError {
         Self::File { action, path: path.as_ref().to_owned(), cause: cause.into() }
     }
 
-    /// A failed system call.
-    pub(crate) fn call(call: impl Into<String>, cause: impl Into<io::Error>) -> Self {
-        Self::Call { call: call.into(), cause: cause.into() }
-    }
-
     /// A failed system call with typed arguments.
     pub(crate) fn system(call: SystemCall, cause: impl Into<io::Error>) -> Self {
         Self::System { call, cause: cause.into() }
@@ -112,9 +98,7 @@ impl EngineError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Refused { kind, .. } => *kind,
-            Self::File { cause, .. } | Self::Call { cause, .. } | Self::System { cause, .. } => {
-                Kind::from_io(cause)
-            }
+            Self::File { cause, .. } | Self::System { cause, .. } => Kind::from_io(cause),
             // NOT_FOUND would say that the container does not exist, not the program.
             Self::Version { .. } | Self::EncodeStatistics { .. } => Kind::Unknown,
             Self::StartTimedOut { .. } => Kind::DeadlineExceeded,
@@ -125,8 +109,8 @@ impl EngineError {
     }
 }
 
-/// A system call of the shim, printed with its arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the shim asked of the kernel, printed with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SystemCall {
     /// Adds a descriptor to the event loop.
     EpollAdd,
@@ -136,6 +120,24 @@ pub(crate) enum SystemCall {
     InotifyInit,
     /// Changes the owner of a standard stream's pipe.
     FchownPipe { uid: u32, gid: u32 },
+    /// Creates the memory file that passes an exec's process to the helper.
+    MemfdCreate,
+    /// Reads init's report of its start.
+    ReadStartReport,
+    /// Reads an exec's report of its start.
+    ReadExecReport,
+    /// Finds the kind of the file system at a path.
+    Statfs { path: PathBuf },
+    /// Writes a value to a cgroup's file.
+    WriteCgroupFile { file: PathBuf, value: String },
+    /// Removes a cgroup.
+    Rmdir { group: PathBuf },
+    /// Ends the processes of a container's cgroups and removes the cgroups.
+    RemoveCgroups,
+    /// Finds the freezer among a container's cgroups of version 1.
+    FindFreezer,
+    /// Freezes a cgroup.
+    Freeze { group: PathBuf },
 }
 
 impl fmt::Display for SystemCall {
@@ -145,6 +147,17 @@ impl fmt::Display for SystemCall {
             Self::Eventfd => f.write_str("eventfd(0)"),
             Self::InotifyInit => f.write_str("inotify_init1"),
             Self::FchownPipe { uid, gid } => write!(f, "fchown(pipe, {uid}, {gid})"),
+            Self::MemfdCreate => f.write_str("memfd_create(\"process\")"),
+            Self::ReadStartReport => f.write_str("read the report of the start"),
+            Self::ReadExecReport => f.write_str("read the report of the exec"),
+            Self::Statfs { path } => write!(f, "statfs({path:?})"),
+            Self::WriteCgroupFile { file, value } => {
+                write!(f, "write({file:?}, {value:?})")
+            }
+            Self::Rmdir { group } => write!(f, "rmdir({group:?})"),
+            Self::RemoveCgroups => f.write_str("remove the container's groups"),
+            Self::FindFreezer => f.write_str("freeze: the freezer controller"),
+            Self::Freeze { group } => write!(f, "freeze {}", group.display()),
         }
     }
 }

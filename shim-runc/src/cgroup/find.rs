@@ -5,11 +5,10 @@
 
 use std::cell::OnceCell;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Cgroup, MOUNT_POINT, below, v1, v2};
-use crate::error::EngineError;
+use crate::error::{EngineError, SystemCall};
 
 /// A mounted v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +68,7 @@ fn read(path: &Path) -> Result<String, EngineError> {
 
 fn mounts() -> Result<Mounted, EngineError> {
     let at = rustix::fs::statfs(MOUNT_POINT).map_err(|cause| {
-        EngineError::call(format!("statfs({MOUNT_POINT:?})"), io::Error::from(cause))
+        EngineError::system(SystemCall::Statfs { path: MOUNT_POINT.into() }, cause)
     })?;
     if i128::from(at.f_type) == i128::from(libc::CGROUP2_SUPER_MAGIC) {
         return Ok(Mounted::V2);

@@ -30,7 +30,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 use rustix::process::Signal;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, SystemCall};
 
 /// Every group of one container.
 #[derive(Debug, Clone)]
@@ -106,9 +106,9 @@ impl Cgroup {
         }
         // Half frozen is worse than not frozen: nobody would know which of its processes run.
         self.request_freeze(Freeze::Thawed)?;
-        Err(EngineError::call(
-            format!("freeze {}", self.membership().display()),
-            io::Error::from(io::ErrorKind::TimedOut),
+        Err(EngineError::system(
+            SystemCall::Freeze { group: self.membership().to_owned() },
+            io::ErrorKind::TimedOut,
         ))
     }
 
@@ -247,9 +247,8 @@ fn write(path: &Path, value: impl ToString) -> Result<(), EngineError> {
         .write(true)
         .open(path)
         .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
-        .map_err(|cause| EngineError::Call {
-            call: format!("write({:?}, {:?})", path.display().to_string(), value),
-            cause,
+        .map_err(|cause| {
+            EngineError::system(SystemCall::WriteCgroupFile { file: path.to_owned(), value }, cause)
         })
 }
 

@@ -15,7 +15,6 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde::Deserialize;
 use shim_sdk::ContainerId;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
@@ -23,25 +22,13 @@ use shim_sdk::file::read_regular;
 use super::record::{self, Ending, Made};
 use super::{below, collect_pids, find, send, write};
 use crate::engine::INIT_PID_FILE;
-use crate::error::EngineError;
+use crate::error::{EngineError, SystemCall};
+use crate::spec::SpecExcerpt;
 
 /// How often it is tried: killed processes need a moment to leave.
 const ATTEMPTS: u32 = 200;
 /// The pause between two tries.
 const INTERVAL: Duration = Duration::from_millis(10);
-
-/// What matters here of a container's spec.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Spec {
-    linux: Linux,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Linux {
-    cgroups_path: PathBuf,
-}
 
 /// Kills and removes what is in the groups of the container of a bundle, whatever its runtime knows
 /// of it.
@@ -66,7 +53,7 @@ pub(crate) async fn end(made: &Made, file: &Path, kills: bool) -> Result<(), Eng
         tokio::time::sleep(INTERVAL).await;
         ending.round();
     }
-    ending.finish().map_err(|cause| EngineError::call("remove the container's groups", cause))
+    ending.finish().map_err(|cause| EngineError::system(SystemCall::RemoveCgroups, cause))
 }
 
 /// Where the groups of this path are, or would be.
@@ -79,15 +66,14 @@ pub(crate) fn everywhere(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
 async fn remains_by_name(bundle: &Path, id: &ContainerId) -> Result<(), EngineError> {
     let file = bundle.join("config.json");
     let spec = match read_regular(&file, MAX_SPEC_BYTES) {
-        Ok(bytes) => serde_json::from_slice::<Spec>(&bytes).unwrap_or_default(),
+        Ok(bytes) => serde_json::from_slice::<SpecExcerpt>(&bytes).unwrap_or_default(),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(cause) => return Err(EngineError::file("read", file, cause)),
     };
-    let path = spec.linux.cgroups_path;
-    if !is_named_after(&path, id.as_str()) {
+    let Some(path) = spec.cgroups_path().filter(|path| is_named_after(path, id.as_str())) else {
         return Ok(());
-    }
-    let groups = everywhere(&path)?;
+    };
+    let groups = everywhere(path)?;
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
         refusal = None;
@@ -96,7 +82,10 @@ async fn remains_by_name(bundle: &Path, id: &ContainerId) -> Result<(), EngineEr
             match kill_and_remove(group) {
                 Ok(existed) => found |= existed,
                 Err(cause) => {
-                    refusal = Some(EngineError::call(format!("rmdir({group:?})"), cause));
+                    refusal = Some(EngineError::system(
+                        SystemCall::Rmdir { group: group.clone() },
+                        cause,
+                    ));
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Freeze, Keyed, write};
-use crate::error::EngineError;
+use crate::error::{EngineError, SystemCall};
 
 /// One group in each hierarchy, by controller.
 #[derive(Debug, Clone, Default)]
@@ -88,11 +88,7 @@ impl Groups {
     }
 
     fn required_freezer(&self) -> Result<PathBuf, EngineError> {
-        self.freezer().ok_or_else(|| {
-            EngineError::call(
-                "freeze: the freezer controller",
-                io::Error::from(io::ErrorKind::NotFound),
-            )
-        })
+        self.freezer()
+            .ok_or_else(|| EngineError::system(SystemCall::FindFreezer, io::ErrorKind::NotFound))
     }
 }

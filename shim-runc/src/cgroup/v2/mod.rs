@@ -94,7 +94,7 @@ impl Group {
     pub(super) fn kill(&self) -> Result<bool, EngineError> {
         match write(&self.file("cgroup.kill"), 1) {
             Ok(()) => Ok(true),
-            Err(EngineError::Call { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+            Err(EngineError::System { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Ok(false)
             }
             Err(error) => Err(error),

@@ -43,7 +43,7 @@ use shim_sdk::{ContainerId, Io, Kind, Pid};
 use tokio::io::Interest;
 
 use crate::cgroup::record;
-use crate::error::{EngineError, Input, Operation};
+use crate::error::{EngineError, Input, Operation, SystemCall};
 
 use super::{CreateRequest, Engine, ExecRequest};
 
@@ -219,7 +219,7 @@ impl Libcontainer {
         };
         let findings = read_to_end(waiting.report)
             .await
-            .map_err(|cause| EngineError::call("read the report of the start", cause))?;
+            .map_err(|cause| EngineError::system(SystemCall::ReadStartReport, cause))?;
         match findings.start_failure() {
             Some(failure) => Err(refused(Operation::Start, failure)),
             None => Ok(()),
@@ -234,7 +234,7 @@ impl Libcontainer {
         streams: &Streams<'_>,
     ) -> Result<i32, EngineError> {
         let file = in_memory(process)
-            .map_err(|cause| EngineError::call("memfd_create(\"process\")", cause))?;
+            .map_err(|cause| EngineError::system(SystemCall::MemfdCreate, cause))?;
         let request =
             Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
         let mut fds = streams.fds();
@@ -264,7 +264,7 @@ impl Libcontainer {
                 if let Some(process) = rustix::process::Pid::from_raw(pid) {
                     let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
                 }
-                Err(EngineError::call("read the report of the exec", cause))
+                Err(EngineError::system(SystemCall::ReadExecReport, cause))
             }
         }
     }

@@ -15,7 +15,7 @@ use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources, Spec};
 
 use super::validate;
 use crate::cgroup::v1::Groups;
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Operation, SystemCall};
 
 /// What every container may use, whatever its spec says: making any device; null, zero, full,
 /// random, urandom and tty; terminals of its own; network tunnels. As libcontainer has it.
@@ -89,10 +89,8 @@ impl<'a> Rules<'a> {
     fn add(&self, rule: &str) -> Result<(), EngineError> {
         let written = (&self.file).write(rule.as_bytes());
         written.map(drop).map_err(|cause: io::Error| {
-            EngineError::call(
-                format!("write({}, {rule:?})", self.group.join(self.name).display()),
-                cause,
-            )
+            let file = self.group.join(self.name);
+            EngineError::system(SystemCall::WriteCgroupFile { file, value: rule.to_owned() }, cause)
         })
     }
 }
