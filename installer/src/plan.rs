@@ -345,6 +345,5 @@ fn digest_of(reader: &mut dyn Read) -> io::Result<String> {
 }
 
 pub(crate) fn hex_digest(hash: impl AsRef<[u8]>) -> String {
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex::encode(hash))
 }

@@ -168,8 +168,7 @@ fn default_state(root: &Path) -> PathBuf {
         return STATE.into();
     }
     let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
-    let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    PathBuf::from(format!("{STATE}-{hex}"))
+    PathBuf::from(format!("{STATE}-{}", hex::encode(&hash[..6])))
 }
 
 /// Clients write addresses with and without a scheme.

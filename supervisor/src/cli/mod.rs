@@ -226,5 +226,5 @@ fn random_hex(bytes: usize) -> Result<String, CliError> {
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
         .map_err(|cause| CliError::io("read /dev/urandom", cause))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }

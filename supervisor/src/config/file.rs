@@ -161,27 +161,12 @@ impl<'a> Keys<'a> {
         let Some(key) = self.table.keys().next() else { return Ok(()) };
         let near = known
             .iter()
-            .map(|known| (distance(key, known), known))
+            .map(|known| (strsim::levenshtein(key, known), known))
             .min()
             .map(|(_, near)| format!("{}{near}", self.within));
         let key = format!("{}{key}", self.within);
         Err(ConfigError::UnknownKey { path: self.path.to_owned(), key, near })
     }
-}
-
-/// Letters to insert, remove or replace to get from one word to the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
