@@ -34,26 +34,29 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 /// A unix socket's path has at most this many bytes.
 const SOCKET_PATH_BYTES: usize = 107;
 
+/// The heading of the options that every command has, below the command's own.
+pub(crate) const GLOBAL_OPTIONS: &str = "Global options";
+
 /// The flags that every command shares, and that decide which daemon it speaks to.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Flags {
     /// Directory of everything that survives a reboot [default: /var/lib/supervisor]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Directory of sockets, bundles and fifos [default: /run/supervisor, with a suffix when --root is given]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// The daemon's socket [default: supervisor.sock in the state directory]
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "SOCKET")]
     pub(crate) address: Option<PathBuf>,
     /// Configuration file [default: /etc/supervisor/config.toml, if there]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Directory of installed binaries [default: /opt/containerd]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "DIR")]
     pub(crate) opt: Option<PathBuf>,
     /// Seconds without clients after which a daemon started on demand leaves [default: 60]
-    #[arg(long, global = true, value_name = "SECONDS")]
+    #[arg(long, global = true, help_heading = GLOBAL_OPTIONS, value_name = "SECONDS")]
     pub(crate) idle_timeout: Option<u64>,
 }
 

@@ -65,6 +65,7 @@ struct Arguments {
         short,
         long,
         global = true,
+        help_heading = config::GLOBAL_OPTIONS,
         value_name = "NAME",
         default_value = config::DEFAULT_NAMESPACE
     )]
@@ -227,4 +228,28 @@ fn random_hex(bytes: usize) -> Result<String, CliError> {
         .and_then(|mut file| file.read_exact(&mut random))
         .map_err(|cause| CliError::io("read /dev/urandom", cause))?;
     Ok(hex::encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help_shows_the_global_options_last_and_under_their_own_heading() {
+        let mut command = Arguments::command();
+        command.build();
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help")
+        {
+            let help = command.render_long_help().to_string();
+            let (own, global) = help
+                .split_once(&format!("{}:\n", config::GLOBAL_OPTIONS))
+                .unwrap_or_else(|| panic!("{} has no global options", command.get_name()));
+            assert!(own.contains("--help"), "its own options come first: {help}");
+            for option in ["--root", "--state", "--address", "--config", "--opt", "--namespace"] {
+                assert!(global.contains(option) && !own.contains(option), "{option}: {help}");
+            }
+        }
+    }
 }
