@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::stdio::Stdio;
 use crate::{ContainerId, ExecId, Exit, Mount, Pid};
 
 /// How many events wait for a daemon that is away.
@@ -26,7 +27,7 @@ pub(crate) enum Event {
         container: ContainerId,
         bundle: PathBuf,
         rootfs: Vec<Mount>,
-        io: Names,
+        stdio: Stdio,
         checkpoint: String,
         pid: Option<Pid>,
     },
@@ -70,15 +71,6 @@ impl Event {
     fn is_final(&self) -> bool {
         matches!(self, Self::Exited { .. } | Self::Deleted { .. })
     }
-}
-
-/// The places of a process's streams, as the client named them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Names {
-    pub(crate) stdin: String,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    pub(crate) terminal: bool,
 }
 
 /// An event and its time.

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use super::lifecycle::{Phase, ProcessKind};
 use super::process_state::Process;
 use super::start_time::start_time;
-use crate::event::Names;
+
 use crate::journal::{Record, Stage};
+use crate::stdio::Stdio;
 use crate::{Bundle, ContainerId, Error, ExecId, Exit, Journal, Pid, Result};
 
 /// How many deleted execs of a container are remembered for repeated calls.
@@ -44,7 +45,7 @@ impl<C> Container<C> {
         bundle: Bundle,
         mounted: bool,
         restores: bool,
-        names: Names,
+        stdio: Stdio,
         shim: Record,
     ) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl<C> Container<C> {
             id,
             bundle,
             mounted,
-            init: Rc::new(Process::new(ProcessKind::Init, Phase::Creating, restores, names)),
+            init: Rc::new(Process::new(ProcessKind::Init, Phase::Creating, restores, stdio)),
             runtime_container: RefCell::new(None),
             execs: RefCell::new(BTreeMap::new()),
             deleted_execs: RefCell::new(VecDeque::new()),

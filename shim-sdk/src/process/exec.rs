@@ -8,10 +8,10 @@ use super::container::Container;
 use super::lifecycle::{Decision, Input, Job, Outcome, Phase, ProcessKind, Request};
 use super::process_state::Process;
 use super::shim::ShimState;
-use crate::event::{Event, Names};
+use crate::event::Event;
 use crate::reaper;
 use crate::reaper::ExitWatch;
-use crate::stdio::{self, Owner};
+use crate::stdio::{self, Owner, Stdio};
 use crate::{Error, Exec, ExecId, Exit, Pid, Result, Runtime, Signal};
 
 /// The exit status that Wait returns for an exec that could not be started.
@@ -24,14 +24,14 @@ impl<R: Runtime> ShimState<R> {
         id: &str,
         exec: ExecId,
         spec: Spec,
-        names: Names,
+        stdio: Stdio,
     ) -> Result<()> {
-        if names.terminal && !self.capabilities.terminal {
+        if stdio.terminal && !self.capabilities.terminal {
             return Err(Error::unimplemented("a terminal"));
         }
         let container = self.container(id)?;
         container.init.request(&container.id, Request::Exec).await?;
-        let process = Process::new(ProcessKind::Exec, Phase::Created, false, names);
+        let process = Process::new(ProcessKind::Exec, Phase::Created, false, stdio);
         *process.spec.borrow_mut() = Some(Box::new(spec));
         container.reserve(&exec, process)?;
         self.events.push(Event::ExecAdded { container: container.id.clone(), exec });
@@ -76,7 +76,7 @@ impl<R: Runtime> ShimState<R> {
         let spec = spec.ok_or_else(|| Error::precondition("the exec was started before"))?;
         let runtime_container = container.runtime_container()?;
         let owner = Owner { namespace: &self.namespace, id: exec.as_str() };
-        let (io, attached) = stdio::open(&process.names, owner).await?;
+        let (io, attached) = stdio::open(&process.stdio, owner).await?;
         let request = Exec { id: exec.clone(), process: *spec };
         let _expecting = reaper::expect();
         let pid = self.runtime.exec(&runtime_container, request, io).await?;

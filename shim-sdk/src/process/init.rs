@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::container::Container;
 use super::lifecycle::{Decision, Input, Job, Outcome, Phase, Request};
 use super::shim::ShimState;
-use crate::event::{Event, Names};
+use crate::event::Event;
 use crate::journal::Stage;
 use crate::reaper;
 use crate::reaper::ExitWatch;
-use crate::stdio::{self, Attached, Owner};
+use crate::stdio::{self, Attached, Owner, Stdio};
 use crate::{
     Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid, Result,
     Runtime, Signal, mount,
@@ -25,7 +25,7 @@ pub(crate) struct Order {
     pub(crate) id: ContainerId,
     pub(crate) bundle: Bundle,
     pub(crate) rootfs: Vec<Mount>,
-    pub(crate) names: Names,
+    pub(crate) stdio: Stdio,
     pub(crate) checkpoint: String,
     pub(crate) options: Option<Payload>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Order {
 impl<R: Runtime> ShimState<R> {
     /// Makes a container. On an error nothing of it remains.
     pub(crate) async fn create(self: Rc<Self>, order: Order) -> Result<Option<Pid>> {
-        if order.names.terminal && !self.capabilities.terminal {
+        if order.stdio.terminal && !self.capabilities.terminal {
             return Err(Error::unimplemented("a terminal"));
         }
         if !order.checkpoint.is_empty() && !self.capabilities.checkpoint {
@@ -45,7 +45,7 @@ impl<R: Runtime> ShimState<R> {
             order.bundle.clone(),
             !order.rootfs.is_empty(),
             !order.checkpoint.is_empty(),
-            order.names.clone(),
+            order.stdio.clone(),
             self.shim_record.clone(),
         ));
         // From here on a second Create of this id is refused, and others do not see it.
@@ -71,7 +71,7 @@ impl<R: Runtime> ShimState<R> {
         order: Order,
     ) -> Result<Option<Pid>> {
         let owner = Owner { namespace: &self.namespace, id: order.id.as_str() };
-        let (io, attached) = stdio::open(&order.names, owner).await?;
+        let (io, attached) = stdio::open(&order.stdio, owner).await?;
         if !order.rootfs.is_empty() {
             mount_rootfs(&order.bundle, order.rootfs.clone()).await?;
         }
@@ -103,7 +103,7 @@ impl<R: Runtime> ShimState<R> {
             container: order.id,
             bundle: order.bundle.path().to_owned(),
             rootfs: order.rootfs,
-            io: order.names,
+            stdio: order.stdio,
             checkpoint: order.checkpoint,
             pid,
         });

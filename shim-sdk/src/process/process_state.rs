@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use super::lifecycle::{Decision, Input, Job, Outcome, Phase, ProcessKind, Request, State, decide};
 use super::refusal::Refusal;
-use crate::event::Names;
-use crate::stdio::Attached;
+
+use crate::stdio::{Attached, Stdio};
 use crate::{ContainerId, Exit, Pid, ProcessHandle, Result};
 
 /// One process: an init or an exec.
@@ -22,7 +22,7 @@ pub(crate) struct Process {
     kind: ProcessKind,
     /// Whether Start restores the container from a checkpoint.
     restores: bool,
-    pub(crate) names: Names,
+    pub(crate) stdio: Stdio,
     /// The exec's OCI process; taken when it starts.
     pub(crate) spec: RefCell<Option<Box<Spec>>>,
     phase: Cell<Phase>,
@@ -36,11 +36,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(kind: ProcessKind, phase: Phase, restores: bool, names: Names) -> Self {
+    pub(crate) fn new(kind: ProcessKind, phase: Phase, restores: bool, stdio: Stdio) -> Self {
         Self {
             kind,
             restores,
-            names,
+            stdio,
             spec: RefCell::new(None),
             phase: Cell::new(phase),
             handle: RefCell::new(None),

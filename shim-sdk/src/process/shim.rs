@@ -17,9 +17,10 @@ use super::container::{Container, Deleted, not_created};
 use super::lifecycle::{Decision, Job as LifecycleJob, Outcome, Phase, Request};
 use super::process_state::Process;
 use super::refusal::Refusal;
-use crate::event::{Event, Names, Queue};
+use crate::event::{Event, Queue};
 use crate::journal::Record;
 use crate::notifier::Note;
+use crate::stdio::Stdio;
 use crate::{
     Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Exit, Kind, Payload, Pid,
     ProcessHandle, Result, Runtime, Signal,
@@ -61,7 +62,7 @@ pub(crate) struct StateReply {
     pub(crate) bundle: std::path::PathBuf,
     pub(crate) pid: Option<Pid>,
     pub(crate) status: ProcessStatus,
-    pub(crate) names: Names,
+    pub(crate) stdio: Stdio,
     pub(crate) exit: Option<Exit>,
 }
 
@@ -168,7 +169,7 @@ impl<R: Runtime> ShimState<R> {
             bundle: container.bundle.path().to_owned(),
             pid: process.pid(),
             status,
-            names: process.names.clone(),
+            stdio: process.stdio.clone(),
             exit: process.exit(),
         })
     }

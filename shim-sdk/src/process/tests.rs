@@ -9,8 +9,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::init::Order;
 use super::shim::ShimState;
-use crate::event::{Event, Names, Queue};
+use crate::event::{Event, Queue};
 use crate::journal::Stage;
+use crate::stdio::Stdio;
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Error, Exec, ExecId, Io,
     Journal, Kind, Mount, Pid, Program, Result, Runtime, Signal, spawn_process,
@@ -131,19 +132,19 @@ impl Fixture {
     }
 
     async fn create(&self) -> Result<Option<Pid>> {
-        self.create_with(Names::default()).await
+        self.create_with(Stdio::default()).await
     }
 
-    async fn create_with(&self, names: Names) -> Result<Option<Pid>> {
-        self.create_on(Vec::new(), names).await
+    async fn create_with(&self, stdio: Stdio) -> Result<Option<Pid>> {
+        self.create_on(Vec::new(), stdio).await
     }
 
-    async fn create_on(&self, rootfs: Vec<Mount>, names: Names) -> Result<Option<Pid>> {
+    async fn create_on(&self, rootfs: Vec<Mount>, stdio: Stdio) -> Result<Option<Pid>> {
         let order = Order {
             id: ContainerId::new("c").expect("valid"),
             bundle: Bundle::new(self.bundle.path()),
             rootfs,
-            names,
+            stdio,
             checkpoint: String::new(),
             options: None,
         };
@@ -156,7 +157,7 @@ impl Fixture {
 
     async fn exec(&self, id: &str) -> Result<Pid> {
         let exec = ExecId::new(id).expect("valid");
-        self.shim.add_exec("c", exec, Default::default(), Names::default()).await?;
+        self.shim.add_exec("c", exec, Default::default(), Stdio::default()).await?;
         Rc::clone(&self.shim).start_exec("c", id).await
     }
 
@@ -326,7 +327,7 @@ fn a_root_is_unmounted_after_the_delete_or_while_it_does_not_look() {
                 options: vec!["rbind".to_owned()],
                 ..Mount::default()
             };
-            fixture.create_on(vec![bind], Names::default()).await.expect("create");
+            fixture.create_on(vec![bind], Stdio::default()).await.expect("create");
             assert!(in_root.exists(), "mounted");
             fixture.start().await.expect("start");
             fixture.shim.wait("c", None).await.expect("wait");
@@ -432,7 +433,7 @@ fn output_written_to_a_file_is_there_when_delete_answers() {
         fixture.shim.runtime.early.set(true);
         fixture.shim.runtime.init.replace("head -c 1000000 /dev/zero; echo e >&2".to_owned());
         let stdout = format!("file://{}", file.display());
-        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.create_with(Stdio { stdout, ..Stdio::default() }).await.expect("create");
         fixture.start().await.expect("start");
         fixture.shim.wait("c", None).await.expect("wait");
         fixture.delete().await.expect("delete");
@@ -447,7 +448,7 @@ fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
         let fifo = fixture.bundle.path().join("out");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         let stdout = fifo.display().to_string();
-        let create = fixture.create_with(Names { stdout, ..Names::default() });
+        let create = fixture.create_with(Stdio { stdout, ..Stdio::default() });
         create.await.expect("within the time that a test has");
     });
 }
@@ -459,7 +460,7 @@ fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
             id: ContainerId::new("c").expect("valid"),
             bundle: Bundle::new(fixture.bundle.path()),
             rootfs: Vec::new(),
-            names: Names::default(),
+            stdio: Stdio::default(),
             checkpoint: "/a/checkpoint".to_owned(),
             options: None,
         };
@@ -472,8 +473,8 @@ fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
 fn a_missing_fifo_is_named_and_leaves_the_identifier_free() {
     test("exit 0", async |fixture| {
         let stdout = "/no/such/fifo".to_owned();
-        let names = Names { stdout, ..Names::default() };
-        let error = fixture.create_with(names).await.expect_err("missing");
+        let stdio = Stdio { stdout, ..Stdio::default() };
+        let error = fixture.create_with(stdio).await.expect_err("missing");
         assert_eq!(error.kind(), Kind::NotFound);
         assert!(error.report().contains("/no/such/fifo"), "{error:?}");
         fixture.create().await.expect("the id is free");
@@ -503,7 +504,7 @@ fn a_logger_gets_the_output_and_is_waited_for() {
         fixture.shim.runtime.early.set(true);
         fixture.shim.runtime.init.replace("echo out; echo err >&2".to_owned());
         let stdout = format!("binary-v2://{}?to={}", program.display(), taken.display());
-        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.create_with(Stdio { stdout, ..Stdio::default() }).await.expect("create");
         fixture.start().await.expect("start");
         fixture.shim.wait("c", None).await.expect("wait");
         fixture.delete().await.expect("delete");
@@ -521,7 +522,7 @@ fn a_logger_that_dies_does_not_take_its_container_along() {
         let script = "sleep 0.2; head -c 1000000 /dev/zero; exit 4";
         fixture.shim.runtime.init.replace(script.to_owned());
         let stdout = format!("binary://{}", program.display());
-        fixture.create_with(Names { stdout, ..Names::default() }).await.expect("create");
+        fixture.create_with(Stdio { stdout, ..Stdio::default() }).await.expect("create");
         fixture.start().await.expect("start");
         assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 4);
         fixture.delete().await.expect("delete");

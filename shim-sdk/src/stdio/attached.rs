@@ -1,67 +1,54 @@
-//! The SDK's ends of a process's streams.
+//! The SDK's ends of a process's streams, and the copying between them.
 //!
-//! Promise: opening never blocks, whoever is or is not at the other end of a fifo. The SDK holds a
-//! writer of the input fifo until the client closes the input. Output ends when everybody who could write has gone, or some
-//! time after the process has.
-//! Not here: when output is done (`output`), the logger's life (`logger`), the terminal's hand-over
-//! (`console`).
+//! Promise: the SDK holds a writer of the input fifo until the client closes the input. Output ends
+//! when every process that could write has closed it, or some time after the process has exited.
+//! Not here: opening (`open`), when output is done (`output`), the logger's life (`logger`), how a
+//! runtime hands over a terminal (`console`).
 //! See fifo(7), pipe(7).
 
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::console::Console;
-use super::copy::{self, Polled, Sink};
+use super::copy::{self, Polled, Sink, register};
 use super::logger::Logger;
-use super::output::{Output, Progress, Target, is_fifo};
-use super::place::Place;
-use super::{Io, Stream, Streams, Terminal};
-use crate::event::Names;
+use super::output::{Output, Progress, Target};
 use crate::{Error, Result};
 
-/// Whose streams these are, as a logger is told.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner<'a> {
-    pub(crate) namespace: &'a str,
-    /// The container's identifier, or the exec's.
-    pub(crate) id: &'a str,
-}
-
-/// How long output is held back while a process is being made. It is bounded, so that a runtime
-/// that says more than a pipe holds is not stuck for ever.
+/// How long output is held back while a process is being made. It is bounded, because a runtime that
+/// writes more than a pipe holds would block.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// The SDK's ends.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// Closed, and so passable, once the process is made. What comes before is the runtime's own
-    /// words (runc repeats its error there), which the client gets as an error or not at all.
+    /// Closed once the process is made, which ends every wait for it. Earlier output is the runtime's
+    /// own (runc repeats its error there) and does not go to the client: if making the process fails,
+    /// the client gets an error instead.
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<Output>>,
     /// Where input comes from once the process starts, and where it goes: a pipe, or the terminal.
-    awaited_input: RefCell<Option<(Source, Option<Polled>)>>,
+    pub(super) awaited_input: RefCell<Option<(Source, Option<Polled>)>>,
     /// The copy to the process's input.
     input: RefCell<Option<JoinHandle<()>>>,
     /// Whether the client has said that it will write no more.
     input_closed: Cell<bool>,
     /// Keeps the input fifo from ending between two clients.
     input_writer: RefCell<Option<OwnedFd>>,
-    logger: RefCell<Option<Logger>>,
-    console: Option<Console>,
-    /// Whether the process has exited, so that a terminal nobody has open is at its end.
-    exited: Rc<Cell<bool>>,
+    pub(super) logger: RefCell<Option<Logger>>,
+    pub(super) console: Option<Console>,
+    /// Whether the process has exited: only then is a terminal without an open end at its end.
+    pub(super) exited: Rc<Cell<bool>>,
 }
 
 impl Default for Attached {
@@ -82,7 +69,7 @@ impl Default for Attached {
 
 /// Where input comes from.
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     /// A fifo that is opened when the process starts.
     Fifo(PathBuf),
     /// A file, read from where it is.
@@ -91,119 +78,8 @@ enum Source {
     Device(OwnedFd),
 }
 
-/// What a client names for its input, opened.
-#[derive(Debug)]
-enum Input {
-    /// What is copied to the process. It never gets a file itself: a runtime gives a process's
-    /// streams to the process's user.
-    Copied(Source),
-    /// A terminal or the null device.
-    Device(OwnedFd),
-}
-
-impl Input {
-    fn open(path: &Path) -> Result<Self> {
-        if is_fifo(path)? {
-            return Ok(Self::Copied(Source::Fifo(path.to_owned())));
-        }
-        let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
-        let mut options = OpenOptions::new();
-        // A terminal is not to become the shim's own, and what is at the path by now is not to be
-        // waited for.
-        let file = options.read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path);
-        let file = file.map_err(attempt)?;
-        let kind = file.metadata().map_err(attempt)?.file_type();
-        if kind.is_file() || kind.is_block_device() {
-            return Ok(Self::Copied(Source::File(file)));
-        }
-        if kind.is_char_device() {
-            rustix::io::ioctl_fionbio(&file, false).map_err(|cause| attempt(cause.into()))?;
-            return Ok(Self::Device(file.into()));
-        }
-        Err(Error::invalid(format!("{} can be no process's input", path.display())))
-    }
-}
-
-/// Opens what the client named.
-pub(crate) async fn open(names: &Names, owner: Owner<'_>) -> Result<(Io, Attached)> {
-    let stdin = Place::parse(&names.stdin)?;
-    let stdout = Place::parse(&names.stdout)?;
-    let mut stderr = Place::parse(&names.stderr)?;
-    // As containerd has it: a file or a logger for the output takes the errors as well.
-    if matches!(stdout, Place::File(_)) && stderr == Place::Null
-        || matches!(stdout, Place::Logger(_))
-    {
-        stderr = stdout.clone();
-    }
-    let mut attached = Attached::default();
-    if names.terminal {
-        let console = Console::listen()?;
-        let io = Io::Terminal(Terminal::new(console.socket_path().to_owned()));
-        let target = match &stdout {
-            Place::Null => None,
-            Place::Logger(place) => {
-                let (read, write) = pipe()?;
-                let logger = Logger::start(place, owner, Some(read), None).await?;
-                *attached.logger.borrow_mut() = Some(logger);
-                Some(Target::Sink(Sink::Polled(register(write, Interest::WRITABLE)?)))
-            }
-            place => Some(Target::new(place)?),
-        };
-        if let Place::Fifo(path) = &stdin {
-            let source = match Input::open(path)? {
-                Input::Copied(source) => source,
-                Input::Device(device) => Source::Device(device),
-            };
-            *attached.awaited_input.borrow_mut() = Some((source, None));
-        }
-        console.accept(target, Rc::clone(&attached.exited));
-        attached.console = Some(console);
-        return Ok((io, attached));
-    }
-    let mut streams = Streams::default();
-    if let Place::Fifo(path) = &stdin {
-        match Input::open(path)? {
-            Input::Copied(source) => {
-                let (read, write) = pipe()?;
-                let write = register(write, Interest::WRITABLE)?;
-                *attached.awaited_input.borrow_mut() = Some((source, Some(write)));
-                streams.stdin = Some(Stream::from(read));
-            }
-            Input::Device(device) => streams.stdin = Some(Stream::from(device)),
-        }
-    }
-    if let Place::Logger(place) = &stdout {
-        let (out_read, out_write) = pipe()?;
-        let (err_read, err_write) = pipe()?;
-        let logger = Logger::start(place, owner, Some(out_read), Some(err_read)).await?;
-        *attached.logger.borrow_mut() = Some(logger);
-        streams.stdout = Some(Stream::from(out_write));
-        streams.stderr = Some(Stream::from(err_write));
-        return Ok((Io::Streams(streams), attached));
-    }
-    // One description where both go to one file, so that neither overwrites the other.
-    let shared = stdout != Place::Null && stdout.path() == stderr.path();
-    if stdout != Place::Null {
-        let (read, write) = pipe()?;
-        let target = Target::new(&stdout)?;
-        if shared {
-            let again = write.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
-            streams.stderr = Some(Stream::from(again));
-        }
-        attached.copy_output(read, target)?;
-        streams.stdout = Some(Stream::from(write));
-    }
-    if stderr != Place::Null && !shared {
-        let (read, write) = pipe()?;
-        attached.copy_output(read, Target::new(&stderr)?)?;
-        streams.stderr = Some(Stream::from(write));
-    }
-    Ok((Io::Streams(streams), attached))
-}
-
 impl Attached {
-    /// The process is made: waits for what the runtime has to hand over by now, a terminal, and
-    /// lets output through.
+    /// The process is made. Lets output through, and waits for the terminal if there is one.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.made.close();
         match &self.console {
@@ -212,9 +88,9 @@ impl Attached {
         }
     }
 
-    /// Opens an input fifo and starts copying. Called when the process is about to start
-    /// and not before: a client whose input ends at once tells so by CloseIO, and some (ctr among
-    /// them) can do so only after Create has been answered.
+    /// Opens an input fifo and starts copying. To be called when the process is about to start, not
+    /// earlier: a client whose input ends at once sends CloseIO, and some clients (ctr among them)
+    /// can send it only after the answer to Create.
     pub(crate) fn begin_input(&self) -> Result<()> {
         let Some((source, pipe)) = self.awaited_input.borrow_mut().take() else { return Ok(()) };
         let path = match source {
@@ -235,7 +111,7 @@ impl Attached {
             (Some(pipe), _) => {
                 let task = async move {
                     let (reader, pipe) = (reader, Sink::Polled(pipe));
-                    // The process may stop reading at any time; that is its affair.
+                    // The process may stop reading at any time; that is no error.
                     let _ = copy::copy(&reader, &pipe).await;
                 };
                 *self.input.borrow_mut() = Some(tokio::task::spawn_local(task));
@@ -251,13 +127,13 @@ impl Attached {
         let pipe = match (pipe, &self.console) {
             (Some(pipe), _) => pipe,
             (None, Some(console)) => {
-                let (read, write) = self::pipe()?;
+                let (read, write) = copy::pipe()?;
                 console.begin_input(register(read, Interest::READABLE)?);
                 register(write, Interest::WRITABLE)?
             }
             (None, None) => return Ok(()),
         };
-        // The process may stop reading at any time; that is its affair.
+        // The process may stop reading at any time; that is no error.
         let task = async move {
             if let Err(cause) = copy::copy_file(file, &Sink::Polled(pipe)).await {
                 log::debug!("copy input: {cause}");
@@ -279,7 +155,7 @@ impl Attached {
         }
     }
 
-    /// The client will write no more; what it wrote is still read. May be called again.
+    /// The client will write no more. What it wrote is still read. May be called again.
     pub(crate) fn close_input(&self) {
         self.input_closed.set(true);
         self.input_writer.borrow_mut().take();
@@ -303,14 +179,13 @@ impl Attached {
         }
     }
 
-    /// Waits until all output is where it belongs, or for as long as is allowed, then closes
-    /// everything.
+    /// Waits until all output has arrived, at most for the limit; then closes everything.
     pub(crate) async fn drain(&self, limit: Duration) {
         self.process_exited();
         let mut outputs = std::mem::take(&mut *self.outputs.borrow_mut());
         outputs.extend(self.console.as_ref().and_then(Console::take_output));
         let logger = self.logger.borrow_mut().take();
-        // One after the other is as good as all at once: each has the same end in time.
+        // One after the other takes no longer than all at once: they share one deadline.
         let deadline = Instant::now() + limit;
         for output in outputs {
             if !output.finish(deadline.saturating_duration_since(Instant::now())).await {
@@ -325,21 +200,21 @@ impl Attached {
         }
     }
 
-    fn copy_output(&self, read: OwnedFd, target: Target) -> Result<()> {
+    pub(super) fn copy_output(&self, read: OwnedFd, target: Target) -> Result<()> {
         let read = register(read, Interest::READABLE)?;
         let made = Rc::clone(&self.made);
         let progress = Progress::new();
         let told = progress.clone();
         let task = async move {
-            // Before there is anything to copy: the client's own opening waits for this one, and a
-            // client that is not done with it when a short process ends has nothing to read from.
+            // Before there is anything to copy: the client's open(2) waits for this one. If it still
+            // waited when a short process ends, the client would have nothing to read from.
             let opened = target.open(&told).await;
-            // Passes by the semaphore's closing or by the time, both of which are errors.
+            // Ends when the semaphore is closed or the time is over; both are errors, and expected.
             let _ = tokio::time::timeout(HOLD, made.acquire()).await;
             let copied = match opened {
                 Ok(open) => {
                     let copied = copy::copy(&read, &open.sink).await;
-                    // Closing is how the client sees the end.
+                    // The client sees the end when the fifo is closed.
                     open.close(&told).await;
                     copied.map_err(|cause| Error::io("copy output", cause))
                 }
@@ -347,7 +222,7 @@ impl Attached {
             };
             if let Err(error) = copied {
                 log::warn!("{}", error.report());
-                // The process is not to be stopped by a full disk: what it writes is discarded.
+                // A full disk must not stop the process: its output is discarded.
                 let _ = copy::discard(&read).await;
             }
         };
@@ -365,29 +240,23 @@ impl Drop for Attached {
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))
-}
-
-fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
-    copy::polled(fd, interest).map_err(|cause: io::Error| Error::io("poll a stream", cause))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::{Read, Write};
+    use std::os::unix::fs::FileTypeExt;
 
     use super::*;
+    use crate::stdio::{Io, Owner, Stdio, open};
 
-    /// Opens streams to a file, writes to them, makes the process or not, and tells what arrived.
+    /// Opens streams to a file, writes to them, makes the process or not, and returns what arrived.
     fn arrived(made: bool) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let names = Names { stdout: file.path().display().to_string(), ..Names::default() };
+        let stdio = Stdio { stdout: file.path().display().to_string(), ..Stdio::default() };
         tokio::task::LocalSet::new().block_on(runtime.as_ref().expect("a runtime"), async {
             let owner = Owner { namespace: "n", id: "i" };
-            let (io, attached) = open(&names, owner).await.expect("open");
+            let (io, attached) = open(&stdio, owner).await.expect("open");
             let Io::Streams(streams) = io else { panic!("no terminal was asked for") };
             let mut stdout = File::from(OwnedFd::from(streams.stdout.expect("asked for")));
             stdout.write_all(b"words").expect("write");
@@ -409,10 +278,10 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         let text = "line\n".repeat(50_000);
         file.write_all(text.as_bytes()).expect("write");
-        let names = Names { stdin: file.path().display().to_string(), ..Names::default() };
+        let stdio = Stdio { stdin: file.path().display().to_string(), ..Stdio::default() };
         let read = tokio::task::LocalSet::new().block_on(runtime.as_ref().expect("one"), async {
             let (io, attached) =
-                open(&names, Owner { namespace: "n", id: "i" }).await.expect("open");
+                open(&stdio, Owner { namespace: "n", id: "i" }).await.expect("open");
             let Io::Streams(streams) = io else { panic!("no terminal was asked for") };
             let stdin = OwnedFd::from(streams.stdin.expect("asked for"));
             let kind = File::from(stdin.try_clone().expect("dup")).metadata().expect("fstat");
@@ -426,15 +295,6 @@ mod tests {
             reader.await.expect("read")
         });
         assert!(read == text);
-    }
-
-    #[test]
-    fn a_device_as_input_is_passed_and_a_directory_refused() {
-        let null = Input::open(Path::new("/dev/null")).expect("a device");
-        assert!(matches!(null, Input::Device(_)));
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let refused = Input::open(folder.path()).expect_err("a directory");
-        assert_eq!(refused.kind(), crate::Kind::InvalidArgument);
     }
 
     #[test]

@@ -9,33 +9,23 @@ use std::os::windows::io::OwnedHandle;
 use std::path::Path;
 use std::time::Duration;
 
-use super::place::Place;
-use super::{Io, Stream, Streams};
-use crate::event::Names;
+use super::uri::StdioUri;
+use super::{Io, Owner, Stdio, Stream, Streams};
 use crate::{Error, Result};
-
-/// Whose streams these are, as a logger is told.
-#[derive(Debug, Clone, Copy)]
-#[allow(dead_code)] // loggers are to come
-pub(crate) struct Owner<'a> {
-    pub(crate) namespace: &'a str,
-    /// The container's identifier, or the exec's.
-    pub(crate) id: &'a str,
-}
 
 /// The SDK's ends.
 #[derive(Debug)]
 pub(crate) struct Attached(());
 
 /// Opens what the client named.
-pub(crate) async fn open(names: &Names, _owner: Owner<'_>) -> Result<(Io, Attached)> {
-    if names.terminal {
+pub(crate) async fn open(stdio: &Stdio, _owner: Owner<'_>) -> Result<(Io, Attached)> {
+    if stdio.terminal {
         return Err(Error::unimplemented("a terminal on Windows"));
     }
-    let stdin = Place::parse(&names.stdin)?;
-    let stdout = Place::parse(&names.stdout)?;
-    let stderr = Place::parse(&names.stderr)?;
-    let shared = stdout != Place::Null && stdout.path() == stderr.path();
+    let stdin = StdioUri::parse(&stdio.stdin)?;
+    let stdout = StdioUri::parse(&stdio.stdout)?;
+    let stderr = StdioUri::parse(&stdio.stderr)?;
+    let shared = stdout != StdioUri::Null && stdout.path() == stderr.path();
     let mut streams = Streams::default();
     if let Some(path) = stdin.path() {
         streams.stdin = Some(stream(path, OpenOptions::new().read(true))?);
@@ -43,7 +33,9 @@ pub(crate) async fn open(names: &Names, _owner: Owner<'_>) -> Result<(Io, Attach
     let out = output(&stdout)?;
     streams.stderr = match &out {
         // As containerd has it: a file for the output takes the errors as well.
-        Some(out) if shared || matches!((&stdout, &stderr), (Place::File(_), Place::Null)) => {
+        Some(out)
+            if shared || matches!((&stdout, &stderr), (StdioUri::File(_), StdioUri::Null)) =>
+        {
             let again = out.try_clone().map_err(|cause| Error::io("duplicate stdout", cause))?;
             Some(Stream::from(OwnedHandle::from(again)))
         }
@@ -82,18 +74,18 @@ impl Attached {
 /// There are no loggers.
 pub(crate) async fn end_loggers(_grace: Duration) {}
 
-fn output(place: &Place) -> Result<Option<File>> {
-    match place {
-        Place::Null => Ok(None),
-        Place::Fifo(path) => file(path, OpenOptions::new().write(true)).map(Some),
-        Place::File(path) => {
+fn output(uri: &StdioUri) -> Result<Option<File>> {
+    match uri {
+        StdioUri::Null => Ok(None),
+        StdioUri::Fifo(path) => file(path, OpenOptions::new().write(true)).map(Some),
+        StdioUri::File(path) => {
             if let Some(parent) = path.parent() {
                 let made = fs::create_dir_all(parent);
                 made.map_err(|cause| Error::io(format!("make {}", parent.display()), cause))?;
             }
             file(path, OpenOptions::new().append(true).create(true)).map(Some)
         }
-        Place::Logger(_) => Err(Error::unimplemented("a logger on Windows")),
+        StdioUri::Logger(_) => Err(Error::unimplemented("a logger on Windows")),
     }
 }
 

@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::sys;
+use crate::{Error, Result, sys};
 
-/// What is read at once.
+/// The most that one read(2) takes.
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// A descriptor that is waited on, shared by those who read it and those who write it.
@@ -23,7 +24,7 @@ pub(crate) type Polled = Rc<AsyncFd<OwnedFd>>;
 pub(crate) enum Sink {
     /// A fifo, pipe or terminal.
     Polled(Polled),
-    /// A regular file, which the kernel cannot poll: written by the blocking helper.
+    /// A regular file, which the kernel cannot poll: written on a blocking thread.
     File(Arc<File>),
 }
 
@@ -33,11 +34,21 @@ pub(crate) fn polled(fd: OwnedFd, interest: Interest) -> io::Result<Polled> {
     sys::async_fd(fd, interest).map(Rc::new)
 }
 
+/// [`polled`] for a stream, with an error that says so.
+pub(super) fn register(fd: OwnedFd, interest: Interest) -> Result<Polled> {
+    polled(fd, interest).map_err(|cause| Error::io("poll a stream", cause))
+}
+
+/// A pipe, as its reading and its writing end.
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))
+}
+
 /// Copies until the end of the source, or until the sink takes no more.
 pub(crate) async fn copy(source: &AsyncFd<OwnedFd>, sink: &Sink) -> io::Result<()> {
     loop {
         let mut ready = source.readable().await?;
-        // Made only now, so that an idle stream costs none.
+        // Allocated only now, so that an idle stream has no buffer.
         let mut buffer = vec![0; CHUNK_BYTES];
         let read = ready.try_io(|source| Ok(rustix::io::read(source.get_ref(), &mut buffer[..])?));
         match read {
@@ -53,7 +64,7 @@ pub(crate) async fn copy(source: &AsyncFd<OwnedFd>, sink: &Sink) -> io::Result<(
     }
 }
 
-/// Copies a file, which the kernel cannot poll, to its end. It is read by the blocking helper.
+/// Copies a file, which the kernel cannot poll, to its end. It is read on a blocking thread.
 pub(crate) async fn copy_file(file: File, sink: &Sink) -> io::Result<()> {
     let file = Arc::new(file);
     loop {
@@ -72,7 +83,7 @@ pub(crate) async fn copy_file(file: File, sink: &Sink) -> io::Result<()> {
     }
 }
 
-/// Reads to the end for nobody, so that a writer is not held up.
+/// Reads to the end and drops the bytes, so that the writer does not block.
 pub(crate) async fn discard(source: &AsyncFd<OwnedFd>) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -111,7 +122,7 @@ impl Sink {
     }
 }
 
-/// Whether an error of a terminal's controlling side says that nobody has the other side open.
+/// Whether an error of a terminal's controlling side means that no process has the other side open.
 pub(crate) fn is_hang_up(cause: &io::Error) -> bool {
     cause.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
@@ -119,12 +130,11 @@ pub(crate) fn is_hang_up(cause: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::pipe::{PipeFlags, pipe_with};
 
     #[tokio::test]
     async fn everything_written_before_the_end_arrives_however_slow_the_reader() {
-        let (from, into) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
-        let (out, sink) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let (from, into) = pipe().expect("pipe");
+        let (out, sink) = pipe().expect("pipe");
         let source = polled(from, Interest::READABLE).expect("register");
         let sink = Sink::Polled(polled(sink, Interest::WRITABLE).expect("register"));
         let written: Vec<u8> = (0..1_000_000_u32).map(|byte| byte as u8).collect();

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 /// What a process reads from and writes to.
 ///
-/// Whatever a runtime does not pass on it drops; the SDK sees the end of a stream when the process
-/// and everybody who inherited it have closed it.
+/// A runtime drops the ends that it does not pass on. The SDK sees the end of a stream when the
+/// process, and every process that inherited it, has closed it.
 #[derive(Debug)]
 pub enum Io {
     /// Plain streams.
@@ -51,6 +51,15 @@ impl Terminal {
     pub fn console_socket(&self) -> &Path {
         &self.console_socket
     }
+}
+
+/// The process that the streams belong to. A logger gets both in its environment.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(windows, allow(dead_code))] // there are no loggers on Windows yet
+pub(crate) struct Owner<'a> {
+    pub(crate) namespace: &'a str,
+    /// The container's identifier, or the exec's.
+    pub(crate) id: &'a str,
 }
 
 /// One end of a pipe, or a file.

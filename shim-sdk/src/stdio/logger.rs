@@ -10,13 +10,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
-use super::attached::Owner;
 use super::copy;
-use super::place::LoggerPlace;
+use super::io::Owner;
+use super::uri::LoggerUri;
 use crate::spawn::spawn;
 use crate::{Error, Kind, ProcessHandle, Program, Result, Signal};
 
@@ -59,22 +58,21 @@ pub(super) struct Logger {
 impl Logger {
     /// Starts a logger and waits until it is ready. The pipes become its own.
     pub(super) async fn start(
-        place: &LoggerPlace,
+        uri: &LoggerUri,
         owner: Owner<'_>,
         stdout: Option<OwnedFd>,
         stderr: Option<OwnedFd>,
     ) -> Result<Self> {
-        let name = place.program.display();
-        let pipe = pipe_with(PipeFlags::CLOEXEC);
-        let (ready, told) = pipe.map_err(|cause| Error::io("pipe2(O_CLOEXEC)", cause.into()))?;
+        let name = uri.program.display();
+        let (ready, told) = copy::pipe()?;
         // Kept beside the logger's own, so that its death does not kill who writes.
         let mut spare = Vec::new();
         for pipe in stdout.iter().chain(&stderr) {
             let again = pipe.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
             spare.push(again);
         }
-        let mut program = Program::new(&place.program)
-            .args(&place.arguments)
+        let mut program = Program::new(&uri.program)
+            .args(&uri.arguments)
             .env("CONTAINER_ID", owner.id)
             .env("CONTAINER_NAMESPACE", owner.namespace);
         for passed in [stdout, stderr] {
@@ -85,7 +83,7 @@ impl Logger {
         }
         let (process, watch) = spawn(program.descriptor(told)).await?.apart();
         let process = Rc::new(process);
-        let program = place.program.clone();
+        let program = uri.program.clone();
         let ended = tokio::task::spawn_local(async move {
             let exit = watch.await;
             log::info!("logger {} ended with status {}", program.display(), exit.status);
@@ -106,7 +104,7 @@ impl Logger {
         };
         let failed = match tokio::time::timeout(READY, byte).await {
             Ok(Ok(1..)) => return Ok(logger),
-            Ok(Ok(_)) if !place.must_write_ready => return Ok(logger),
+            Ok(Ok(_)) if !uri.must_write_ready => return Ok(logger),
             Ok(Ok(_)) => format!("logger {name} closed its readiness pipe without a byte"),
             Ok(Err(cause)) => format!("read the readiness of logger {name}: {cause}"),
             Err(_) => format!("logger {name} was not ready within {READY:?}"),

@@ -1,11 +1,11 @@
 //! Standard streams: what a runtime is given, and where it comes from and goes to.
 //!
-//! The client names a place for each stream; a runtime gets plain streams, or a terminal's console
-//! socket, and passes them to the process it makes. All copying, and the logger behind a
-//! `binary://` place, is the SDK's.
+//! The client gives a path or URI for each stream. A runtime gets plain streams, or a terminal's
+//! console socket, and passes them to the process that it makes. The SDK copies, and starts the
+//! logger of a `binary://` URI.
 
 mod io;
-mod place;
+mod uri;
 
 #[cfg(unix)]
 mod attached;
@@ -19,11 +19,17 @@ mod copy;
 #[cfg(unix)]
 mod logger;
 #[cfg(unix)]
+mod open;
+#[cfg(unix)]
 mod output;
 
+pub(crate) use attached::Attached;
 #[cfg(windows)]
-pub(crate) use attached::end_loggers;
-pub(crate) use attached::{Attached, Owner, open};
+pub(crate) use attached::{end_loggers, open};
+pub(crate) use io::Owner;
 pub use io::{Io, Stream, Streams, Terminal};
 #[cfg(unix)]
 pub(crate) use logger::end_all as end_loggers;
+#[cfg(unix)]
+pub(crate) use open::open;
+pub(crate) use uri::Stdio;

@@ -24,7 +24,7 @@ use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
 use super::copy::{self, Sink};
-use super::place::Place;
+use super::uri::StdioUri;
 use crate::{Error, Kind, Result};
 
 /// How long Delete waits for a client that has never opened its end.
@@ -120,12 +120,12 @@ pub(super) struct Open {
 
 impl Target {
     /// Checks where output is to go; files are opened.
-    pub(super) fn new(place: &Place) -> Result<Self> {
-        match place {
-            Place::Fifo(path) if is_fifo(path)? => Ok(Self::Fifo(path.clone())),
-            Place::Fifo(path) => append(path, false).map(Self::Sink),
-            Place::File(path) => append(path, true).map(Self::Sink),
-            Place::Null | Place::Logger(_) => {
+    pub(super) fn new(uri: &StdioUri) -> Result<Self> {
+        match uri {
+            StdioUri::Fifo(path) if is_fifo(path)? => Ok(Self::Fifo(path.clone())),
+            StdioUri::Fifo(path) => append(path, false).map(Self::Sink),
+            StdioUri::File(path) => append(path, true).map(Self::Sink),
+            StdioUri::Null | StdioUri::Logger(_) => {
                 Err(Error::new(Kind::Internal, "output is neither a fifo nor a file"))
             }
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn write(path: &Path, text: &'static str) -> Output {
-        let target = Target::new(&Place::Fifo(path.to_owned())).expect("a fifo");
+        let target = Target::new(&StdioUri::Fifo(path.to_owned())).expect("a fifo");
         let progress = Progress::new();
         let told = progress.clone();
         let task = tokio::task::spawn_local(async move {
@@ -259,7 +259,7 @@ mod tests {
     fn a_client_that_was_away_when_the_output_ended_still_gets_it() {
         in_shim(async |path| {
             let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
+            let target = Target::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
             let progress = Progress::new();
             let open = target.open(&progress).await.expect("open");
             drop(first); // the client goes
@@ -300,7 +300,7 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(8), "not all that it might have");
 
             let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = Target::new(&Place::Fifo(path.clone())).expect("a fifo");
+            let target = Target::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
             let progress = Progress::new();
             let open = target.open(&progress).await.expect("open");
             drop(here);

@@ -125,12 +125,12 @@ fn encode(event: Event) -> (&'static str, Any) {
         }
     }
     match event {
-        Event::Created { container, bundle, rootfs, io, checkpoint, pid } => {
+        Event::Created { container, bundle, rootfs, stdio, checkpoint, pid } => {
             let io = TaskIO {
-                stdin: io.stdin,
-                stdout: io.stdout,
-                stderr: io.stderr,
-                terminal: io.terminal,
+                stdin: stdio.stdin,
+                stdout: stdio.stdout,
+                stderr: stdio.stderr,
+                terminal: stdio.terminal,
                 ..TaskIO::default()
             };
             let message = TaskCreate {

@@ -17,10 +17,11 @@ use protos::ttrpc::shim::oci::ProcessDetails;
 
 use super::connection::Handler;
 use super::method::{Jobs, act, look, watch};
-use crate::event::Names;
+
 use crate::process::container::Deleted;
 use crate::process::init::Order;
 use crate::process::shim::{ProcessStatus, ShimState};
+use crate::stdio::Stdio;
 use crate::wire::convert;
 use crate::{
     Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Pid, Result, Runtime, Signal,
@@ -80,10 +81,10 @@ fn state<R: Runtime>(shim: &ShimState<R>, request: StateRequest) -> Result<State
         bundle: view.bundle.to_string_lossy().into_owned(),
         pid: convert::pid(view.pid),
         status: status.into(),
-        stdin: view.names.stdin,
-        stdout: view.names.stdout,
-        stderr: view.names.stderr,
-        terminal: view.names.terminal,
+        stdin: view.stdio.stdin,
+        stdout: view.stdio.stdout,
+        stderr: view.stdio.stderr,
+        terminal: view.stdio.terminal,
         exit_status: view.exit.map_or(0, |exit| exit.status),
         exited_at: view.exit.as_ref().map_or_else(convert::never, convert::exited_at),
         exec_id: request.exec_id,
@@ -95,7 +96,7 @@ async fn create<R: Runtime>(
     shim: Rc<ShimState<R>>,
     request: CreateTaskRequest,
 ) -> Result<CreateTaskResponse> {
-    let names = Names {
+    let stdio = Stdio {
         stdin: request.stdin,
         stdout: request.stdout,
         stderr: request.stderr,
@@ -105,7 +106,7 @@ async fn create<R: Runtime>(
         id: ContainerId::new(request.id)?,
         bundle: Bundle::new(request.bundle),
         rootfs: request.rootfs.into_iter().map(convert::mount).collect(),
-        names,
+        stdio,
         checkpoint: request.checkpoint,
         options: convert::optional_payload(request.options),
     };
@@ -170,13 +171,13 @@ async fn exec<R: Runtime>(shim: Rc<ShimState<R>>, request: ExecProcessRequest) -
     let spec: Spec = serde_json::from_slice(&request.spec.value).map_err(|cause| {
         Error::invalid(format!("parse the process of exec {exec}")).with_source(cause)
     })?;
-    let names = Names {
+    let stdio = Stdio {
         stdin: request.stdin,
         stdout: request.stdout,
         stderr: request.stderr,
         terminal: request.terminal,
     };
-    shim.add_exec(&request.id, exec, spec, names).await?;
+    shim.add_exec(&request.id, exec, spec, stdio).await?;
     Ok(Empty::default())
 }
 

@@ -1,12 +1,24 @@
-//! The places that a client names for a process's streams.
+//! Where the client wants a process's streams: a path or URI for each.
+//!
+//! See containerd's documentation of runtime v2, section "IO".
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Where a stream comes from or goes to.
+/// The streams of one process as the client asked for them, not parsed yet. The fields are those of
+/// `CreateTaskRequest` and `ExecProcessRequest`. containerd's Go code has a type of the same name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stdio {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) terminal: bool,
+}
+
+/// A parsed path or URI of one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum StdioUri {
     /// The null device.
     Null,
     /// A fifo that the client made.
@@ -14,20 +26,20 @@ pub(crate) enum Place {
     /// A file that is appended to.
     File(PathBuf),
     /// A program that reads the output.
-    Logger(LoggerPlace),
+    Logger(LoggerUri),
 }
 
-/// A `binary://` or `binary-v2://` place.
+/// A `binary://` or `binary-v2://` URI.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LoggerPlace {
+pub(crate) struct LoggerUri {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     /// Whether closing the readiness pipe without a byte means that the logger failed.
     pub(crate) must_write_ready: bool,
 }
 
-impl Place {
-    /// Understands a name: a path, or a URI with one of the schemes that containerd has.
+impl StdioUri {
+    /// Parses a path, or a URI with one of containerd's schemes. A path without a scheme is a fifo.
     pub(crate) fn parse(name: &str) -> Result<Self> {
         if name.is_empty() {
             return Ok(Self::Null);
@@ -43,7 +55,7 @@ impl Place {
         match scheme {
             "fifo" => Ok(Self::Fifo(path)),
             "file" => Ok(Self::File(path)),
-            "binary" | "binary-v2" => Ok(Self::Logger(LoggerPlace {
+            "binary" | "binary-v2" => Ok(Self::Logger(LoggerUri {
                 program: path,
                 arguments: arguments(query),
                 must_write_ready: scheme == "binary-v2",
@@ -104,19 +116,19 @@ mod tests {
 
     #[test]
     fn a_bare_path_is_a_fifo() {
-        assert_eq!(Place::parse("/run/f").expect("valid"), Place::Fifo("/run/f".into()));
-        assert_eq!(Place::parse("").expect("valid"), Place::Null);
+        assert_eq!(StdioUri::parse("/run/f").expect("valid"), StdioUri::Fifo("/run/f".into()));
+        assert_eq!(StdioUri::parse("").expect("valid"), StdioUri::Null);
     }
 
     #[test]
     fn files_are_named_by_uri() {
-        assert_eq!(Place::parse("file:///a%20b").expect("valid"), Place::File("/a b".into()));
+        assert_eq!(StdioUri::parse("file:///a%20b").expect("valid"), StdioUri::File("/a b".into()));
     }
 
     #[test]
     fn a_loggers_query_becomes_its_arguments() {
-        let place = Place::parse("binary-v2:///bin/log?-f=x%2fy&verbose").expect("valid");
-        let Place::Logger(logger) = place else { panic!("a logger") };
+        let uri = StdioUri::parse("binary-v2:///bin/log?-f=x%2fy&verbose").expect("valid");
+        let StdioUri::Logger(logger) = uri else { panic!("a logger") };
         assert_eq!(logger.program, Path::new("/bin/log"));
         assert_eq!(logger.arguments, ["-f", "x/y", "verbose"]);
         assert!(logger.must_write_ready);
@@ -125,7 +137,7 @@ mod tests {
     #[test]
     fn other_schemes_and_relative_paths_are_refused_by_name() {
         for bad in ["http://x/y", "file://relative"] {
-            let error = Place::parse(bad).expect_err(bad);
+            let error = StdioUri::parse(bad).expect_err(bad);
             assert!(error.to_string().contains(bad), "{error}");
         }
     }
