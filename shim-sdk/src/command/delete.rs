@@ -12,7 +12,7 @@ use protos::ttrpc::protobuf::Message;
 use tokio::task::LocalSet;
 
 use super::args::Args;
-use super::host;
+use super::endpoint;
 use crate::journal::Stage;
 use crate::wire::convert;
 use crate::{
@@ -69,7 +69,7 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
     });
     event_loop.shutdown_background();
     let unmounted = mount::unmount_recursive(&bundle.rootfs()).map_err(Error::from);
-    host::remove_socket(bundle);
+    endpoint::remove_socket(bundle);
     let exit = init.exit.unwrap_or_else(Exit::killed);
     let pid = init.pid.or_else(|| pid_file(&bundle.file("init.pid")));
     // Both errors matter; the first is told.

@@ -6,15 +6,21 @@
 pub(crate) mod args;
 mod delete;
 #[cfg(unix)]
-mod host;
+mod endpoint;
 #[cfg(windows)]
-#[path = "host_windows.rs"]
-mod host;
+#[path = "endpoint_windows.rs"]
+mod endpoint;
+mod handoff;
 mod info;
 #[cfg(unix)]
 mod placement;
 mod request;
 mod serve;
+#[cfg(unix)]
+mod signals;
+#[cfg(windows)]
+#[path = "signals_windows.rs"]
+mod signals;
 #[cfg(unix)]
 mod start;
 #[cfg(windows)]
@@ -108,11 +114,11 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
         }
         Action::Serve => {
             let bundle = delete::absolute(Bundle::new("."));
-            let launch = launch(Role::Serve, Some(bundle), host::options()?)?;
+            let launch = launch(Role::Serve, Some(bundle), endpoint::options_from_start()?)?;
             serve::serve(&args, || make(&launch))
         }
         Action::Delete => {
-            host::heed_no_signal()?;
+            signals::ignore_termination()?;
             let bundle = delete::absolute(delete::bundle(&args)?);
             let launch = launch(Role::Delete, Some(bundle.clone()), None)?;
             delete::delete(named(&launch)?, &bundle, make(&launch)?)

@@ -7,37 +7,31 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
 use super::args::Args;
-use super::host;
+use super::endpoint::Endpoint;
+use super::signals;
 use crate::event::Queue;
 use crate::process::shim::{Job, ShimState};
 use crate::wire::{publish, server};
 use crate::{Error, Result, Runtime, reaper, stdio};
 
-/// The file in the bundle that names the socket; containerd's own shims look there too.
-pub(crate) const ADDRESS_FILE: &str = "address";
-
-/// Tells the server its socket's path.
-pub(crate) const SOCKET_ENV: &str = "SHIM_SOCKET";
-
-/// How long a server without a container waits for a request before it leaves. A daemon asks for a
-/// Create at once; one that was killed before that may know the server again when it is back, and have
-/// no use for it.
-const FORGOTTEN: Duration = Duration::from_secs(15);
-/// How often a server in which nothing runs looks whether its bundle is still there. Without it no
-/// Create can come, and nobody asks for what has ended.
+/// How long a server without a container waits for a request before it stops. A daemon sends Create at
+/// once. If it was killed before that, it may find the server again when it is back, and never use it.
+const IDLE_EXIT: Duration = Duration::from_secs(15);
+/// How often a server in which no process runs checks that its bundle exists. Without a bundle no
+/// Create can come, and no client asks for an exit.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long loggers may take that had their output's end, and were asked, before.
+/// How long the shim waits for loggers that were asked to end before.
 const LAST_LOGGERS: Duration = Duration::from_secs(3);
 
-/// How long the daemon may take over the last events.
+/// How long the daemon may take to accept the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Serves until there is nothing left to do.
 pub(crate) fn serve<R: Runtime>(args: &Args, make: impl FnOnce() -> Result<R>) -> Result<()> {
     // Before anything else opens a descriptor.
-    let place = host::take_place(args)?;
-    // One thread; a second one for what may block comes when it is needed, and goes.
+    let endpoint = Endpoint::take_over(args)?;
+    // One thread. Threads for blocking calls are started when needed, and end soon afterwards.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -48,17 +42,19 @@ pub(crate) fn serve<R: Runtime>(args: &Args, make: impl FnOnce() -> Result<R>) -
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let made = make()?;
-        run(args, made, place).await
+        run(args, made, endpoint).await
     });
-    // What still blocks, on storage that hangs, is not waited for.
+    // A call that still blocks, on storage that hangs, is not waited for.
     drop(local);
     runtime.shutdown_background();
     result
 }
 
-async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Result<()> {
+async fn run<R: Runtime>(args: &Args, runtime: R, mut endpoint: Endpoint) -> Result<()> {
     reaper::start()?;
-    host::take_lead()?;
+    // Before the event loop makes other threads: it also raises this thread's priority.
+    #[cfg(unix)]
+    crate::spawn::start_thread()?;
     let events = Queue::default();
     let stop = Rc::new(Notify::new());
     let (notes, mut noted) = mpsc::unbounded_channel();
@@ -78,14 +74,14 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
                     job(&owner);
                 }
                 Some(note) = noted.recv() => owner.kill_container(&note),
-                // From now on it may have to look.
+                // Enters the loop again: the next arm may apply from now on.
                 () = owner.wait_for_container_end() => {}
-                // A daemon that died after `start` has left a server that nobody knows of.
+                // A daemon that died after `start` has left a server that no client knows.
                 () = tokio::time::sleep(LOOK), if owner.nothing_runs() => {
                     unused += LOOK;
                     if owner.bundles_are_gone() {
                         owner.delete_created_and_stop();
-                    } else if unused >= FORGOTTEN {
+                    } else if unused >= IDLE_EXIT {
                         owner.shutdown();
                     }
                 }
@@ -97,17 +93,17 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut place: host::Place) -> Res
     tokio::task::spawn_local(async move { trimmed.trim_heap_when_idle().await });
     let events_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     tokio::task::spawn_local(publish::publish(events.clone(), namespace, events_address));
-    host::watch_signals(&shim)?;
+    signals::handle_signals(&shim)?;
 
-    let listener = place.listen().map_err(|cause| Error::io("serve", cause))?;
+    let listener = endpoint.listen().map_err(|cause| Error::io("serve", cause))?;
     let server = server::serve(listener, &jobs, capabilities);
     stop.notified().await;
 
-    place.give_up();
+    endpoint.remove_path();
     if tokio::time::timeout(LAST_EVENTS, events.drained()).await.is_err() {
         log::warn!("{} events could not be delivered", events.len());
     }
-    // The answer to Shutdown is on its way out: written by a task of this same thread.
+    // A task on this thread still has to write the answer to Shutdown.
     tokio::time::sleep(Duration::from_millis(2)).await;
     drop(server);
     stdio::end_loggers(LAST_LOGGERS).await;

@@ -1,8 +1,8 @@
-//! `start`: binds the socket, hands it to a server, prints the address. As little as that can be.
+//! `start`: binds the socket, passes it to a server, prints the address.
 //!
-//! The listener exists before the server does, so whoever has the address can connect; the
-//! server's own making goes on behind. Whatever is not needed for the address is the server's
-//! work.
+//! The listener exists before the server does, so a client that has the address can connect while
+//! the server still starts. Work that the address does not need is left to the server, because the
+//! daemon waits for `start`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,8 +19,8 @@ use protos::ttrpc::protobuf::Message;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args::Args;
+use super::handoff::{ADDRESS_FILE, SOCKET_ENV, is_served};
 use super::request::annotations;
-use super::serve::{ADDRESS_FILE, SOCKET_ENV};
 use crate::sys::{self, Stack};
 use crate::wire::bootstrap::{self, Request};
 use crate::wire::convert;
@@ -29,17 +29,17 @@ use crate::{
     address, spawn,
 };
 
-/// The link in the bundle to a socket directory that is not the usual one, by containerd's name.
+/// The link in the bundle to a socket directory other than the default one. The name is containerd's.
 const SOCKET_DIR_LINK: &str = "s";
 
-/// How often a lost race for the socket's name is run again.
+/// How often taking the socket's path is tried again after a lost race.
 const ATTEMPTS: u32 = 8;
 
-/// What came of asking for a socket's name.
+/// The result of claiming a socket's path.
 enum Claim {
-    /// It is ours, and listened on.
+    /// This process listens there.
     Bound(UnixListener),
-    /// A server of our group has it.
+    /// A server of the same group listens there.
     Taken,
 }
 
@@ -66,7 +66,8 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
             answered.inspect_err(|_| take_back(server, &path))
         }
         Claim::Taken => {
-            // Where `delete` of this member looks for the socket; the server writes its own.
+            // `delete` of this container looks for the address in its bundle. The server writes the
+            // file only in the bundle that it was started in.
             let file = bundle.file(ADDRESS_FILE);
             fs::write(&file, &at)
                 .map_err(|cause| Error::io(format!("write {}", file.display()), cause))?;
@@ -79,37 +80,37 @@ fn print(request: &Request, at: &str) -> Result<()> {
     let answer = bootstrap::answer(request.structured, at)?;
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
-    // The daemon has died.
+    // It fails when the daemon has died.
     printed.map_err(|cause| Error::io("print the address", cause))
 }
 
-/// Ends a server that nobody will ever know of, and frees its name: both would stay.
+/// Kills a server whose address no client got, and removes its socket.
 fn take_back(server: Option<ProcessHandle>, path: &Path) {
     if let Some(server) = server {
-        // It may be gone already. It is not asked: it may not listen to signals yet, and would leave
-        // its socket.
+        // It may have ended already. SIGKILL, and the socket is removed below: a server without signal
+        // handlers yet would not remove it at SIGTERM.
         let _ = server.signal(Signal::KILL);
     }
     let _ = fs::remove_file(path);
 }
 
-/// Leaves word of where the sockets are for a `delete` to come, perhaps of containerd's own shim,
-/// which is not told.
+/// Records the socket directory in the bundle for a later `delete`. That may be containerd's own
+/// shim, which gets the directory in no other way.
 fn remember_socket_dir(bundle: &Bundle, socket_dir: &str) -> Result<()> {
     let link = bundle.file(SOCKET_DIR_LINK);
     match std::os::unix::fs::symlink(socket_dir, &link) {
-        // A start that is repeated after a failure.
+        // An earlier start failed after making it.
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(|cause| Error::io(format!("symlink {}", link.display()), cause)),
     }
 }
 
-/// Takes a socket's name, unless somebody listens there.
+/// Listens at a path, unless another process does.
 ///
-/// The name appears only when the socket behind it is listened on already, by a hard link. So a
-/// refused connection means that the listener is gone, and removing what is left is right; that is
-/// done under a lock of the directory, and a server that leaves removes its name before it stops
-/// listening. However many race, one listens.
+/// The socket is bound and listened on under another name, then linked to the path. So a refused
+/// connection means that the listener is gone, and the path may be removed. That is done under a lock
+/// of the directory. A server that stops removes its path before it closes the listener. So of many
+/// processes that race, exactly one listens.
 fn claim(path: &Path) -> Result<Claim> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let attempt = |what: &str| {
@@ -126,13 +127,13 @@ fn claim(path: &Path) -> Result<Claim> {
         bound = bind(&beside);
     }
     if bound.as_ref().is_err_and(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
-        // Left by a process of the same number that died half way.
-        fs::remove_file(&beside).map_err(attempt("clear the place of"))?;
+        // Left by a dead process with the same pid.
+        fs::remove_file(&beside).map_err(attempt("remove the old file beside"))?;
         bound = bind(&beside);
     }
     let listener = bound.map_err(attempt("bind"))?;
     let claimed = link(&beside, path, directory);
-    // Linked or not, the second name has served.
+    // Linked or not, the other name is not needed any more.
     let _ = fs::remove_file(&beside);
     match claimed {
         Ok(true) => Ok(Claim::Bound(listener)),
@@ -142,14 +143,14 @@ fn claim(path: &Path) -> Result<Claim> {
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // Before anybody could connect, and in a process of one thread.
+    // The umask gives the socket mode 0600 from the start. This process has one thread.
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
     umask(before);
     listener
 }
 
-/// Gives a listening socket its name; false if somebody else listens there.
+/// Links a listening socket to its path. Returns false if another process listens there.
 fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<bool> {
     for _ in 0..ATTEMPTS {
         match fs::hard_link(from, to) {
@@ -162,9 +163,8 @@ fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<bool> {
         }
         let lock = Flock::lock(File::open(directory)?, FlockArg::LockExclusive);
         let _lock = lock.map_err(|(_, cause)| io::Error::from(cause))?;
-        // Looked at again: whoever had the lock before may have removed the stale name, and a new
-        // one may stand there by now or at any moment. Only a name whose listener is gone is
-        // removed; one that is not there is left to whoever is about to take it.
+        // Checked again: the previous holder of the lock may have removed the stale path, and a new
+        // socket may be there now. Only a path without a listener is removed.
         if is_stale(to) {
             match fs::remove_file(to) {
                 Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
@@ -175,23 +175,13 @@ fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<bool> {
     Err(io::Error::from(io::ErrorKind::AddrInUse))
 }
 
-/// Whether somebody listens; a full backlog is somebody as well.
-pub(crate) fn is_served(path: &Path) -> bool {
-    match UnixStream::connect(path) {
-        Ok(_) => true,
-        Err(cause) => {
-            !matches!(cause.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-        }
-    }
-}
-
-/// Whether there is a name behind which nobody listens any more.
+/// Whether the path exists and its listener is gone.
 fn is_stale(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Spawns the server with the listener as descriptor 3. It leads a session of its own before this
-/// process answers: whoever then ends what it left in its group does not mean it.
+/// Spawns the server with the listener as descriptor 3. It calls setsid(2) before this process
+/// answers, so a daemon that kills this process's group does not kill the server.
 fn spawn_server(
     args: &Args,
     request: &Request,
@@ -223,14 +213,14 @@ fn spawn_server(
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
     let made = spawn::spawn_blocking(server, &mut Stack::new())?;
-    // Closed with everything else when this process ends. Until then the server waits: on a busy
-    // host the daemon would wait for both.
+    // Closed by the kernel when this process ends. The server waits for that, so that on a busy host
+    // it does not compete with this process, for which the daemon waits.
     mem::forget(end);
     Ok(made.process)
 }
 
-/// A pipe that holds the options in the form in which `-info` reads them, and its writing end. Options
-/// that it does not take at once the server gets with Create alone.
+/// A pipe that holds the options in the encoding that `-info` reads, and its writing end. Options too
+/// large for the pipe are left out; the server gets them with Create.
 fn to_server(options: Option<&Payload>) -> io::Result<(Stream, OwnedFd)> {
     let (mut reader, mut writer) = pipe_with(PipeFlags::CLOEXEC)?;
     if let Some(options) = options {
@@ -243,7 +233,7 @@ fn to_server(options: Option<&Payload>) -> io::Result<(Stream, OwnedFd)> {
     Ok((reader.into(), writer))
 }
 
-/// The name this program was called by: it says which runtime is meant.
+/// The name that this program was called by. It contains the runtime's name.
 fn own_name(program: &Path) -> OsString {
     std::env::args_os().next().unwrap_or_else(|| program.into())
 }

@@ -1,7 +1,7 @@
 //! `start`: spawns a server, waits until it listens, prints the address.
 //!
-//! A listening pipe cannot be handed to another process, so the server makes it, and its name is
-//! told only when somebody answers there.
+//! A listening pipe cannot be passed to another process, so the server makes it. Its name is printed
+//! when the server answers there.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -11,21 +11,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::Args;
+use super::handoff::SOCKET_ENV;
 use super::request::annotations;
-use super::serve::SOCKET_ENV;
 use crate::wire::bootstrap::{self, Request};
 use crate::{Bundle, Error, Kind, Result, Runtime, address};
 
 /// How long a server may take until it listens.
 const READY: Duration = Duration::from_secs(5);
-/// How often to look.
+/// How often to check.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A server has no console and is not reached by the daemon's Ctrl-C: DETACHED_PROCESS and
-/// CREATE_NEW_PROCESS_GROUP of CreateProcess.
+/// DETACHED_PROCESS and CREATE_NEW_PROCESS_GROUP of CreateProcess: the server has no console, and the
+/// daemon's Ctrl-C does not reach it.
 const DETACHED: u32 = 0x0000_0008 | 0x0000_0200;
 
-/// ERROR_PIPE_BUSY: somebody serves the pipe, and has no instance free at this moment.
+/// ERROR_PIPE_BUSY: a process serves the pipe, and has no instance free now.
 const PIPE_BUSY: i32 = 231;
 
 /// Answers `start`.
@@ -46,7 +46,7 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     printed.map_err(|cause| Error::io("print the address", cause))
 }
 
-/// Whether somebody listens.
+/// Whether a process listens.
 fn is_served(pipe: &str) -> bool {
     match OpenOptions::new().read(true).write(true).open(pipe) {
         Ok(_) => true,
@@ -74,20 +74,21 @@ fn spawn_server(args: &Args, request: &Request, pipe: &str) -> Result<Child> {
     command.spawn().map_err(|cause| Error::io("spawn the server", cause))
 }
 
-/// Waits until the server answers; one that ended or takes too long is an error, and ended.
+/// Waits until the server answers. It is an error if the server ends or takes too long; then it is
+/// killed.
 fn wait_until_served(server: &mut Child, pipe: &str) -> Result<()> {
     let begin = Instant::now();
     while !is_served(pipe) {
         let ended = server.try_wait().map_err(|cause| Error::io("wait for the server", cause))?;
         if let Some(status) = ended {
-            // Another of the group may have been faster, and has the name.
+            // Another server of the group may have taken the name first.
             if is_served(pipe) {
                 return Ok(());
             }
             return Err(Error::new(Kind::Unavailable, format!("the server ended: {status}")));
         }
         if begin.elapsed() > READY {
-            // It may end by itself just now.
+            // It may have ended by itself.
             let _ = server.kill();
             let text = format!("the server does not listen at {pipe} within {READY:?}");
             return Err(Error::new(Kind::DeadlineExceeded, text));
