@@ -18,6 +18,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::options::Options;
+use super::overlay::{join_lowerdir, split_lowerdir};
 use super::{Mount, MountError, place};
 
 /// What the classic call takes, its terminator and some slack left out.
@@ -273,22 +274,19 @@ fn mount_long_overlay(
 /// Options with the lower directories relative to their common parent, and that parent.
 fn shortened(data: &[String]) -> Option<(PathBuf, String)> {
     let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
-    let layers: Vec<&str> = lower.split(':').collect();
-    let mut parent = Path::new(layers.first()?).parent()?.to_owned();
-    while !layers.iter().all(|layer| Path::new(layer).starts_with(&parent)) {
+    let layers = split_lowerdir(lower);
+    let mut parent = layers.first()?.parent()?.to_owned();
+    while !layers.iter().all(|layer| layer.starts_with(&parent)) {
         parent = parent.parent()?.to_owned();
     }
     let mut relative = Vec::with_capacity(layers.len());
     for layer in &layers {
-        let layer = Path::new(layer).strip_prefix(&parent).ok()?.to_str()?;
-        relative.push(if layer.is_empty() { "." } else { layer });
+        let layer = layer.strip_prefix(&parent).ok()?;
+        relative.push(if layer.as_os_str().is_empty() { Path::new(".") } else { layer });
     }
+    let lower = join_lowerdir(relative).into_string().ok()?;
     let data = data.iter().map(|option| {
-        if option.starts_with("lowerdir=") {
-            format!("lowerdir={}", relative.join(":"))
-        } else {
-            option.clone()
-        }
+        if option.starts_with("lowerdir=") { format!("lowerdir={lower}") } else { option.clone() }
     });
     Some((parent, data.collect::<Vec<_>>().join(",")))
 }
@@ -311,6 +309,14 @@ mod tests {
         let (parent, data) = shortened(&data).expect("has lower directories");
         assert_eq!(parent, Path::new("/s"));
         assert_eq!(data, "lowerdir=1/fs:22/fs:3/fs,upperdir=/s/4/fs");
+    }
+
+    #[test]
+    fn a_colon_in_a_layers_name_does_not_make_two_layers_of_it() {
+        let (parent, data) =
+            shortened(&["lowerdir=/s/a\\:b/fs:/s/c/fs".to_owned()]).expect("two layers");
+        assert_eq!(parent, Path::new("/s"));
+        assert_eq!(data, "lowerdir=a\\:b/fs:c/fs");
     }
 
     #[test]

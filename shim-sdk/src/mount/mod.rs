@@ -12,6 +12,8 @@ mod options;
 #[cfg(not(target_os = "linux"))]
 mod other;
 #[cfg(target_os = "linux")]
+mod overlay;
+#[cfg(target_os = "linux")]
 mod place;
 
 #[cfg(all(feature = "serve", target_os = "linux"))]
@@ -22,6 +24,8 @@ pub use linux::{mount_all, unmount, unmount_recursive};
 pub(crate) use other::make_root;
 #[cfg(not(target_os = "linux"))]
 pub use other::{mount_all, unmount, unmount_recursive};
+#[cfg(target_os = "linux")]
+pub use overlay::{join_lowerdir, split_lowerdir};
 
 use std::io;
 use std::path::PathBuf;

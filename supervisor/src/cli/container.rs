@@ -7,6 +7,7 @@ use protos::grpc::containerd::services::containers::v1::{
 };
 use protos::grpc::containerd::services::snapshots::v1::RemoveSnapshotRequest;
 use protos::grpc::containerd::types;
+use shim_sdk::mount::split_lowerdir;
 use tonic::Code;
 
 use super::client::Client;
@@ -72,7 +73,8 @@ pub(crate) fn layers(mounts: &[types::Mount]) -> Option<Vec<PathBuf>> {
         "bind" => Some(vec![mount.source.clone().into()]),
         "overlay" => {
             let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
-            Some(split_lower(lower))
+            let directories = split_lowerdir(lower).into_iter();
+            Some(directories.filter(|directory| !directory.as_os_str().is_empty()).collect())
         }
         _ => None,
     }
@@ -97,26 +99,6 @@ fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
     (next(), next())
-}
-
-/// Splits overlayfs's list of directories, in which a backslash escapes.
-fn split_lower(list: &str) -> Vec<PathBuf> {
-    let mut directories = vec![String::new()];
-    let mut characters = list.chars();
-    while let Some(character) = characters.next() {
-        let character = match character {
-            ':' => {
-                directories.push(String::new());
-                continue;
-            }
-            '\\' => characters.next().unwrap_or('\\'),
-            character => character,
-        };
-        if let Some(last) = directories.last_mut() {
-            last.push(character);
-        }
-    }
-    directories.into_iter().filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use installer::budget::{Budget, Exhausted};
 use installer::extract::{self, ExtractError, Whiteouts};
 use shim_sdk::Kind;
-use shim_sdk::mount::{MountError, mount_all, unmount_recursive};
+use shim_sdk::mount::{MountError, mount_all, split_lowerdir, unmount_recursive};
 
 use crate::content::{Digest, Hasher};
 use crate::image::installer_kind;
@@ -105,7 +105,7 @@ fn direct(only: &Mount) -> Option<Place> {
             let lower = mount::option(only, "lowerdir")?;
             Some(Place {
                 into: PathBuf::from(into),
-                parents: lower.split(':').map(PathBuf::from).collect(),
+                parents: split_lowerdir(lower),
                 whiteouts: Whiteouts::Overlay,
             })
         }

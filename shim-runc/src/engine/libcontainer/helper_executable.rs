@@ -14,11 +14,9 @@
 //! See fsopen(2), memfd_create(2), fcntl(2) F_ADD_SEALS, the kernel's filesystems/overlayfs.
 
 use std::cell::OnceCell;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -28,6 +26,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
+use shim_sdk::mount::join_lowerdir;
 
 const OWN_BINARY: &str = "/proc/self/exe";
 
@@ -81,9 +80,7 @@ fn overlaid(binary: &Path) -> io::Result<Protected> {
     let second = SECOND_LAYERS.iter().find(|layer| separate(Path::new(layer)));
     let second = second.ok_or_else(|| io::Error::other("no directory for a second layer"))?;
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let layers = OsString::from_vec(
-        [&*escaped(directory.as_os_str().as_bytes()), b":", second.as_bytes()].concat(),
-    );
+    let layers = join_lowerdir([directory, Path::new(second)]);
     fsconfig_set_string(&overlay, "lowerdir", &layers)?;
     // xino=off: inode numbers that are unique over both layers are not needed, and the kernel would
     // log that it cannot give them.
@@ -105,18 +102,6 @@ fn overlaid(binary: &Path) -> io::Result<Protected> {
         return Err(Errno::STALE.into());
     }
     Ok(Protected { file, _mount: Some(mount) })
-}
-
-/// A path as the overlay's list of layers wants it.
-fn escaped(path: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(path.len());
-    for byte in path {
-        if matches!(byte, b':' | b'\\' | b',') {
-            escaped.push(b'\\');
-        }
-        escaped.push(*byte);
-    }
-    escaped
 }
 
 fn sealed_copy(binary: &Path) -> io::Result<OwnedFd> {
