@@ -6,17 +6,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::workspace::repository;
+
 const CONTRACT: &str = "shim-sdk/CONTRACT.md";
 const ROWS: &str = "tests/src/bin/shimcheck/rows";
 
 /// The folders of the crates: a path in a document that begins so is one of the repository.
 const CRATES: [&str; 7] =
     ["examples", "installer", "protos", "shim-runc", "shim-sdk", "supervisor", "tests"];
-
-fn repository() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    root.expect("this crate lies in the repository").to_owned()
-}
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|cause| panic!("read {}: {cause}", path.display()))

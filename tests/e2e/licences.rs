@@ -2,19 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
-use harness::{image, run};
+use harness::image;
 use serde_json::Value;
 
-fn metadata() -> Value {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let done = run(Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--manifest-path"])
-        .arg(manifest))
-    .success();
-    serde_json::from_slice(&done.stdout).expect("cargo writes JSON")
-}
+use crate::workspace::{list, metadata, repository};
 
 /// What `.deny.toml` says, in cargo-deny's own terms.
 struct Policy {
@@ -27,8 +19,8 @@ struct Policy {
 
 impl Policy {
     fn read() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deny.toml");
-        let text = std::fs::read_to_string(path).expect("read .deny.toml");
+        let text =
+            std::fs::read_to_string(repository().join(".deny.toml")).expect("read .deny.toml");
         let deny: toml::Table = toml::from_str(&text).expect("a TOML file");
         let licenses = &deny["licenses"];
         let text = |value: &toml::Value| value.as_str().expect("a text").to_owned();
@@ -124,7 +116,7 @@ fn one(words: &mut Words, accepted: &BTreeSet<String>) -> Option<bool> {
 fn every_dependency_has_an_accepted_licence() {
     let policy = Policy::read();
     let metadata = metadata();
-    let packages = metadata["packages"].as_array().expect("a list");
+    let packages = list(&metadata["packages"]);
     assert!(packages.len() > 50, "the whole graph is looked at");
     let refused: Vec<String> = packages
         .iter()
@@ -164,9 +156,7 @@ fn a_licence_expression_is_read_as_spdx_means_it() {
 #[test]
 fn every_dependency_comes_from_the_registry_at_a_locked_version() {
     let metadata = metadata();
-    let odd: Vec<String> = metadata["packages"]
-        .as_array()
-        .expect("a list")
+    let odd: Vec<String> = list(&metadata["packages"])
         .iter()
         .filter(|package| {
             // Our own crates have no source.

@@ -3,6 +3,7 @@
 //! Run by `tests/run.sh`, which builds the release binaries and sets `TEST_BIN_DIR`.
 
 mod advisories;
+mod architecture;
 mod check;
 mod client;
 mod daemon;
@@ -24,3 +25,4 @@ mod replace_containerd_shim;
 mod run;
 mod stock;
 mod stop_during_create;
+mod workspace;
