@@ -82,7 +82,7 @@ pub(crate) struct Stamped {
 
 /// The queue's two ends.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Queue(Arc<Shared>);
+pub(crate) struct EventQueue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -95,7 +95,7 @@ struct Shared {
     hurried: Notify,
 }
 
-impl Queue {
+impl EventQueue {
     pub(crate) fn push(&self, event: Event) {
         let mut waiting = self.lock();
         if waiting.len() >= MAX_WAITING {
@@ -110,7 +110,7 @@ impl Queue {
         self.0.arrived.notify_one();
     }
 
-    /// The oldest event, which stays in the queue until [`Queue::pop`].
+    /// The oldest event, which stays in the queue until [`EventQueue::pop`].
     ///
     /// # Cancel safety
     ///
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_keeps_the_exits() {
-        let queue = Queue::default();
+        let queue = EventQueue::default();
         queue.push(Event::Paused { container: id() });
         let exit = Exit::now(1);
         for _ in 1..MAX_WAITING {
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_leave_in_the_order_in_which_they_came() {
-        let queue = Queue::default();
+        let queue = EventQueue::default();
         queue.push(Event::Paused { container: id() });
         queue.push(Event::Resumed { container: id() });
         let first = queue.first().await;

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 
 use crate::ContainerId;
-use crate::event::{Event, Queue};
+use crate::event::{Event, EventQueue};
 
 /// Reports what the kernel, or the runtime itself, does to one container.
 ///
@@ -11,7 +11,7 @@ use crate::event::{Event, Queue};
 #[derive(Debug, Clone)]
 pub struct Notifier {
     container: ContainerId,
-    events: Queue,
+    events: EventQueue,
     notes: mpsc::UnboundedSender<Note>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Note {
 impl Notifier {
     pub(crate) fn new(
         container: ContainerId,
-        events: Queue,
+        events: EventQueue,
         notes: mpsc::UnboundedSender<Note>,
     ) -> Self {
         Self { container, events, notes }

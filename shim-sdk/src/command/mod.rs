@@ -14,7 +14,6 @@ mod handoff;
 mod info;
 #[cfg(unix)]
 mod placement;
-mod request;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -26,6 +25,7 @@ mod start;
 #[cfg(windows)]
 #[path = "start_windows.rs"]
 mod start;
+mod start_params;
 
 use std::process::ExitCode;
 
@@ -106,11 +106,11 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
             info::print(&runtime.describe(), options)
         }
         Action::Start => {
-            let request = request::read_request(&args)?;
-            let options = request.options.clone();
+            let params = start_params::read_params(&args)?;
+            let options = params.options.clone();
             let launch = launch(Role::Start, Some(Bundle::new(".")), options)?;
             named(&launch)?;
-            start::start(&args, &make(&launch)?, &request)
+            start::start(&args, &make(&launch)?, &params)
         }
         Action::Serve => {
             let bundle = delete::absolute(Bundle::new("."));

@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 use super::args::Args;
 use super::endpoint::Endpoint;
 use super::signals;
-use crate::event::Queue;
+use crate::event::EventQueue;
 use crate::process::shim::{Job, ShimState};
 use crate::wire::{publish, server};
 use crate::{Error, Result, Runtime, reaper, stdio};
@@ -55,7 +55,7 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut endpoint: Endpoint) -> Res
     // Before the event loop makes other threads: it also raises this thread's priority.
     #[cfg(unix)]
     crate::spawn::start_thread()?;
-    let events = Queue::default();
+    let events = EventQueue::default();
     let stop = Rc::new(Notify::new());
     let (notes, mut noted) = mpsc::unbounded_channel();
     let namespace = args.namespace.clone();

@@ -20,9 +20,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args::Args;
 use super::handoff::{ADDRESS_FILE, SOCKET_ENV, is_served};
-use super::request::annotations;
+use super::start_params::annotations;
 use crate::sys::{self, Stack};
-use crate::wire::bootstrap::{self, Request};
+use crate::wire::bootstrap::{self, StartParams};
 use crate::wire::convert;
 use crate::{
     Bundle, Error, Payload, ProcessHandle, Program, Result, Runtime, Signal, Stream, Streams,
@@ -44,10 +44,10 @@ enum Claim {
 }
 
 /// Answers `start`.
-pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> Result<()> {
+pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, params: &StartParams) -> Result<()> {
     let bundle = Bundle::new(".");
     let group = runtime.group(&annotations(&bundle)?);
-    let socket_dir = request.socket_dir.as_deref().unwrap_or(address::DEFAULT_SOCKET_DIR);
+    let socket_dir = params.socket_dir.as_deref().unwrap_or(address::DEFAULT_SOCKET_DIR);
     let name = group.as_deref().unwrap_or(&args.id);
     let path = address::socket_path(Path::new(socket_dir), &args.address, &args.namespace, name)?;
     let at = address::unix(&path);
@@ -57,12 +57,12 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
     match claim(&path)? {
         Claim::Bound(listener) => {
             let mut server = None;
-            let spawned = spawn_server(args, request, listener, &path).and_then(|process| {
+            let spawned = spawn_server(args, params, listener, &path).and_then(|process| {
                 let pid = server.insert(process).pid().get();
-                let cgroup = request.shim_cgroup();
+                let cgroup = params.shim_cgroup();
                 cgroup.map_or(Ok(()), |cgroup| super::placement::enter_cgroup(&cgroup, pid))
             });
-            let answered = spawned.and_then(|()| print(request, &at));
+            let answered = spawned.and_then(|()| print(params, &at));
             answered.inspect_err(|_| take_back(server, &path))
         }
         Claim::Taken => {
@@ -71,13 +71,13 @@ pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> 
             let file = bundle.file(ADDRESS_FILE);
             fs::write(&file, &at)
                 .map_err(|cause| Error::io(format!("write {}", file.display()), cause))?;
-            print(request, &at)
+            print(params, &at)
         }
     }
 }
 
-fn print(request: &Request, at: &str) -> Result<()> {
-    let answer = bootstrap::answer(request.structured, at)?;
+fn print(params: &StartParams, at: &str) -> Result<()> {
+    let answer = bootstrap::answer(params.structured, at)?;
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
     // It fails when the daemon has died.
@@ -184,7 +184,7 @@ fn is_stale(path: &Path) -> bool {
 /// answers, so a daemon that kills this process's group does not kill the server.
 fn spawn_server(
     args: &Args,
-    request: &Request,
+    params: &StartParams,
     listener: UnixListener,
     path: &Path,
 ) -> Result<ProcessHandle> {
@@ -196,16 +196,16 @@ fn spawn_server(
         .env(SOCKET_ENV, path)
         .descriptor(listener.into())
         .surviving();
-    if args.debug || request.debug {
+    if args.debug || params.debug {
         server = server.args(["-debug"]);
     }
     let (stdin, end) =
-        to_server(request.options.as_ref()).map_err(|cause| Error::io("make a pipe", cause))?;
+        to_server(params.options.as_ref()).map_err(|cause| Error::io("make a pipe", cause))?;
     server = server.streams(Streams { stdin: Some(stdin), ..Streams::default() });
-    if let Some(events) = &request.events_address {
+    if let Some(events) = &params.events_address {
         server = server.env("TTRPC_ADDRESS", events);
     }
-    if let Some(grpc) = &request.grpc_address {
+    if let Some(grpc) = &params.grpc_address {
         server = server.env("GRPC_ADDRESS", grpc);
     }
     if std::env::var_os("SCHED_CORE").is_some_and(|wanted| !wanted.is_empty()) {

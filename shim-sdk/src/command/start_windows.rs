@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::args::Args;
 use super::handoff::SOCKET_ENV;
-use super::request::annotations;
-use crate::wire::bootstrap::{self, Request};
+use super::start_params::annotations;
+use crate::wire::bootstrap::{self, StartParams};
 use crate::{Bundle, Error, Kind, Result, Runtime, address};
 
 /// How long a server may take until it listens.
@@ -29,18 +29,18 @@ const DETACHED: u32 = 0x0000_0008 | 0x0000_0200;
 const PIPE_BUSY: i32 = 231;
 
 /// Answers `start`.
-pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, request: &Request) -> Result<()> {
-    if request.shim_cgroup().is_some() {
+pub(crate) fn start<R: Runtime>(args: &Args, runtime: &R, params: &StartParams) -> Result<()> {
+    if params.shim_cgroup().is_some() {
         return Err(Error::unimplemented("the option ShimCgroup on Windows"));
     }
     let group = runtime.group(&annotations(&Bundle::new("."))?);
     let name = group.as_deref().unwrap_or(&args.id);
     let pipe = address::pipe(&args.address, &args.namespace, name);
-    let spawned = if is_served(&pipe) { None } else { Some(spawn_server(args, request, &pipe)?) };
+    let spawned = if is_served(&pipe) { None } else { Some(spawn_server(args, params, &pipe)?) };
     if let Some(mut server) = spawned {
         wait_until_served(&mut server, &pipe)?;
     }
-    let answer = bootstrap::answer(request.structured, &pipe)?;
+    let answer = bootstrap::answer(params.structured, &pipe)?;
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(&answer).and_then(|()| stdout.flush());
     printed.map_err(|cause| Error::io("print the address", cause))
@@ -54,19 +54,19 @@ fn is_served(pipe: &str) -> bool {
     }
 }
 
-fn spawn_server(args: &Args, request: &Request, pipe: &str) -> Result<Child> {
+fn spawn_server(args: &Args, params: &StartParams, pipe: &str) -> Result<Child> {
     let program = std::env::current_exe();
     let program = program.map_err(|cause| Error::io("find this program's file", cause))?;
     let mut command = Command::new(program);
     command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
-    if args.debug || request.debug {
+    if args.debug || params.debug {
         command.arg("-debug");
     }
     command.env(SOCKET_ENV, pipe);
-    if let Some(events) = &request.events_address {
+    if let Some(events) = &params.events_address {
         command.env("TTRPC_ADDRESS", events);
     }
-    if let Some(grpc) = &request.grpc_address {
+    if let Some(grpc) = &params.grpc_address {
         command.env("GRPC_ADDRESS", grpc);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -17,9 +17,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::options::Options;
+use super::options::MountOptions;
 use super::overlay::{join_lowerdir, split_lowerdir};
-use super::{Mount, MountError, place};
+use super::{Mount, MountError, mount_point};
 
 /// What the classic call takes, its terminator and some slack left out.
 const MAX_DATA_BYTES: usize = 4096 - 512;
@@ -67,7 +67,7 @@ impl Mounted {
     fn path(&self) -> PathBuf {
         match self {
             Self::Root(path) => path.clone(),
-            Self::Inside(mount, _) => place::path_of(mount),
+            Self::Inside(mount, _) => mount_point::path_of(mount),
         }
     }
 
@@ -76,7 +76,7 @@ impl Mounted {
             Self::Root(path) => unmount(path),
             // The descriptor keeps it busy.
             Self::Inside(mount, target) => {
-                umount2(&place::path_of(mount), MntFlags::MNT_DETACH).map_err(|cause| {
+                umount2(&mount_point::path_of(mount), MntFlags::MNT_DETACH).map_err(|cause| {
                     MountError::Unmount { target: target.clone(), cause: cause.into() }
                 })
             }
@@ -143,7 +143,7 @@ pub(super) fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
 
 fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
     let target = target(entry, root)?;
-    let options = Options::parse(&entry.options);
+    let options = MountOptions::parse(&entry.options);
     let unsupported = |data: &&String| {
         *data == "loop" || data.starts_with("uidmap=") || data.starts_with("gidmap=")
     };
@@ -164,16 +164,16 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
         && !options.flags.contains(MsFlags::MS_REMOUNT)
     {
         let source = bound(entry, &options).map_err(failed)?;
-        let place = find(entry, root, place::is_directory(&source).map_err(failed)?)?;
+        let point = find(entry, root, mount_point::is_directory(&source).map_err(failed)?)?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&source, "", &place, "", flags).map_err(|cause| failed(cause.into()))?;
+        move_mount(&source, "", &point, "", flags).map_err(|cause| failed(cause.into()))?;
         Mounted::Inside(source, target.clone())
     } else {
-        let place = find(entry, root, true)?;
-        mount_at(entry, &place::path_of(&place), &options).map_err(failed)?;
-        // `place` is below the new mount, so the place is found anew. If it was exchanged meanwhile,
-        // the flags below change another mount of this root, and none of the host's.
+        let point = find(entry, root, true)?;
+        mount_at(entry, &mount_point::path_of(&point), &options).map_err(failed)?;
+        // `point` is below the new mount, so the mount point is opened again. If it was exchanged in
+        // between, the flags below change another mount of this root, never one of the host.
         Mounted::Inside(find(entry, root, true)?, target.clone())
     };
     let after = || -> Result<(), Errno> {
@@ -193,11 +193,11 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
     Ok(mounted)
 }
 
-/// Finds the place of a mount inside a root.
+/// Opens the mount point inside a root.
 fn find(entry: &Mount, root: &Path, is_directory: bool) -> Result<OwnedFd, MountError> {
-    let found = place::root(root)
-        .and_then(|root| place::inside(root, Path::new(&entry.target), is_directory));
-    found.map_err(|cause| MountError::Place {
+    let found = mount_point::root(root)
+        .and_then(|root| mount_point::inside(root, Path::new(&entry.target), is_directory));
+    found.map_err(|cause| MountError::MountPoint {
         root: root.to_owned(),
         target: entry.target.clone(),
         cause,
@@ -205,7 +205,7 @@ fn find(entry: &Mount, root: &Path, is_directory: bool) -> Result<OwnedFd, Mount
 }
 
 /// A copy of what is bound, mounted nowhere yet.
-fn bound(entry: &Mount, options: &Options) -> io::Result<OwnedFd> {
+fn bound(entry: &Mount, options: &MountOptions) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if options.flags.contains(MsFlags::MS_REC) {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -214,7 +214,7 @@ fn bound(entry: &Mount, options: &Options) -> io::Result<OwnedFd> {
 }
 
 /// Mounts by the classic call.
-fn mount_at(entry: &Mount, target: &Path, options: &Options) -> io::Result<()> {
+fn mount_at(entry: &Mount, target: &Path, options: &MountOptions) -> io::Result<()> {
     let bare = options.flags & (MsFlags::MS_BIND | MsFlags::MS_REMOUNT);
     let flags =
         if bare.is_empty() { options.flags } else { bare | (options.flags & MsFlags::MS_REC) };
@@ -271,7 +271,7 @@ fn mount_long_overlay(
     }
 }
 
-/// Options with the lower directories relative to their common parent, and that parent.
+/// MountOptions with the lower directories relative to their common parent, and that parent.
 fn shortened(data: &[String]) -> Option<(PathBuf, String)> {
     let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
     let layers = split_lowerdir(lower);

@@ -8,13 +8,13 @@ mod fuzz;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
+mod mount_point;
+#[cfg(target_os = "linux")]
 mod options;
 #[cfg(not(target_os = "linux"))]
 mod other;
 #[cfg(target_os = "linux")]
 mod overlay;
-#[cfg(target_os = "linux")]
-mod place;
 
 #[cfg(all(feature = "serve", target_os = "linux"))]
 pub(crate) use linux::make_root;
@@ -86,9 +86,9 @@ pub enum MountError {
         /// The target as given.
         target: String,
     },
-    /// There is no such place in the root file system, and it cannot be made.
+    /// The mount point cannot be opened in the root file system, and not be made there.
     #[error("find or make {target:?} in {root:?}")]
-    Place {
+    MountPoint {
         /// The root file system.
         root: PathBuf,
         /// The target as given.
@@ -111,7 +111,7 @@ impl MountError {
         match self {
             Self::Mount { cause, .. }
             | Self::Unmount { cause, .. }
-            | Self::Place { cause, .. }
+            | Self::MountPoint { cause, .. }
             | Self::Table(cause) => Kind::from_io(cause),
             Self::Escapes { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,

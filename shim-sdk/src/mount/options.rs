@@ -4,7 +4,7 @@ use nix::mount::MsFlags;
 
 /// A mount's options.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Options {
+pub(super) struct MountOptions {
     /// Flags of the mount itself.
     pub(super) flags: MsFlags,
     /// A change of propagation, which the kernel wants in a call of its own.
@@ -13,7 +13,7 @@ pub(super) struct Options {
     pub(super) data: Vec<String>,
 }
 
-impl Options {
+impl MountOptions {
     /// Takes options apart; later ones win, as in mount(8).
     pub(super) fn parse(options: &[String]) -> Self {
         let mut parsed =
@@ -86,8 +86,8 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parse(options: &[&str]) -> Options {
-        Options::parse(&options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+    fn parse(options: &[&str]) -> MountOptions {
+        MountOptions::parse(&options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]

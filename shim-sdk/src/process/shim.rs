@@ -17,7 +17,7 @@ use super::container::{Container, Deleted, not_created};
 use super::lifecycle::{Decision, Job as LifecycleJob, Outcome, Phase, Request};
 use super::process_state::Process;
 use super::refusal::Refusal;
-use crate::event::{Event, Queue};
+use crate::event::{Event, EventQueue};
 use crate::journal::Record;
 use crate::notifier::Note;
 use crate::stdio::Stdio;
@@ -43,7 +43,7 @@ pub(crate) struct ShimState<R: Runtime> {
     pub(crate) runtime: R,
     pub(crate) capabilities: Capabilities,
     pub(crate) namespace: String,
-    pub(crate) events: Queue,
+    pub(crate) events: EventQueue,
     pub(crate) notes: mpsc::UnboundedSender<Note>,
     pub(crate) shim_record: Record,
     containers: RefCell<BTreeMap<ContainerId, Rc<Container<R::Container>>>>,
@@ -80,7 +80,7 @@ impl<R: Runtime> ShimState<R> {
     pub(crate) fn new(
         runtime: R,
         namespace: String,
-        events: Queue,
+        events: EventQueue,
         notes: mpsc::UnboundedSender<Note>,
         stop: Rc<Notify>,
     ) -> Self {

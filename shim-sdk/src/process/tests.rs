@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::init::Order;
 use super::shim::ShimState;
-use crate::event::{Event, Queue};
+use crate::event::{Event, EventQueue};
 use crate::journal::Stage;
 use crate::stdio::Stdio;
 use crate::{
@@ -116,13 +116,13 @@ async fn run(script: &str, io: Io) -> Result<Pid> {
 
 struct Fixture {
     shim: Rc<ShimState<Shell>>,
-    events: Queue,
+    events: EventQueue,
     bundle: tempfile::TempDir,
 }
 
 impl Fixture {
     fn new(init: &str) -> Self {
-        let events = Queue::default();
+        let events = EventQueue::default();
         let (notes, _) = mpsc::unbounded_channel();
         let shell = Shell { init: RefCell::new(init.to_owned()), ..Shell::default() };
         let stop = Rc::new(Notify::new());

@@ -20,8 +20,8 @@ pub struct Program {
     pub(crate) bare: bool,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) stdin: Option<Stream>,
-    pub(crate) stdout: Output,
-    pub(crate) stderr: Output,
+    pub(crate) stdout: OutputMode,
+    pub(crate) stderr: OutputMode,
     /// What it finds on descriptors 3, 4, and so on.
     #[cfg(unix)]
     pub(crate) descriptors: Vec<std::os::fd::OwnedFd>,
@@ -45,7 +45,7 @@ pub(crate) enum Executable {
 
 /// Where an output goes.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub(crate) enum OutputMode {
     /// The null device.
     Null,
     /// A pipe, kept for [`Child::output`](crate::Child::output).
@@ -81,8 +81,8 @@ impl Program {
             bare: false,
             directory: None,
             stdin: None,
-            stdout: Output::Null,
-            stderr: Output::Null,
+            stdout: OutputMode::Null,
+            stderr: OutputMode::Null,
             #[cfg(unix)]
             descriptors: Vec::new(),
             #[cfg(unix)]
@@ -123,7 +123,7 @@ impl Program {
 
     /// Gives it these streams; they are the program's alone from now on.
     pub fn streams(mut self, streams: Streams) -> Self {
-        let output = |stream: Option<Stream>| stream.map_or(Output::Null, Output::Given);
+        let output = |stream: Option<Stream>| stream.map_or(OutputMode::Null, OutputMode::Given);
         self.stdin = streams.stdin;
         self.stdout = output(streams.stdout);
         self.stderr = output(streams.stderr);
@@ -133,14 +133,14 @@ impl Program {
     /// Keeps what it writes to its standard output, to be asked for at its end.
     #[cfg(unix)]
     pub fn capture_stdout(mut self) -> Self {
-        self.stdout = Output::Captured;
+        self.stdout = OutputMode::Captured;
         self
     }
 
     /// Keeps what it writes to its standard error, to be asked for at its end.
     #[cfg(unix)]
     pub fn capture_stderr(mut self) -> Self {
-        self.stderr = Output::Captured;
+        self.stderr = OutputMode::Captured;
         self
     }
 

@@ -20,7 +20,7 @@ use std::thread;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
-use super::program::{Executable, Output, Program};
+use super::program::{Executable, OutputMode, Program};
 use crate::sys::{self, Stack, Start, Started, c_string};
 use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal};
 
@@ -39,9 +39,9 @@ const LEAST_NICE: i32 = -20;
 static OWN_NICE: OnceLock<i32> = OnceLock::new();
 
 /// The thread's end of work, and of life: never dropped.
-static JOBS: OnceLock<mpsc::Sender<Box<Job>>> = OnceLock::new();
+static JOBS: OnceLock<mpsc::Sender<Box<SpawnJob>>> = OnceLock::new();
 
-struct Job {
+struct SpawnJob {
     program: Program,
     reply: oneshot::Sender<Result<Unclaimed>>,
 }
@@ -98,26 +98,26 @@ pub(crate) async fn spawn(program: Program) -> Result<Spawned> {
     let name = program.name();
     let gone = || Error::new(Kind::Internal, format!("spawn {name}: no thread for it"));
     let (reply, made) = oneshot::channel();
-    jobs()?.send(Box::new(Job { program, reply })).map_err(|_| gone())?;
+    jobs()?.send(Box::new(SpawnJob { program, reply })).map_err(|_| gone())?;
     let mut made = made.await.map_err(|_| gone())??;
     made.0.take().ok_or_else(gone)
 }
 
-fn jobs() -> Result<&'static mpsc::Sender<Box<Job>>> {
+fn jobs() -> Result<&'static mpsc::Sender<Box<SpawnJob>>> {
     if let Some(jobs) = JOBS.get() {
         return Ok(jobs);
     }
-    let (sender, jobs) = mpsc::channel::<Box<Job>>();
+    let (sender, jobs) = mpsc::channel::<Box<SpawnJob>>();
     let thread = thread::Builder::new().name("spawner".to_owned()).stack_size(STACK_BYTES);
     // Where two come here at once, the thread of the one that is too late ends with its channel.
     thread.spawn(move || work(&jobs)).map_err(|cause| Error::io("start the spawner", cause))?;
     Ok(JOBS.get_or_init(|| sender))
 }
 
-fn work(jobs: &mpsc::Receiver<Box<Job>>) {
+fn work(jobs: &mpsc::Receiver<Box<SpawnJob>>) {
     let mut stack = Stack::new();
     while let Ok(job) = jobs.recv() {
-        let Job { program, reply } = *job;
+        let SpawnJob { program, reply } = *job;
         // Whoever asked may have gone meanwhile, or go before the answer is read.
         let _ = reply.send(spawn_blocking(program, &mut stack).map(|made| Unclaimed(Some(made))));
     }
@@ -179,11 +179,11 @@ fn spawn_now(program: Program, stack: &mut Stack) -> io::Result<Spawned> {
 }
 
 /// The child's end of an output, and ours.
-fn open(output: Output, null: &OwnedFd) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+fn open(output: OutputMode, null: &OwnedFd) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     match output {
-        Output::Null => Ok((null.try_clone()?, None)),
-        Output::Given(stream) => Ok((stream.into(), None)),
-        Output::Captured => {
+        OutputMode::Null => Ok((null.try_clone()?, None)),
+        OutputMode::Given(stream) => Ok((stream.into(), None)),
+        OutputMode::Captured => {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
             Ok((write, Some(read)))
         }

@@ -3,7 +3,7 @@
 use std::os::windows::io::OwnedHandle;
 use std::process::{Command, Stdio};
 
-use super::program::{Executable, Output};
+use super::program::{Executable, OutputMode};
 use crate::process::keep;
 use crate::{Error, Kind, Pid, Program, Result};
 
@@ -35,9 +35,9 @@ fn command(program: Program) -> Command {
     if let Some(directory) = program.directory {
         command.current_dir(directory);
     }
-    let output = |output: Output| match output {
-        Output::Null | Output::Captured => Stdio::null(),
-        Output::Given(stream) => Stdio::from(stream),
+    let output = |output: OutputMode| match output {
+        OutputMode::Null | OutputMode::Captured => Stdio::null(),
+        OutputMode::Given(stream) => Stdio::from(stream),
     };
     command.stdin(program.stdin.map_or_else(Stdio::null, Stdio::from));
     command.stdout(output(program.stdout)).stderr(output(program.stderr));

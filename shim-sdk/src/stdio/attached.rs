@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::console::Console;
 use super::copy::{self, Polled, Sink, register};
 use super::logger::Logger;
-use super::output::{Output, Progress, Target};
+use super::output::{CopyProgress, OutputCopy, OutputTarget};
 use crate::{Error, Result};
 
 /// How long output is held back while a process is being made. It is bounded, because a runtime that
@@ -36,9 +36,9 @@ pub(crate) struct Attached {
     /// the client gets an error instead.
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
-    outputs: RefCell<Vec<Output>>,
+    outputs: RefCell<Vec<OutputCopy>>,
     /// Where input comes from once the process starts, and where it goes: a pipe, or the terminal.
-    pub(super) awaited_input: RefCell<Option<(Source, Option<Polled>)>>,
+    pub(super) awaited_input: RefCell<Option<(InputSource, Option<Polled>)>>,
     /// The copy to the process's input.
     input: RefCell<Option<JoinHandle<()>>>,
     /// Whether the client has said that it will write no more.
@@ -69,7 +69,7 @@ impl Default for Attached {
 
 /// Where input comes from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum InputSource {
     /// A fifo that is opened when the process starts.
     Fifo(PathBuf),
     /// A file, read from where it is.
@@ -94,9 +94,9 @@ impl Attached {
     pub(crate) fn begin_input(&self) -> Result<()> {
         let Some((source, pipe)) = self.awaited_input.borrow_mut().take() else { return Ok(()) };
         let path = match source {
-            Source::Fifo(path) => path,
-            Source::File(file) => return self.begin_file(file, pipe),
-            Source::Device(device) => return self.begin_device(device, pipe),
+            InputSource::Fifo(path) => path,
+            InputSource::File(file) => return self.begin_file(file, pipe),
+            InputSource::Device(device) => return self.begin_device(device, pipe),
         };
         let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
         let mut options = OpenOptions::new();
@@ -200,10 +200,10 @@ impl Attached {
         }
     }
 
-    pub(super) fn copy_output(&self, read: OwnedFd, target: Target) -> Result<()> {
+    pub(super) fn copy_output(&self, read: OwnedFd, target: OutputTarget) -> Result<()> {
         let read = register(read, Interest::READABLE)?;
         let made = Rc::clone(&self.made);
-        let progress = Progress::new();
+        let progress = CopyProgress::new();
         let told = progress.clone();
         let task = async move {
             // Before there is anything to copy: the client's open(2) waits for this one. If it still
@@ -227,7 +227,7 @@ impl Attached {
             }
         };
         let task = tokio::task::spawn_local(task);
-        self.outputs.borrow_mut().push(Output { task, progress });
+        self.outputs.borrow_mut().push(OutputCopy { task, progress });
         Ok(())
     }
 }

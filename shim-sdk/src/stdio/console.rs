@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::copy::{self, Polled, Sink};
-use super::output::{Output, Progress, Target};
+use super::output::{CopyProgress, OutputCopy, OutputTarget};
 use crate::sys;
 use crate::{Error, Kind, Result};
 
@@ -32,24 +32,24 @@ const REOPENED: Duration = Duration::from_millis(50);
 
 /// A terminal, perhaps one that is still to come.
 #[derive(Debug)]
-pub(super) struct Console(Rc<Shared>);
+pub(super) struct Console(Rc<SharedConsole>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedConsole {
     /// Removed as soon as it has served.
     socket: RefCell<Option<SocketFile>>,
     socket_path: PathBuf,
     listener: RefCell<Option<UnixListener>>,
-    state: RefCell<State>,
+    state: RefCell<TerminalState>,
     changed: Notify,
     /// A size that was asked for before there was a terminal.
     wanted: Cell<Option<(u16, u16)>>,
     tasks: RefCell<Vec<JoinHandle<()>>>,
-    output: RefCell<Option<Output>>,
+    output: RefCell<Option<OutputCopy>>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TerminalState {
     Awaited,
     Here(Polled),
     Failed(String),
@@ -84,11 +84,11 @@ impl Console {
         let attempt = failed(&directory);
         let socket = SocketFile(directory.join("s"));
         let listener = UnixListener::bind(&socket.0).map_err(attempt)?;
-        Ok(Self(Rc::new(Shared {
+        Ok(Self(Rc::new(SharedConsole {
             socket_path: socket.0.clone(),
             socket: RefCell::new(Some(socket)),
             listener: RefCell::new(Some(listener)),
-            state: RefCell::new(State::Awaited),
+            state: RefCell::new(TerminalState::Awaited),
             changed: Notify::new(),
             wanted: Cell::new(None),
             tasks: RefCell::new(Vec::new()),
@@ -101,7 +101,7 @@ impl Console {
     }
 
     /// Starts waiting for the terminal, to copy its output to a sink.
-    pub(super) fn accept(&self, target: Option<Target>, exited: Rc<Cell<bool>>) {
+    pub(super) fn accept(&self, target: Option<OutputTarget>, exited: Rc<Cell<bool>>) {
         let shared = Rc::clone(&self.0);
         let Some(listener) = shared.listener.borrow_mut().take() else { return };
         let task = tokio::task::spawn_local(async move {
@@ -115,7 +115,7 @@ impl Console {
             };
             match arrived {
                 Ok(terminal) => shared.arrived(terminal, target, exited),
-                Err(reason) => *shared.state.borrow_mut() = State::Failed(reason),
+                Err(reason) => *shared.state.borrow_mut() = TerminalState::Failed(reason),
             }
             shared.changed.notify_waiters();
         });
@@ -127,12 +127,14 @@ impl Console {
         loop {
             let changed = self.0.changed.notified();
             match &*self.0.state.borrow() {
-                State::Awaited => {}
-                State::Here(_) => return Ok(()),
-                State::Failed(reason) => {
+                TerminalState::Awaited => {}
+                TerminalState::Here(_) => return Ok(()),
+                TerminalState::Failed(reason) => {
                     return Err(Error::new(Kind::DeadlineExceeded, reason.clone()));
                 }
-                State::Closed => return Err(Error::new(Kind::Cancelled, "terminal closed")),
+                TerminalState::Closed => {
+                    return Err(Error::new(Kind::Cancelled, "terminal closed"));
+                }
             }
             changed.await;
         }
@@ -154,18 +156,18 @@ impl Console {
     /// Changes the size, now or on arrival.
     pub(super) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         match &*self.0.state.borrow() {
-            State::Here(terminal) => set_size(terminal, columns, rows),
-            State::Awaited => {
+            TerminalState::Here(terminal) => set_size(terminal, columns, rows),
+            TerminalState::Awaited => {
                 self.0.wanted.set(Some((columns, rows)));
                 Ok(())
             }
             // The process is on its way out, and the size no longer matters.
-            State::Failed(_) | State::Closed => Ok(()),
+            TerminalState::Failed(_) | TerminalState::Closed => Ok(()),
         }
     }
 
     /// The copy of the output, to wait for.
-    pub(super) fn take_output(&self) -> Option<Output> {
+    pub(super) fn take_output(&self) -> Option<OutputCopy> {
         self.0.output.borrow_mut().take()
     }
 
@@ -173,7 +175,7 @@ impl Console {
     pub(super) fn close(&self) {
         self.0.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
         self.0.output.borrow_mut().take();
-        *self.0.state.borrow_mut() = State::Closed;
+        *self.0.state.borrow_mut() = TerminalState::Closed;
         self.0.changed.notify_waiters();
     }
 }
@@ -184,26 +186,32 @@ impl Drop for Console {
     }
 }
 
-impl Shared {
+impl SharedConsole {
     /// The terminal, once it is here; `None` if it never will be.
     async fn terminal(&self) -> Option<Polled> {
         loop {
             let changed = self.changed.notified();
             match &*self.state.borrow() {
-                State::Awaited => {}
-                State::Here(terminal) => return Some(Rc::clone(terminal)),
-                State::Failed(_) | State::Closed => return None,
+                TerminalState::Awaited => {}
+                TerminalState::Here(terminal) => return Some(Rc::clone(terminal)),
+                TerminalState::Failed(_) | TerminalState::Closed => return None,
             }
             changed.await;
         }
     }
 
-    fn arrived(self: &Rc<Self>, terminal: OwnedFd, target: Option<Target>, exited: Rc<Cell<bool>>) {
+    fn arrived(
+        self: &Rc<Self>,
+        terminal: OwnedFd,
+        target: Option<OutputTarget>,
+        exited: Rc<Cell<bool>>,
+    ) {
         let polled = copy::polled(terminal, Interest::READABLE | Interest::WRITABLE);
         let terminal = match polled {
             Ok(terminal) => terminal,
             Err(cause) => {
-                *self.state.borrow_mut() = State::Failed(format!("poll the terminal: {cause}"));
+                *self.state.borrow_mut() =
+                    TerminalState::Failed(format!("poll the terminal: {cause}"));
                 return;
             }
         };
@@ -213,7 +221,7 @@ impl Shared {
             log::warn!("{}", error.report());
         }
         let source = Rc::clone(&terminal);
-        let progress = Progress::new();
+        let progress = CopyProgress::new();
         let told = progress.clone();
         let task = tokio::task::spawn_local(async move {
             let open = match target {
@@ -229,8 +237,8 @@ impl Shared {
                 open.close(&told).await;
             }
         });
-        *self.output.borrow_mut() = Some(Output { task, progress });
-        *self.state.borrow_mut() = State::Here(terminal);
+        *self.output.borrow_mut() = Some(OutputCopy { task, progress });
+        *self.state.borrow_mut() = TerminalState::Here(terminal);
     }
 }
 

@@ -12,11 +12,11 @@ use std::rc::Rc;
 
 use tokio::io::Interest;
 
-use super::attached::{Attached, Source};
+use super::attached::{Attached, InputSource};
 use super::console::Console;
 use super::copy::{Sink, pipe, register};
 use super::logger::Logger;
-use super::output::{Target, is_fifo};
+use super::output::{OutputTarget, is_fifo};
 use super::uri::{LoggerUri, StdioUri};
 use super::{Io, Owner, Stdio, Stream, Streams, Terminal};
 use crate::{Error, Result};
@@ -49,14 +49,14 @@ async fn open_terminal(
             let (read, write) = pipe()?;
             let logger = Logger::start(uri, owner, Some(read), None).await?;
             *attached.logger.borrow_mut() = Some(logger);
-            Some(Target::Sink(Sink::Polled(register(write, Interest::WRITABLE)?)))
+            Some(OutputTarget::Sink(Sink::Polled(register(write, Interest::WRITABLE)?)))
         }
-        uri => Some(Target::new(uri)?),
+        uri => Some(OutputTarget::new(uri)?),
     };
     if let StdioUri::Fifo(path) = stdin {
-        let source = match Input::open(path)? {
-            Input::Copied(source) => source,
-            Input::Device(device) => Source::Device(device),
+        let source = match OpenedInput::open(path)? {
+            OpenedInput::Copied(source) => source,
+            OpenedInput::Device(device) => InputSource::Device(device),
         };
         *attached.awaited_input.borrow_mut() = Some((source, None));
     }
@@ -82,14 +82,14 @@ async fn open_streams(
 
 fn open_stdin(attached: &Attached, stdin: &StdioUri) -> Result<Option<Stream>> {
     let StdioUri::Fifo(path) = stdin else { return Ok(None) };
-    match Input::open(path)? {
-        Input::Copied(source) => {
+    match OpenedInput::open(path)? {
+        OpenedInput::Copied(source) => {
             let (read, write) = pipe()?;
             let write = register(write, Interest::WRITABLE)?;
             *attached.awaited_input.borrow_mut() = Some((source, Some(write)));
             Ok(Some(Stream::from(read)))
         }
-        Input::Device(device) => Ok(Some(Stream::from(device))),
+        OpenedInput::Device(device) => Ok(Some(Stream::from(device))),
     }
 }
 
@@ -117,7 +117,7 @@ fn open_outputs(
             return Ok(None);
         }
         let (read, write) = pipe()?;
-        attached.copy_output(read, Target::new(uri)?)?;
+        attached.copy_output(read, OutputTarget::new(uri)?)?;
         Ok(Some(write))
     };
     let out = open_one(stdout)?;
@@ -135,18 +135,18 @@ fn open_outputs(
 
 /// The client's input, opened.
 #[derive(Debug)]
-enum Input {
+enum OpenedInput {
     /// What is copied to the process. It never gets a file itself: a runtime gives a process's
     /// streams to the process's user.
-    Copied(Source),
+    Copied(InputSource),
     /// A terminal or the null device.
     Device(OwnedFd),
 }
 
-impl Input {
+impl OpenedInput {
     fn open(path: &Path) -> Result<Self> {
         if is_fifo(path)? {
-            return Ok(Self::Copied(Source::Fifo(path.to_owned())));
+            return Ok(Self::Copied(InputSource::Fifo(path.to_owned())));
         }
         let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
         let mut options = OpenOptions::new();
@@ -156,7 +156,7 @@ impl Input {
         let file = file.map_err(attempt)?;
         let kind = file.metadata().map_err(attempt)?.file_type();
         if kind.is_file() || kind.is_block_device() {
-            return Ok(Self::Copied(Source::File(file)));
+            return Ok(Self::Copied(InputSource::File(file)));
         }
         if kind.is_char_device() {
             rustix::io::ioctl_fionbio(&file, false).map_err(|cause| attempt(cause.into()))?;
@@ -172,10 +172,10 @@ mod tests {
 
     #[test]
     fn a_device_as_input_is_passed_and_a_directory_refused() {
-        let null = Input::open(Path::new("/dev/null")).expect("a device");
-        assert!(matches!(null, Input::Device(_)));
+        let null = OpenedInput::open(Path::new("/dev/null")).expect("a device");
+        assert!(matches!(null, OpenedInput::Device(_)));
         let folder = tempfile::tempdir().expect("temporary folder");
-        let refused = Input::open(folder.path()).expect_err("a directory");
+        let refused = OpenedInput::open(folder.path()).expect_err("a directory");
         assert_eq!(refused.kind(), crate::Kind::InvalidArgument);
     }
 }

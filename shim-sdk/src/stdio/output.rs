@@ -39,7 +39,7 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 
 /// Where output goes, checked and not open yet.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(super) enum OutputTarget {
     /// A file, or a logger's pipe.
     Sink(Sink),
     /// A fifo that a client opens in its own time.
@@ -48,7 +48,7 @@ pub(super) enum Target {
 
 /// How far a copy of output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum CopyStage {
     /// Nobody has opened the other end yet.
     Unread,
     Copying,
@@ -60,26 +60,26 @@ enum Stage {
 
 /// The stage and since when; shared by the copy and whoever waits for it.
 #[derive(Debug, Clone)]
-pub(super) struct Progress(Rc<Cell<(Stage, Instant)>>);
+pub(super) struct CopyProgress(Rc<Cell<(CopyStage, Instant)>>);
 
-impl Progress {
+impl CopyProgress {
     pub(super) fn new() -> Self {
-        Self(Rc::new(Cell::new((Stage::Copying, Instant::now()))))
+        Self(Rc::new(Cell::new((CopyStage::Copying, Instant::now()))))
     }
 
-    fn enter(&self, stage: Stage) {
+    fn enter(&self, stage: CopyStage) {
         self.0.set((stage, Instant::now()));
     }
 }
 
 /// A copy of output under way.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct OutputCopy {
     pub(super) task: JoinHandle<()>,
-    pub(super) progress: Progress,
+    pub(super) progress: CopyProgress,
 }
 
-impl Output {
+impl OutputCopy {
     /// Waits for the end of the copy, as long as its stage deserves and no longer than the limit;
     /// then ends it. Tells whether it ended by itself.
     pub(super) async fn finish(mut self, limit: Duration) -> bool {
@@ -92,10 +92,10 @@ impl Output {
             }
             let (stage, since) = self.progress.0.get();
             let patience = match stage {
-                Stage::Unread => NEVER_READ.min(limit),
-                Stage::Copying => limit,
-                Stage::Arriving => THERE.min(limit),
-                Stage::Lingering => AWAY.min(limit),
+                CopyStage::Unread => NEVER_READ.min(limit),
+                CopyStage::Copying => limit,
+                CopyStage::Arriving => THERE.min(limit),
+                CopyStage::Lingering => AWAY.min(limit),
             };
             if begin.elapsed() >= limit || since.max(begin).elapsed() >= patience {
                 self.task.abort();
@@ -105,20 +105,20 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for OutputCopy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// An opened target.
-pub(super) struct Open {
+pub(super) struct OpenTarget {
     pub(super) sink: Sink,
     /// A fifo's two ends: one to look at, one that keeps it from being without a reader.
     fifo: Option<(File, File)>,
 }
 
-impl Target {
+impl OutputTarget {
     /// Checks where output is to go; files are opened.
     pub(super) fn new(uri: &StdioUri) -> Result<Self> {
         match uri {
@@ -132,12 +132,12 @@ impl Target {
     }
 
     /// Waits until there is somebody to write to.
-    pub(super) async fn open(self, progress: &Progress) -> Result<Open> {
+    pub(super) async fn open(self, progress: &CopyProgress) -> Result<OpenTarget> {
         let path = match self {
-            Self::Sink(sink) => return Ok(Open { sink, fifo: None }),
+            Self::Sink(sink) => return Ok(OpenTarget { sink, fifo: None }),
             Self::Fifo(path) => path,
         };
-        progress.enter(Stage::Unread);
+        progress.enter(CopyStage::Unread);
         let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
         let open = |options: &mut OpenOptions| options.custom_flags(libc::O_NONBLOCK).open(&path);
         let mut wait = FIRST_LOOK;
@@ -154,20 +154,23 @@ impl Target {
         let reader = open(OpenOptions::new().read(true)).map_err(attempt)?;
         let polled = writer.try_clone().map(OwnedFd::from);
         let polled = polled.and_then(|writer| copy::polled(writer, Interest::WRITABLE));
-        progress.enter(Stage::Copying);
-        Ok(Open { sink: Sink::Polled(polled.map_err(attempt)?), fifo: Some((writer, reader)) })
+        progress.enter(CopyStage::Copying);
+        Ok(OpenTarget {
+            sink: Sink::Polled(polled.map_err(attempt)?),
+            fifo: Some((writer, reader)),
+        })
     }
 }
 
-impl Open {
+impl OpenTarget {
     /// Closes the target, once somebody has what was written.
-    pub(super) async fn close(self, progress: &Progress) {
+    pub(super) async fn close(self, progress: &CopyProgress) {
         let Some((writer, reader)) = self.fifo else { return };
         drop(reader);
         let mut stage = None;
         let mut wait = FIRST_LOOK;
         while unread_bytes(&writer) > 0 {
-            let now = if has_reader(&writer) { Stage::Arriving } else { Stage::Lingering };
+            let now = if has_reader(&writer) { CopyStage::Arriving } else { CopyStage::Lingering };
             if stage.replace(now) != Some(now) {
                 progress.enter(now);
             }
@@ -223,16 +226,16 @@ mod tests {
         local.block_on(runtime.as_ref().expect("a runtime"), test(path));
     }
 
-    fn write(path: &Path, text: &'static str) -> Output {
-        let target = Target::new(&StdioUri::Fifo(path.to_owned())).expect("a fifo");
-        let progress = Progress::new();
+    fn write(path: &Path, text: &'static str) -> OutputCopy {
+        let target = OutputTarget::new(&StdioUri::Fifo(path.to_owned())).expect("a fifo");
+        let progress = CopyProgress::new();
         let told = progress.clone();
         let task = tokio::task::spawn_local(async move {
             let open = target.open(&progress).await.expect("open");
             open.sink.write_all(text.as_bytes().to_vec()).await.expect("write");
             open.close(&progress).await;
         });
-        Output { task, progress: told }
+        OutputCopy { task, progress: told }
     }
 
     fn read_later(path: &Path, after: Duration) -> std::thread::JoinHandle<String> {
@@ -259,8 +262,8 @@ mod tests {
     fn a_client_that_was_away_when_the_output_ended_still_gets_it() {
         in_shim(async |path| {
             let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = Target::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
-            let progress = Progress::new();
+            let target = OutputTarget::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
+            let progress = CopyProgress::new();
             let open = target.open(&progress).await.expect("open");
             drop(first); // the client goes
             open.sink.write_all(b"kept".to_vec()).await.expect("our own end keeps it open");
@@ -300,15 +303,15 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(8), "not all that it might have");
 
             let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = Target::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
-            let progress = Progress::new();
+            let target = OutputTarget::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
+            let progress = CopyProgress::new();
             let open = target.open(&progress).await.expect("open");
             drop(here);
             open.sink.write_all(b"unread".to_vec()).await.expect("write");
             let told = progress.clone();
             let task = tokio::task::spawn_local(async move { open.close(&progress).await });
             let begin = Instant::now();
-            assert!(!Output { task, progress: told }.finish(Duration::from_secs(10)).await);
+            assert!(!OutputCopy { task, progress: told }.finish(Duration::from_secs(10)).await);
             assert!(begin.elapsed() < NEVER_READ, "less than for one who never came");
         });
     }

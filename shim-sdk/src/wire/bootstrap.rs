@@ -1,13 +1,13 @@
-//! The dialects in which a daemon and `start` talk, one per generation of containerd.
+//! The formats that a daemon and `start` use on stdin and stdout, one per generation of containerd.
 //!
 //! | daemon | stdin | stdout |
 //! |---|---|---|
 //! | 1.6, 1.7, 2.0 to 2.2 | runtime options as an `Any`, if there are any | the address, bare |
 //! | 2.3 and later | `BootstrapParams`, always | `BootstrapResult` |
 //!
-//! Both inputs are protobuf without a mark of their own. An `Any` parses as `BootstrapParams`, its
-//! type URL as the instance's id and its value as the namespace; so the new dialect is believed
-//! only when both equal what the command line says.
+//! Neither input has a magic number. An `Any` parses as `BootstrapParams`, with its type URL as the
+//! instance's id and its value as the namespace. So stdin is read as the new format only if both
+//! equal the values of the command line.
 
 use protos::ttrpc::bootstrap_api::{BootstrapParams, BootstrapResult};
 use protos::ttrpc::protobuf::Message;
@@ -23,25 +23,25 @@ pub(crate) const MAX_STDIN_BYTES: u64 = 10 << 20;
 /// The version of the task service that is announced; v2 is served beside it.
 const VERSION: i32 = 3;
 
-/// What the daemon said on stdin.
+/// The parameters of `start` that the daemon sent on stdin.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Request {
-    /// Whether the answer must be in the new dialect.
+pub(crate) struct StartParams {
+    /// Whether the answer must be a `BootstrapResult`.
     pub(crate) structured: bool,
     /// Runtime options.
     pub(crate) options: Option<Payload>,
-    /// Where events go, if the daemon said so here.
+    /// Where events go, if it is given here.
     pub(crate) events_address: Option<String>,
-    /// The daemon's gRPC address, if it said so here.
+    /// The daemon's gRPC address, if it is given here.
     pub(crate) grpc_address: Option<String>,
-    /// Where sockets go, if not to the default place.
+    /// The directory for sockets, if it is not the default one.
     pub(crate) socket_dir: Option<String>,
-    /// Whether logs of debug level or below are wanted.
+    /// Whether the daemon asks for logs of debug level.
     pub(crate) debug: bool,
 }
 
-impl Request {
-    /// Understands stdin, given the command line's id and namespace.
+impl StartParams {
+    /// Parses stdin. The id and the namespace are those of the command line.
     pub(crate) fn parse(stdin: &[u8], id: &str, namespace: &str) -> Result<Self> {
         if let Ok(params) = BootstrapParams::parse_from_bytes(stdin)
             && !id.is_empty()
@@ -65,7 +65,8 @@ impl Request {
 
     fn structured(params: BootstrapParams) -> Self {
         let given = |text: String| (!text.is_empty()).then_some(text);
-        // The options are the extension that is not of a kind known to be something else.
+        // The options are the first extension whose type's name ends so; the other extensions are not
+        // for the runtime.
         let options = params
             .extensions
             .into_iter()
@@ -77,12 +78,12 @@ impl Request {
             events_address: given(params.containerd_ttrpc_address),
             grpc_address: given(params.containerd_grpc_address),
             socket_dir: params.socket_dir.and_then(given),
-            // An open enum: INFO is 0, and what is more verbose is below it.
+            // An open enum: INFO is 0, more verbose levels are negative.
             debug: params.log_level.value() < 0,
         }
     }
 
-    /// The cgroup that the shim itself is to be put in, where runc's options name one.
+    /// The cgroup for the shim itself, if runc's options name one.
     pub(crate) fn shim_cgroup(&self) -> Option<String> {
         let options = self.options.as_ref()?;
         if !options.type_url.ends_with("containerd.runc.v1.Options") {
@@ -93,7 +94,7 @@ impl Request {
     }
 }
 
-/// What `start` prints: nothing else may be.
+/// The answer of `start`, the only bytes that it may print.
 pub(crate) fn answer(structured: bool, address: &str) -> Result<Vec<u8>> {
     if !structured {
         return Ok(address.as_bytes().to_vec());
@@ -123,13 +124,13 @@ mod tests {
 
     #[test]
     fn nothing_on_stdin_is_the_legacy_dialect_without_options() {
-        let request = Request::parse(b"", "web", "default").expect("valid");
+        let request = StartParams::parse(b"", "web", "default").expect("valid");
         assert!(!request.structured && request.options.is_none());
     }
 
     #[test]
     fn options_of_old_daemons_are_not_taken_for_parameters() {
-        let request = Request::parse(LEGACY, "web", "default").expect("valid");
+        let request = StartParams::parse(LEGACY, "web", "default").expect("valid");
         assert!(!request.structured);
         let options = request.options.expect("given");
         assert_eq!(options.type_url, "containerd.runc.v1.Options");
@@ -138,11 +139,13 @@ mod tests {
 
     #[test]
     fn parameters_of_new_daemons_are_believed_only_when_they_match_the_command_line() {
-        let request = Request::parse(PARAMS, "web", "default").expect("valid");
+        let request = StartParams::parse(PARAMS, "web", "default").expect("valid");
         assert!(request.structured);
         assert_eq!(request.events_address.as_deref(), Some("unix:///t.so"));
         assert_eq!(request.socket_dir.as_deref(), Some("/s"));
-        assert!(!Request::parse(PARAMS, "other", "default").is_ok_and(|other| other.structured));
+        assert!(
+            !StartParams::parse(PARAMS, "other", "default").is_ok_and(|other| other.structured)
+        );
     }
 
     #[test]
@@ -150,10 +153,10 @@ mod tests {
         let mut params = PARAMS.to_vec();
         // log_level = -4: a ten-byte varint of its sign-extended value.
         params.extend(b"\x18\xfc\xff\xff\xff\xff\xff\xff\xff\xff\x01");
-        assert!(Request::parse(&params, "web", "default").expect("valid").debug);
+        assert!(StartParams::parse(&params, "web", "default").expect("valid").debug);
         let mut params = PARAMS.to_vec();
         params.extend(b"\x18\x63");
-        assert!(!Request::parse(&params, "web", "default").expect("valid").debug);
+        assert!(!StartParams::parse(&params, "web", "default").expect("valid").debug);
     }
 
     #[test]
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn the_shims_cgroup_is_found_in_runcs_options() {
         let stdin = b"\x0a\x1acontainerd.runc.v1.Options\x12\x07\x1a\x05/shim";
-        let request = Request::parse(stdin, "web", "default").expect("valid");
+        let request = StartParams::parse(stdin, "web", "default").expect("valid");
         assert_eq!(request.shim_cgroup().as_deref(), Some("/shim"));
     }
 }

@@ -6,14 +6,14 @@ use ::fuzz::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::wire::bootstrap::Request as Bootstrap;
+use crate::wire::bootstrap::StartParams;
 
 #[test]
 fn what_stdin_says_is_believed_only_where_it_agrees() {
     Target::new("bootstrap")
         .words(&["c1", "default", "containerd.runc.v1.Options", "unix:///"])
         .run(|stdin| {
-            let Ok(request) = Bootstrap::parse(stdin, "c1", "default") else { return };
+            let Ok(request) = StartParams::parse(stdin, "c1", "default") else { return };
             if !request.structured {
                 assert!(request.events_address.is_none() && request.socket_dir.is_none());
             }

@@ -21,7 +21,7 @@ use protos::ttrpc::ttrpc::asynchronous::Client;
 use protos::ttrpc::ttrpc::{Error as TtrpcError, context};
 
 use crate::Error;
-use crate::event::{Event, Queue, Stamped};
+use crate::event::{Event, EventQueue, Stamped};
 use crate::wire::{convert, socket};
 
 /// How long the daemon may take over one event.
@@ -37,7 +37,7 @@ const MAX_REFUSALS: u32 = 5;
 /// # Cancel safety
 ///
 /// An event under way stays in the queue.
-pub(crate) async fn publish(queue: Queue, namespace: String, events_address: String) {
+pub(crate) async fn publish(queue: EventQueue, namespace: String, events_address: String) {
     let mut client: Option<EventsClient> = None;
     let mut wait = FIRST_WAIT;
     let mut refusals = 0;

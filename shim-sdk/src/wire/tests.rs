@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
 use super::{server, socket};
-use crate::event::Queue;
+use crate::event::EventQueue;
 use crate::process::shim::{Job, ShimState};
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid, Program,
@@ -78,7 +78,7 @@ impl Daemon {
         let listener = socket::listen(listener).expect("listen");
         let stop = Rc::new(Notify::new());
         let (notes, _) = mpsc::unbounded_channel();
-        let events = Queue::default();
+        let events = EventQueue::default();
         let go = Rc::new(Notify::new());
         let sleeper = Sleeper { go: Rc::clone(&go) };
         let shim = ShimState::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));

@@ -1,7 +1,7 @@
-//! Where in a root file system a mount goes, by descriptor.
+//! Opens mount points in a root file system, by descriptor.
 //!
-//! Promise: no link of the root file system leads out of it, whoever changes it meanwhile; what is
-//! made on the way is made inside. See openat2(2) RESOLVE_IN_ROOT, open_tree(2), move_mount(2).
+//! Promise: no link of the root file system leads out of it, also while another process changes it.
+//! Missing directories are made inside. See openat2(2) RESOLVE_IN_ROOT, open_tree(2), move_mount(2).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,16 +10,16 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
-/// How often a name may be taken or removed by another while it is made.
+/// How often making a name is tried while another process makes or removes it.
 const ATTEMPTS: usize = 16;
 
-/// Opens a root as the place for a mount; links are followed, since its path is the host's.
+/// Opens a root. Links are followed, because the path is the host's.
 pub(super) fn root(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Opens the place of this name in a root, and makes it where it is missing: a directory, or a file
-/// to mount a file on.
+/// Opens a mount point in a root. If it is missing, it is made: a directory, or a file to mount a
+/// file on.
 pub(super) fn inside(root: impl AsFd, target: &Path, is_directory: bool) -> io::Result<OwnedFd> {
     let root = root.as_fd();
     let names: Vec<_> = target
@@ -27,22 +27,22 @@ pub(super) fn inside(root: impl AsFd, target: &Path, is_directory: bool) -> io::
         .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
         .collect();
     let mut path = PathBuf::new();
-    let mut place = find(root, Path::new("."))?;
+    let mut point = find(root, Path::new("."))?;
     for (number, name) in names.iter().enumerate() {
         path.push(name);
         let makes_directory = is_directory || number + 1 < names.len();
         let mut attempts = ATTEMPTS;
-        place = loop {
+        point = loop {
             match find(root, &path) {
                 Err(Errno::NOENT) if attempts > 0 => {}
                 found => break found?,
             }
             attempts -= 1;
             let made = if makes_directory {
-                mkdirat(&place, *name, Mode::from_raw_mode(0o755))
+                mkdirat(&point, *name, Mode::from_raw_mode(0o755))
             } else {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                openat(&place, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
+                openat(&point, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
             };
             match made {
                 // EEXIST: another process has made it first, or it is a dangling link. The next look
@@ -52,7 +52,7 @@ pub(super) fn inside(root: impl AsFd, target: &Path, is_directory: bool) -> io::
             }
         };
     }
-    Ok(place)
+    Ok(point)
 }
 
 /// A path for calls that take no descriptor.
@@ -60,7 +60,7 @@ pub(super) fn path_of(fd: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
-/// Whether what is mounted is a directory.
+/// Whether the source of a mount is a directory.
 pub(super) fn is_directory(source: impl AsFd) -> io::Result<bool> {
     let mode = rustix::fs::fstat(source)?.st_mode;
     Ok(FileType::from_raw_mode(mode) == FileType::Directory)
@@ -72,7 +72,7 @@ fn find(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let mut attempts = ATTEMPTS;
     loop {
         match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-            // The kernel could not be sure, since something was renamed meanwhile.
+            // EAGAIN: a rename(2) or mount(2) ran at the same time, and the kernel could not be sure.
             Err(Errno::AGAIN) if attempts > 0 => attempts -= 1,
             found => return found,
         }
