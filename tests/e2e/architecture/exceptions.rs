@@ -13,8 +13,6 @@ const fn except(rule: Rule, what: &'static str, reason: &'static str) -> Excepti
     Exception { rule, what, reason }
 }
 
-const COMMAND: &str =
-    "two constants and a predicate are to move out of the commands that share them";
 const HELPER: &str = "the types that the steps of a launch share are to move out of `container.rs`";
 const RECORDS: &str = "two files of one promise are to become one, or to part";
 const SNAPSHOT: &str = "the trait of a driver is to be all that the snapshotter knows of one";
@@ -22,23 +20,6 @@ const PROGRAMS: &str =
     "of a test program; a shared type is to move out of the file that runs everything";
 
 pub(super) const EXCEPTIONS: &[Exception] = &[
-    except(Rule::Circle, "shim-sdk/src/command/host.rs -> shim-sdk/src/command/serve.rs", COMMAND),
-    except(Rule::Circle, "shim-sdk/src/command/host.rs -> shim-sdk/src/command/start.rs", COMMAND),
-    except(
-        Rule::Circle,
-        "shim-sdk/src/command/host.rs -> shim-sdk/src/command/start_windows.rs",
-        COMMAND,
-    ),
-    except(
-        Rule::Circle,
-        "shim-sdk/src/command/host_windows.rs -> shim-sdk/src/command/serve.rs",
-        COMMAND,
-    ),
-    except(
-        Rule::Circle,
-        "shim-sdk/src/stdio/attached.rs -> shim-sdk/src/stdio/logger.rs",
-        "a struct of two fields is to move out of `logger.rs`",
-    ),
     except(
         Rule::Circle,
         "installer/src/extract/error.rs -> installer/src/error.rs",
