@@ -9,6 +9,7 @@ mod client;
 mod daemon;
 mod damaged_state;
 mod documents;
+mod duplicates;
 mod engine;
 mod failing_disk;
 mod full_disk;
