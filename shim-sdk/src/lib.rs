@@ -117,8 +117,7 @@
 //! terminals, loggers, signals that do not end a process, and the option ShimCgroup answer
 //! UNIMPLEMENTED there; nothing of it has been run yet.
 //!
-//! Without the `serve` feature only that is built which both ends of the protocol must agree on.
-#![cfg_attr(not(feature = "serve"), allow(dead_code))]
+//! Without the feature `serve` the crate has only what a shim and a daemon must agree on.
 
 pub mod address;
 pub mod bundle;
@@ -166,15 +165,13 @@ pub use mount::Mount;
 pub use process::ProcessHandle;
 pub use signal::Signal;
 
-#[cfg(feature = "serve")]
-pub use command::{Launch, Role, run};
-#[cfg(feature = "serve")]
-pub use notifier::Notifier;
-#[cfg(feature = "serve")]
-pub use runtime::{Capabilities, Checkpoint, Create, Created, Description, Exec, Payload, Runtime};
 #[cfg(all(feature = "serve", unix))]
 pub use spawn::{Child, Output, spawn, spawn_now};
 #[cfg(feature = "serve")]
-pub use spawn::{Program, spawn_process};
-#[cfg(feature = "serve")]
-pub use stdio::{Io, Stream, Streams};
+pub use {
+    command::{Launch, Role, run},
+    notifier::Notifier,
+    runtime::{Capabilities, Checkpoint, Create, Created, Description, Exec, Payload, Runtime},
+    spawn::{Program, spawn_process},
+    stdio::{Io, Stream, Streams},
+};

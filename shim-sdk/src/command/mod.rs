@@ -71,7 +71,7 @@ pub fn run<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> ExitCode {
     match act(make) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The one place where a shim speaks: the daemon shows this to the user.
+            // A shim's only message on stderr: the daemon shows it to the user.
             #[allow(clippy::print_stderr)]
             {
                 eprintln!("{}", error.report());
@@ -131,7 +131,7 @@ fn named(launch: &Launch) -> Result<&ContainerId> {
     launch.id.as_ref().ok_or_else(|| Error::invalid("shim id cannot be empty"))
 }
 
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout)] // containerd reads the version there
 fn print_version(description: &crate::Description) {
     let program = std::env::args_os().next().unwrap_or_default();
     println!("{}:", program.to_string_lossy());

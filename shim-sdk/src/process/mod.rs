@@ -21,9 +21,9 @@ mod process_state;
 mod refusal;
 #[cfg(feature = "serve")]
 pub(crate) mod shim;
-#[cfg(unix)]
+#[cfg(all(feature = "serve", unix))]
 pub(crate) mod start_time;
-#[cfg(windows)]
+#[cfg(all(feature = "serve", windows))]
 #[path = "start_time_windows.rs"]
 pub(crate) mod start_time;
 

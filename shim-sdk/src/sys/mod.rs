@@ -1,5 +1,5 @@
-//! System calls that no crate wraps safely. Each wrapper bears its man page's name.
-#![allow(unsafe_code)]
+//! System calls for which no crate has a safe wrapper. A wrapper has the name of its manual page.
+#![allow(unsafe_code)] // the crate's only unsafe blocks are in this folder
 
 #[cfg(all(feature = "serve", unix))]
 mod fd;
@@ -12,6 +12,7 @@ mod prctl;
 #[cfg(all(feature = "serve", unix))]
 mod spawn;
 #[cfg(windows)]
+#[cfg_attr(not(feature = "serve"), allow(dead_code))] // one file for both halves: it is short
 mod windows;
 
 #[cfg(all(feature = "serve", unix))]
@@ -26,7 +27,7 @@ pub(crate) use poll::async_fd;
 pub(crate) use prctl::{nice, one_malloc_arena, sched_core_create, set_nice, trim_heap};
 #[cfg(all(feature = "serve", unix))]
 pub(crate) use spawn::{Stack, Start, Started, c_string, spawn};
-#[cfg(windows)]
-pub(crate) use windows::{creation_time, has_ended, open_process, terminate_process};
 #[cfg(all(feature = "serve", windows))]
-pub(crate) use windows::{trim_heap, wait_for_exit};
+pub(crate) use windows::{creation_time, trim_heap, wait_for_exit};
+#[cfg(windows)]
+pub(crate) use windows::{has_ended, open_process, terminate_process};
