@@ -51,7 +51,7 @@ pub trait Runtime: Sized + 'static {
     /// The container stays created: the client may start it again, or delete it.
     async fn start(&self, container: &Self::Container) -> Result<Pid>;
 
-    /// Starts a further process in a container that is created or running.
+    /// Starts a further process in a container that is created or running. The default refuses.
     ///
     /// Called once per exec, when the client starts it; its id is free among the container's execs.
     /// Several may be under way at once.
@@ -60,7 +60,9 @@ pub trait Runtime: Sized + 'static {
     ///
     /// NOT_FOUND or INVALID_ARGUMENT for a command that cannot be run. Nothing runs, and the exec
     /// is over: it can only be deleted.
-    async fn exec(&self, container: &Self::Container, request: Exec, io: Io) -> Result<Pid>;
+    async fn exec(&self, _container: &Self::Container, _request: Exec, _io: Io) -> Result<Pid> {
+        Err(crate::Error::unimplemented("exec"))
+    }
 
     /// Removes what create made.
     ///
@@ -182,7 +184,7 @@ pub trait Runtime: Sized + 'static {
 }
 
 /// What a runtime says of itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Description {
     /// The runtime's name, as in `io.containerd.NAME.VERSION`.
     pub name: &'static str,

@@ -13,6 +13,7 @@ mod duplicates;
 mod engine;
 mod failing_disk;
 mod full_disk;
+mod hello_shim;
 mod hostile_archives;
 mod images;
 mod install;
