@@ -34,7 +34,7 @@ pub enum Manner {
 
 /// An event as its own type.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // each variant is named as the event of containerd
 pub enum Event {
     Create(TaskCreate),
     Start(TaskStart),

@@ -54,7 +54,7 @@ impl Output {
 
 /// A release of containerd, as a shim's `start` can tell it from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // each variant is named as the release
 pub enum Dialect {
     V1_6,
     V1_7,

@@ -91,20 +91,17 @@ impl Task {
     }
 
     /// Any method, without waiting.
-    #[allow(missing_docs, clippy::missing_errors_doc)]
     pub fn send(&self, method: &str, request: &impl Message) -> Answer<Pending> {
         let bytes = request.write_to_bytes().map_err(|why| CallError::Garbled(why.to_string()))?;
         self.client.send(self.service, method, bytes, self.deadline)
     }
 
     /// The request that creates it; see [`super::Bundle::create_request`].
-    #[allow(clippy::missing_errors_doc)]
     pub fn create(&self, request: &CreateTaskRequest) -> Answer<u32> {
         self.call("Create", request).map(|answer: CreateTaskResponse| answer.pid)
     }
 
     /// Starts init (`exec` empty) or an exec.
-    #[allow(clippy::missing_errors_doc)]
     pub fn start(&self, exec: &str) -> Answer<u32> {
         let request =
             StartRequest { id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };
@@ -112,7 +109,6 @@ impl Task {
     }
 
     /// What is known of init or an exec.
-    #[allow(clippy::missing_errors_doc)]
     pub fn state(&self, exec: &str) -> Answer<StateResponse> {
         let request =
             StateRequest { id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };
@@ -120,7 +116,6 @@ impl Task {
     }
 
     /// Waits for its exit.
-    #[allow(clippy::missing_errors_doc)]
     pub fn wait(&self, exec: &str) -> Answer<WaitResponse> {
         self.call("Wait", &self.wait_request(exec))
     }
@@ -132,7 +127,6 @@ impl Task {
     }
 
     /// Signals init or an exec.
-    #[allow(clippy::missing_errors_doc)]
     pub fn kill(&self, exec: &str, signal: i32) -> Answer<()> {
         self.call("Kill", &self.kill_request(exec, signal)).map(|_: Empty| ())
     }
@@ -149,14 +143,12 @@ impl Task {
     }
 
     /// Signals every process of the container.
-    #[allow(clippy::missing_errors_doc)]
     pub fn kill_all(&self, signal: i32) -> Answer<()> {
         let request = KillRequest { all: true, ..self.kill_request("", signal) };
         self.call("Kill", &request).map(|_: Empty| ())
     }
 
     /// Deletes init, and with it the container, or an exec.
-    #[allow(clippy::missing_errors_doc)]
     pub fn delete(&self, exec: &str) -> Answer<DeleteResponse> {
         self.call("Delete", &self.delete_request(exec))
     }
@@ -168,7 +160,6 @@ impl Task {
     }
 
     /// Adds an exec.
-    #[allow(clippy::missing_errors_doc)]
     pub fn exec(&self, request: &ExecProcessRequest) -> Answer<()> {
         self.call("Exec", request).map(|_: Empty| ())
     }
@@ -189,27 +180,23 @@ impl Task {
     }
 
     /// The container's processes.
-    #[allow(clippy::missing_errors_doc)]
     pub fn pids(&self) -> Answer<PidsResponse> {
         self.call("Pids", &PidsRequest { id: self.id.clone(), ..Default::default() })
     }
 
     /// Freezes it.
-    #[allow(clippy::missing_errors_doc)]
     pub fn pause(&self) -> Answer<()> {
         let request = PauseRequest { id: self.id.clone(), ..Default::default() };
         self.call("Pause", &request).map(|_: Empty| ())
     }
 
     /// Thaws it.
-    #[allow(clippy::missing_errors_doc)]
     pub fn resume(&self) -> Answer<()> {
         let request = ResumeRequest { id: self.id.clone(), ..Default::default() };
         self.call("Resume", &request).map(|_: Empty| ())
     }
 
     /// What it uses.
-    #[allow(clippy::missing_errors_doc)]
     pub fn stats(&self) -> Answer<Any> {
         let request = StatsRequest { id: self.id.clone(), ..Default::default() };
         self.call("Stats", &request)
@@ -218,7 +205,6 @@ impl Task {
     }
 
     /// Changes its limits: OCI Linux resources, as JSON.
-    #[allow(clippy::missing_errors_doc)]
     pub fn update(&self, resources: &serde_json::Value) -> Answer<()> {
         let request = UpdateTaskRequest {
             id: self.id.clone(),
@@ -232,13 +218,11 @@ impl Task {
     }
 
     /// Writes its memory to `path`; it goes on running.
-    #[allow(clippy::missing_errors_doc)]
     pub fn checkpoint(&self, path: &str) -> Answer<()> {
         self.checkpoint_with(path, &CheckpointOptions::default())
     }
 
     /// The same with the runtime's options.
-    #[allow(clippy::missing_errors_doc)]
     pub fn checkpoint_with(&self, path: &str, options: &CheckpointOptions) -> Answer<()> {
         let options = Any {
             type_url: "containerd.runc.v1.CheckpointOptions".to_owned(),
@@ -255,7 +239,6 @@ impl Task {
     }
 
     /// Changes the size of its terminal.
-    #[allow(clippy::missing_errors_doc)]
     pub fn resize(&self, exec: &str, width: u32, height: u32) -> Answer<()> {
         let request = ResizePtyRequest {
             id: self.id.clone(),
@@ -268,7 +251,6 @@ impl Task {
     }
 
     /// Ends its standard input.
-    #[allow(clippy::missing_errors_doc)]
     pub fn close_stdin(&self, exec: &str) -> Answer<()> {
         let request = CloseIORequest {
             id: self.id.clone(),
@@ -280,13 +262,11 @@ impl Task {
     }
 
     /// Asks for the shim's and the task's process ids.
-    #[allow(clippy::missing_errors_doc)]
     pub fn connect(&self) -> Answer<ConnectResponse> {
         self.call("Connect", &ConnectRequest { id: self.id.clone(), ..Default::default() })
     }
 
     /// Asks the shim to leave.
-    #[allow(clippy::missing_errors_doc)]
     pub fn shutdown(&self) -> Answer<()> {
         let request = ShutdownRequest { id: self.id.clone(), ..Default::default() };
         self.call("Shutdown", &request).map(|_: Empty| ())

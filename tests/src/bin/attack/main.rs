@@ -124,12 +124,12 @@ fn binaries() -> Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout)] // what this program is for
+#[allow(clippy::print_stdout)] // the results
 fn say(text: &str) {
     println!("{text}");
 }
 
-#[allow(clippy::print_stderr)] // its errors
+#[allow(clippy::print_stderr)] // errors go to standard error
 fn complain(text: &str) {
     eprintln!("{text}");
 }
