@@ -18,6 +18,7 @@ const RECORDS: &str = "two files of one promise are to become one, or to part";
 const SNAPSHOT: &str = "the trait of a driver is to be all that the snapshotter knows of one";
 const PROGRAMS: &str =
     "of a test program; a shared type is to move out of the file that runs everything";
+const EARLIER: &str = "written before the rule; rustix has the same call";
 
 pub(super) const EXCEPTIONS: &[Exception] = &[
     except(
@@ -153,6 +154,22 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         "shim-runc/src/engine/libcontainer/tests/fixture.rs",
         "runs the helper before the test harness has a thread; no product code",
     ),
+    except(Rule::SystemCall, "shim-runc: nix::unistd::Pid", EARLIER),
+    except(Rule::SystemCall, "shim-sdk: nix::cmsg_space", EARLIER),
+    except(Rule::SystemCall, "shim-sdk: nix::sys::prctl", EARLIER),
+    except(Rule::SystemCall, "shim-sdk: nix::sys::socket", EARLIER),
+    except(Rule::SystemCall, "shim-sdk: nix::unistd::chdir", EARLIER),
+    except(Rule::SystemCall, "shim-sdk: nix::unistd::geteuid", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::fcntl", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::poll", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::sys::resource", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::sys::utsname", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::dup2_stderr", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::dup2_stdout", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::geteuid", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::read", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::setsid", EARLIER),
+    except(Rule::SystemCall, "supervisor: nix::unistd::write", EARLIER),
     except(
         Rule::Dependency,
         "protos: tonic-prost (normal)",

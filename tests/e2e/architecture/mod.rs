@@ -8,6 +8,8 @@
 //!   ancestors do not count (`circles::edges` has the details).
 //! - Generated messages stand where a wire is spoken: a change of the wire changes those files alone.
 //! - `unsafe` stands in files and folders named `sys`: who checks memory safety reads those.
+//! - A kind of system call has one library: functions of libc are called in `sys`, nix is for what rustix
+//!   lacks (the table `NIX`), rustix is for the rest.
 //! - A crate uses each dependency that it declares: an unused one costs build time and review.
 //!
 //! Reads sources as tokens; needs neither root nor a built program.
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::exceptions::{EXCEPTIONS, Exception};
-use self::rules::{DOMAIN, IMPORTS, OF_TESTS, PLACES};
+use self::rules::{DOMAIN, IMPORTS, NIX, OF_TESTS, PLACES};
 use self::source::{Mention, Sources};
 use crate::workspace::{list, metadata, repository, text};
 
@@ -35,6 +37,7 @@ pub(crate) enum Rule {
     Circle,
     Place,
     Unsafe,
+    SystemCall,
     Dependency,
 }
 
@@ -200,17 +203,49 @@ fn domain(mention: &Mention) -> bool {
     })
 }
 
+/// Whether a file or one of its folders is named `sys`.
+fn is_sys(file: &source::File) -> bool {
+    file.path.iter().any(|part| part == "sys") || file.path.ends_with("sys.rs")
+}
+
 fn misplaced_unsafe(member: &Member) -> Broken {
-    let sys = |file: &source::File| {
-        file.path.iter().any(|part| part == "sys") || file.path.ends_with("sys.rs")
-    };
     member
         .files()
-        .filter(|file| file.is_unsafe && !sys(file))
+        .filter(|file| file.is_unsafe && !is_sys(file))
         .map(|file| {
             (member.shown(file), "`unsafe` stands in a file or folder named sys".to_owned())
         })
         .collect()
+}
+
+/// Product code alone: tests prepare and look at a machine in ways that no program needs.
+fn other_system_calls(member: &Member) -> Broken {
+    let mut broken = Broken::new();
+    if ["tests", "fuzz", "examples"].contains(&member.name.as_str()) {
+        return broken;
+    }
+    for file in member.files() {
+        for mention in file.mentions.iter().filter(|one| !one.test && one.segments.len() > 1) {
+            let path = mention.segments.join("::");
+            // A constant has a capital letter: `SIGCHLD`, `SYS_read`.
+            let function =
+                mention.segments[1..].iter().all(|part| !part.contains(char::is_uppercase));
+            if mention.segments[0] == "libc" && function && !is_sys(file) {
+                let what = format!("{} names {path}", member.shown(file));
+                broken.insert(what, "functions of libc are called in `sys`".to_owned());
+            }
+            if mention.segments[0] == "nix" && !NIX.iter().any(|(known, _)| path.starts_with(known))
+            {
+                // What a module has is of one kind, except in `sys` and `unistd`.
+                let grouped = ["sys", "unistd"].contains(&mention.segments[1].as_str());
+                let length = if grouped { 3 } else { 2 };
+                let kind = mention.segments[..length.min(mention.segments.len())].join("::");
+                let what = format!("{}: {kind}", member.name);
+                broken.insert(what, "rustix has the call, or NIX in rules.rs lacks it".to_owned());
+            }
+        }
+    }
+    broken
 }
 
 fn unused_dependencies(member: &Member) -> Broken {
@@ -279,6 +314,11 @@ fn generated_messages_stand_where_a_wire_is_spoken() {
 #[test]
 fn unsafe_stands_in_files_named_sys() {
     check(Rule::Unsafe, misplaced_unsafe);
+}
+
+#[test]
+fn a_kind_of_system_call_has_one_library() {
+    check(Rule::SystemCall, other_system_calls);
 }
 
 #[test]

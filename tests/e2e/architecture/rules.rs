@@ -75,3 +75,24 @@ pub(super) struct Place {
     pub(super) allowed: &'static [&'static str],
     pub(super) reason: &'static str,
 }
+
+/// What product code takes from nix; every other call is rustix's.
+///
+/// A path stands for all that begins with it.
+pub(super) const NIX: &[(&str, &str)] = &[
+    ("nix::fcntl::Flock", "a lock that its owner's drop releases; rustix has the call alone"),
+    ("nix::mount", "mount(2) with the flags of a specification's options, by path"),
+    ("nix::errno::Errno", "the error of nix's calls"),
+    ("nix::Error", "the error of nix's calls"),
+    ("nix::Result", "the result of nix's calls"),
+    ("nix::unistd::mkfifo", "rustix has mknodat(2) alone"),
+    ("nix::unistd::mkdtemp", "rustix has none"),
+    ("nix::unistd::execve", "rustix has none that takes C strings"),
+    ("nix::unistd::setgroups", "of all threads; rustix has the thread's own"),
+    ("nix::sys::signal", "handlers and sets of signals; rustix leaves them to libc"),
+    ("nix::sys::stat", "the mode of mkfifo(3), and umask(2)"),
+    ("nix::sys::termios", "the modes of a terminal, as termios(3) names them"),
+    ("nix::sched", "unshare(2), which is unsafe in rustix"),
+    ("nix::ioctl_read_bad", "an ioctl that no library wraps; in a `sys` file"),
+    ("nix::libc", "the number of that ioctl"),
+];

@@ -144,6 +144,16 @@ fn unsafe_outside_of_sys_is_found() {
 }
 
 #[test]
+fn a_call_of_libc_outside_of_sys_and_one_that_rustix_has_are_found() {
+    let source =
+        "use nix::unistd::{mkfifo, getpid}; fn f() { g(libc::SYS_read, libc::kill(1, 2)) }";
+    let files = [("lib.rs", "mod sys; mod a;"), ("sys.rs", "use libc::kill;"), ("a.rs", source)];
+    let (_root, member) = member("c", &files);
+    let expected = ["c/src/a.rs names libc::kill", "c: nix::unistd::getpid"];
+    assert_eq!(found(&other_system_calls(&member)), expected);
+}
+
+#[test]
 fn a_dependency_that_only_tests_use_is_unused() {
     let source =
         "#[derive(thiserror::Error)] struct E; #[cfg(test)] mod tests { use some_lib::X; }";
