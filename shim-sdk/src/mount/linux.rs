@@ -1,9 +1,9 @@
 //! Mounting on Linux.
 //!
-//! The classic call takes one page of options. An overlay of many layers may need more: then the
-//! lower directories are named relative to their common parent, from a thread of its own that
-//! shares no working directory with the others (unshare(2), CLONE_FS). That works on every kernel
-//! and for paths of any length, where fsconfig(2) wants Linux 6.5 and at most 255 bytes a path.
+//! mount(2) takes one page of options. An overlay of many layers may need more. Then the lower
+//! directories are written relative to their common parent, and a separate thread with its own
+//! working directory (unshare(2), CLONE_FS) mounts. That works on every kernel and for paths of any
+//! length; fsconfig(2) needs Linux 6.5 for it and takes at most 255 bytes per path.
 
 use std::fs;
 use std::io;
@@ -21,20 +21,20 @@ use super::options::MountOptions;
 use super::overlay::{join_lowerdir, split_lowerdir};
 use super::{Mount, MountError, mount_point};
 
-/// What the classic call takes, its terminator and some slack left out.
+/// The limit of mount(2) for options, less some reserve.
 const MAX_DATA_BYTES: usize = 4096 - 512;
 
-/// Makes the directory of a root file system, which others may pass through and not list.
+/// Makes the directory of a root file system. Other users may enter it and not list it.
 #[cfg(feature = "serve")]
 pub(crate) fn make_root(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().mode(0o711).create(path)
 }
 
-/// Makes a list of mounts on a root, in order. On an error, those already made are undone.
+/// Makes a list of mounts on a root, in order. After an error, those already made are undone.
 ///
-/// A target is resolved with the root as the root, so that none of its links leads out; what is
-/// missing of it is made.
+/// A target is resolved inside the root, so that none of its links leads out. Missing directories
+/// are made.
 pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
     let mut made = Vec::with_capacity(mounts.len());
     for entry in mounts {
@@ -43,7 +43,7 @@ pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
             Err(error) => {
                 for mounted in made.into_iter().rev() {
                     if let Err(error) = mounted.undo() {
-                        // The first error is the one that counts.
+                        // The first error is returned.
                         log::debug!("undo mounts on {}: {error}", root.display());
                     }
                 }
@@ -58,12 +58,12 @@ pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
 enum Mounted {
     /// On the root itself.
     Root(PathBuf),
-    /// Inside: its own root, and where that is.
+    /// Inside: the mount's own root, and its path.
     Inside(OwnedFd, PathBuf),
 }
 
 impl Mounted {
-    /// The path by which calls reach the mount, and no other.
+    /// A path that leads to this mount and cannot lead to another.
     fn path(&self) -> PathBuf {
         match self {
             Self::Root(path) => path.clone(),
@@ -74,7 +74,7 @@ impl Mounted {
     fn undo(&self) -> Result<(), MountError> {
         match self {
             Self::Root(path) => unmount(path),
-            // The descriptor keeps it busy.
+            // MNT_DETACH, because our own descriptor keeps the mount busy.
             Self::Inside(mount, target) => {
                 umount2(&mount_point::path_of(mount), MntFlags::MNT_DETACH).map_err(|cause| {
                     MountError::Unmount { target: target.clone(), cause: cause.into() }
@@ -84,15 +84,15 @@ impl Mounted {
     }
 }
 
-/// Undoes every mount on a directory. What is not mounted, or not there, is no error.
+/// Unmounts everything on a directory. A directory that is no mount point, or missing, is no error.
 ///
-/// A busy mount is detached: it leaves the tree now, and its file system when the last user does.
+/// A busy mount is detached: it leaves the tree now; its file system is released with its last user.
 pub fn unmount(target: &Path) -> Result<(), MountError> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     loop {
         match umount2(target, flags) {
             Ok(()) => {}
-            // EINVAL: not a mount point, at last.
+            // EINVAL: it is no mount point any more.
             Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
             Err(Errno::EBUSY) if !flags.contains(MntFlags::MNT_DETACH) => {
                 flags |= MntFlags::MNT_DETACH;
@@ -104,7 +104,7 @@ pub fn unmount(target: &Path) -> Result<(), MountError> {
     }
 }
 
-/// Undoes every mount on and below a directory, the deepest first.
+/// Unmounts everything on and below a directory, the deepest first.
 pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
     let table = fs::read("/proc/self/mountinfo").map_err(MountError::Table)?;
     // The table has real paths.
@@ -186,7 +186,7 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
         Ok(())
     };
     if let Err(cause) = after() {
-        // Half a mount would be worse than none; the error that is reported is the first one.
+        // The mount without its flags must not stay. The first error is returned.
         let _ = mounted.undo();
         return Err(failed(cause.into()));
     }
@@ -204,7 +204,7 @@ fn find(entry: &Mount, root: &Path, is_directory: bool) -> Result<OwnedFd, Mount
     })
 }
 
-/// A copy of what is bound, mounted nowhere yet.
+/// A copy of the source of a bind mount, not attached to any directory yet.
 fn bound(entry: &Mount, options: &MountOptions) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if options.flags.contains(MsFlags::MS_REC) {
@@ -213,7 +213,7 @@ fn bound(entry: &Mount, options: &MountOptions) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, &entry.source, flags)?)
 }
 
-/// Mounts by the classic call.
+/// Mounts by mount(2).
 fn mount_at(entry: &Mount, target: &Path, options: &MountOptions) -> io::Result<()> {
     let bare = options.flags & (MsFlags::MS_BIND | MsFlags::MS_REMOUNT);
     let flags =
@@ -230,7 +230,7 @@ fn call(source: &str, target: &Path, kind: &str, flags: MsFlags, data: &str) -> 
     mount(given(source).as_deref(), target, given(kind).as_deref(), flags, given(data).as_deref())
 }
 
-/// Where a mount goes; a target may not climb out of the root.
+/// The path of a mount point. A target with `..` is refused.
 fn target(entry: &Mount, root: &Path) -> Result<PathBuf, MountError> {
     let mut target = root.to_owned();
     for part in Path::new(&entry.target).components() {
@@ -256,7 +256,7 @@ fn mount_long_overlay(
     if data.len() > 4095 {
         return Err(Errno::E2BIG.into());
     }
-    // The target must be absolute, as the thread is elsewhere.
+    // The target must be absolute, because the thread has another working directory.
     let target = std::path::absolute(target)?;
     let source = entry.source.clone();
     let work = move || -> Result<(), Errno> {

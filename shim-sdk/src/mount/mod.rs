@@ -1,7 +1,7 @@
-//! Mounts as containerd describes them, made and undone in this process.
+//! Mounts as containerd describes them; this process mounts and unmounts them itself.
 //!
-//! Promise: a list of mounts is made whole or not at all; undoing what is already gone is no
-//! error; nothing forks. See mount(2), fsopen(2), umount2(2).
+//! Promise: a list of mounts is made completely or not at all. Unmounting what is not mounted is no
+//! error. Nothing forks. See mount(2), open_tree(2), umount2(2).
 
 #[cfg(all(test, target_os = "linux"))]
 mod fuzz;
@@ -42,7 +42,7 @@ pub struct Mount {
     pub kind: String,
     /// The device or directory.
     pub source: String,
-    /// Where below the root it goes; empty for the root itself.
+    /// The mount point, relative to the root; empty for the root itself.
     #[serde(default)]
     pub target: String,
     /// Options as in fstab(5).
@@ -50,7 +50,7 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// Why a mount could not be made or undone. Printed as the call that failed.
+/// Why mounting or unmounting failed. It prints as the call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The kernel refused to mount.
@@ -80,7 +80,7 @@ pub enum MountError {
     /// The mount table cannot be read.
     #[error("read /proc/self/mountinfo")]
     Table(#[source] io::Error),
-    /// A target outside the root.
+    /// The target is outside the root.
     #[error("mount target {target:?} leads out of the root file system")]
     Escapes {
         /// The target as given.
@@ -97,7 +97,7 @@ pub enum MountError {
         #[source]
         cause: io::Error,
     },
-    /// An option that is understood and not offered.
+    /// A known option that this implementation does not support.
     #[error("mount option {option:?} is not supported")]
     Unsupported {
         /// The option.
@@ -106,7 +106,7 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// What this amounts to on the wire.
+    /// The kind, which decides the status code.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Mount { cause, .. }
@@ -119,23 +119,42 @@ impl MountError {
     }
 }
 
-impl From<MountError> for crate::Error {
-    fn from(error: MountError) -> Self {
-        Self::new(error.kind(), error.to_string()).with_source(Cause(error))
-    }
-}
-
-/// Carries only the cause on, because the message is the error's own already.
-#[derive(Debug)]
-struct Cause(MountError);
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match std::error::Error::source(&self.0) {
-            Some(cause) => write!(f, "{cause}"),
-            None => write!(f, "{}", self.0),
+impl MountError {
+    fn into_cause(self) -> Option<io::Error> {
+        match self {
+            Self::Mount { cause, .. }
+            | Self::Unmount { cause, .. }
+            | Self::MountPoint { cause, .. }
+            | Self::Table(cause) => Some(cause),
+            Self::Escapes { .. } | Self::Unsupported { .. } => None,
         }
     }
 }
 
-impl std::error::Error for Cause {}
+impl From<MountError> for crate::Error {
+    fn from(error: MountError) -> Self {
+        let converted = Self::new(error.kind(), error.to_string());
+        match error.into_cause() {
+            Some(cause) => converted.with_source(cause),
+            None => converted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_converted_error_has_the_cause_as_its_source_and_prints_it_once() {
+        let cause = io::Error::from_raw_os_error(16);
+        let error = crate::Error::from(MountError::Unmount { target: "/mnt".into(), cause });
+        assert_eq!(error.message(), "umount2(\"/mnt\")");
+        let source = std::error::Error::source(&error).expect("the cause");
+        let source = source.downcast_ref::<io::Error>().expect("the call's own error");
+        assert_eq!(source.raw_os_error(), Some(16));
+        assert_eq!(error.report().matches(&source.to_string()).count(), 1);
+        let error = crate::Error::from(MountError::Escapes { target: "../x".into() });
+        assert!(std::error::Error::source(&error).is_none());
+    }
+}

@@ -1,4 +1,4 @@
-//! fstab(5) options, taken apart into what the kernel's calls want.
+//! Splits fstab(5) options into the arguments of mount(2): flags, propagation, data.
 
 use nix::mount::MsFlags;
 
@@ -7,14 +7,14 @@ use nix::mount::MsFlags;
 pub(super) struct MountOptions {
     /// Flags of the mount itself.
     pub(super) flags: MsFlags,
-    /// A change of propagation, which the kernel wants in a call of its own.
+    /// A change of propagation, which needs a call of its own.
     pub(super) propagation: MsFlags,
-    /// What is left: the file system's own options.
+    /// The other options, which are the file system's own.
     pub(super) data: Vec<String>,
 }
 
 impl MountOptions {
-    /// Takes options apart; later ones win, as in mount(8).
+    /// Parses options. Later ones win, as in mount(8).
     pub(super) fn parse(options: &[String]) -> Self {
         let mut parsed =
             Self { flags: MsFlags::empty(), propagation: MsFlags::empty(), data: Vec::new() };
@@ -55,7 +55,7 @@ impl MountOptions {
                 "runbindable" => {
                     (MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC), MsFlags::empty(), true)
                 }
-                // Notes to user space, as mount(8) has them; the kernel would refuse them.
+                // Comments for user space, see mount(8); the kernel would refuse them.
                 note if note.starts_with("X-") || note.starts_with("x-") => continue,
                 data => {
                     parsed.data.push(data.to_owned());
@@ -72,7 +72,7 @@ impl MountOptions {
         parsed
     }
 
-    /// Flags that a bind mount takes only when remounted.
+    /// The flags of a bind mount that only a remount can set.
     pub(super) fn bind_remount(&self) -> Option<MsFlags> {
         let wanted = self.flags.difference(MsFlags::MS_BIND.union(MsFlags::MS_REC));
         let bound = self.flags.contains(MsFlags::MS_BIND)
