@@ -13,7 +13,6 @@ const fn except(rule: Rule, what: &'static str, reason: &'static str) -> Excepti
     Exception { rule, what, reason }
 }
 
-const HELPER: &str = "the types that the steps of a launch share are to move out of `container.rs`";
 const RECORDS: &str = "two files of one promise are to become one, or to part";
 const SNAPSHOT: &str = "the trait of a driver is to be all that the snapshotter knows of one";
 const PROGRAMS: &str =
@@ -30,26 +29,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         Rule::Circle,
         "shim-runc/src/cgroup/record.rs -> shim-runc/src/cgroup/remove.rs",
         "the path of a record and its removal are to part",
-    ),
-    except(
-        Rule::Circle,
-        "shim-runc/src/engine/libcontainer/helper/init_process.rs -> shim-runc/src/engine/libcontainer/helper/container.rs",
-        HELPER,
-    ),
-    except(
-        Rule::Circle,
-        "shim-runc/src/engine/libcontainer/helper/launch.rs -> shim-runc/src/engine/libcontainer/helper/container.rs",
-        HELPER,
-    ),
-    except(
-        Rule::Circle,
-        "shim-runc/src/engine/libcontainer/helper/prepared_spec.rs -> shim-runc/src/engine/libcontainer/helper/container.rs",
-        HELPER,
-    ),
-    except(
-        Rule::Circle,
-        "shim-runc/src/engine/libcontainer/helper/seccomp_listener.rs -> shim-runc/src/engine/libcontainer/helper/container.rs",
-        HELPER,
     ),
     except(
         Rule::Circle,

@@ -5,71 +5,39 @@
 //! delete left, and what it did not find is not an error. What libcontainer's record says of a
 //! container is not trusted where the kernel can be asked.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus, State};
-use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
-use shim_sdk::bundle::MAX_SPEC_BYTES;
-use shim_sdk::file::read_regular;
 
 use super::super::error_pipe::Report;
 use super::super::notify_socket;
-use super::super::wire::{self, Failure, Reason};
+use super::super::wire::{Failure, Reason};
 use super::Session;
 use super::cgroup::{self, Cgroups};
+use super::failure::failure;
 use super::launch::{Launch, NewGroups, Options};
 use super::prepared_spec::Plan;
+use super::streams::StandardStreams;
 use crate::cgroup::record::{self, Made};
 use crate::{create_lock, process_tree};
 
 /// How long a killed init may take to end.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// The standard streams of a process, or the socket that wants its terminal.
-pub(super) struct Streams {
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stdout: Option<OwnedFd>,
-    pub(super) stderr: Option<OwnedFd>,
-    pub(super) console: Option<PathBuf>,
-}
-
-impl Streams {
-    /// Takes the named streams from the descriptors that came beside a request.
-    pub(super) fn take(
-        named: wire::Streams,
-        fds: &mut impl Iterator<Item = OwnedFd>,
-    ) -> Result<Self, Failure> {
-        let mut one = |present: bool, name: &str| {
-            if !present {
-                return Ok(None);
-            }
-            fds.next().map(Some).ok_or_else(|| super::missing(name))
-        };
-        Ok(Self {
-            stdin: one(named.stdin, "stdin")?,
-            stdout: one(named.stdout, "stdout")?,
-            stderr: one(named.stderr, "stderr")?,
-            console: named.console,
-        })
-    }
-}
-
 /// Makes a container; returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
     plan: Plan,
     options: Options,
-    streams: Streams,
+    streams: StandardStreams,
 ) -> Result<(i32, OwnedFd), Failure> {
     let Plan { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } = plan;
     if plan.hooked {
@@ -292,47 +260,4 @@ pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
 /// Changes the status in the record.
 pub(super) fn record(container: &mut Container, status: ContainerStatus) -> Result<(), Failure> {
     container.set_status(status).save().map_err(|error| failure(Reason::Other, &error))
-}
-
-/// Where a bundle has its spec.
-pub(super) const SPEC: &str = "config.json";
-
-/// The spec in a bundle.
-pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Failure> {
-    let path = bundle.join(SPEC);
-    let text = read_regular(&path, MAX_SPEC_BYTES).map_err(|error| {
-        Failure::new(Reason::InvalidRequest, format!("read {}: {error}", path.display()))
-    })?;
-    serde_json::from_slice(&text).map_err(|error| {
-        Failure::new(Reason::InvalidRequest, format!("parse {}: {error}", path.display()))
-    })
-}
-
-/// An error with its whole chain of causes on one line.
-pub(super) fn failure(reason: Reason, error: &(dyn Error + 'static)) -> Failure {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        source = cause.source();
-    }
-    let reason = error.downcast_ref::<LibcontainerError>().map_or(reason, reason_of);
-    Failure::new(reason, text.replace('\n', " "))
-}
-
-fn reason_of(error: &LibcontainerError) -> Reason {
-    match error {
-        LibcontainerError::Exist => Reason::AlreadyExists,
-        LibcontainerError::NoDirectory => Reason::NoSuchContainer,
-        LibcontainerError::IncorrectStatus(_) => Reason::WrongState,
-        LibcontainerError::InvalidInput(_)
-        | LibcontainerError::InvalidID(_)
-        | LibcontainerError::MissingSpec(_)
-        | LibcontainerError::InvalidSpec(_)
-        | LibcontainerError::Spec(_) => Reason::InvalidRequest,
-        _ => Reason::Other,
-    }
 }

@@ -17,10 +17,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::super::error_pipe::Report;
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
-use super::container::{Streams, failure, load, read_spec};
+use super::container::load;
 use super::exec_process::{Entry, Joining};
+use super::failure::failure;
 use super::identity::Identity;
 use super::keyring::Keyring;
+use super::spec_file::read_spec;
+use super::streams::StandardStreams;
 use super::{Session, exec_process, release_pipe, terminal, validate};
 use crate::create_lock;
 
@@ -31,7 +34,7 @@ pub(super) fn exec(
     root: &Path,
     id: &str,
     process: OwnedFd,
-    streams: Streams,
+    streams: StandardStreams,
 ) -> Result<(i32, OwnedFd), Failure> {
     let container = load(root, id)?;
     match container.status() {

@@ -38,8 +38,8 @@ use shim_sdk::error::report;
 use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
 use super::cgroup_barrier::{self, Keeper};
-use super::container::{Streams, failure};
 use super::exec_process::NAME;
+use super::failure::failure;
 use super::identity::Identity;
 use super::init_channel::{self, Word, Words};
 use super::init_process::Init;
@@ -47,6 +47,7 @@ use super::keyring::Keyring;
 use super::namespaces::Spaces;
 use super::resource_fixups::Corrections;
 use super::rootfs::RootFs;
+use super::streams::StandardStreams;
 use super::{limits, seccomp_listener, terminal, validate};
 use crate::cgroup::v2 as unified;
 use crate::sys;
@@ -59,7 +60,7 @@ pub(super) struct Launch<'a> {
     pub(super) spec: &'a Spec,
     pub(super) group: &'a Path,
     pub(super) options: Options,
-    pub(super) streams: Streams,
+    pub(super) streams: StandardStreams,
     pub(super) identity: Identity,
     pub(super) report: std::rc::Rc<OwnedFd>,
     pub(super) groups: NewGroups<'a>,

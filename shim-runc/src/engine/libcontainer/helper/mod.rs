@@ -19,6 +19,7 @@ mod environment;
 mod exec;
 mod exec_process;
 mod executable;
+mod failure;
 mod identity;
 mod init_channel;
 mod init_process;
@@ -34,6 +35,8 @@ mod resource_fixups;
 mod rootfs;
 mod seccomp;
 mod seccomp_listener;
+mod spec_file;
+mod streams;
 mod terminal;
 mod validate;
 
@@ -48,6 +51,7 @@ use rustix::process::DumpableBehavior;
 
 use self::prepared_spec::Plan;
 use self::release_pipe::Release;
+use self::streams::StandardStreams;
 use super::wire::{self, Failure, Frame, Reason, Reply, Request};
 use super::{HELPER_SOCKET, error_pipe};
 use crate::sys;
@@ -167,7 +171,7 @@ fn handle(
     match request {
         Request::Expect { .. } => Ok((Reply::Done, None)),
         Request::Create { root, id, bundle, no_pivot_root, no_new_keyring, streams } => {
-            let streams = container::Streams::take(streams, &mut fds.into_iter())?;
+            let streams = StandardStreams::take(streams, &mut fds.into_iter())?;
             let plan = match expected.filter(|plan| plan.is_for(&root, &id, &bundle)) {
                 Some(plan) => plan,
                 None => Plan::make(&root, &id, &bundle)?,
@@ -180,7 +184,7 @@ fn handle(
         Request::Start { root, id } => done(container::start(session, &root, &id)),
         Request::Exec { root, id, streams } => {
             let mut fds = fds.into_iter();
-            let streams = container::Streams::take(streams, &mut fds)?;
+            let streams = StandardStreams::take(streams, &mut fds)?;
             let process = fds.next().ok_or_else(|| missing("process"))?;
             let (pid, report) = exec::exec(session, &root, &id, process, streams)?;
             Ok((Reply::Executed { pid }, Some(report)))

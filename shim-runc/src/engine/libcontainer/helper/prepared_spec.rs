@@ -7,22 +7,17 @@
 //! undone; a profile may be kept for the next one. It counts only as long as the spec is the one that
 //! it was made of. Not here: making anything (`container`).
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Spec;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
-use super::container::{SPEC, failure, read_spec};
+use super::failure::failure;
 use super::identity::Identity;
 use super::resource_fixups::Corrections;
+use super::spec_file::{SpecVersion, read_spec};
 use super::validate;
-
-/// Which file a spec is, and as of when: inode, bytes, and when it was changed, in s and ns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp(u64, u64, i64, i64);
 
 /// The plan of one container.
 pub(super) struct Plan {
@@ -36,20 +31,13 @@ pub(super) struct Plan {
     pub(super) identity: Identity,
     pub(super) corrections: Corrections,
     pub(super) hierarchies: Hierarchies,
-    stamp: Option<Stamp>,
-}
-
-impl Stamp {
-    fn of(bundle: &Path) -> Option<Self> {
-        let file = fs::metadata(bundle.join(SPEC)).ok()?;
-        Some(Self(file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
-    }
+    version: Option<SpecVersion>,
 }
 
 impl Plan {
     /// Reads and checks the spec in the bundle.
     pub(super) fn make(root: &Path, id: &str, bundle: &Path) -> Result<Self, Failure> {
-        let stamp = Stamp::of(bundle);
+        let version = SpecVersion::of(bundle);
         let spec = read_spec(bundle)?;
         let hooked = spec.hooks().is_some();
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
@@ -69,13 +57,13 @@ impl Plan {
             identity,
             corrections,
             hierarchies,
-            stamp,
+            version,
         })
     }
 
     /// Whether it is the plan of this container, whose spec is as it was.
     pub(super) fn is_for(&self, root: &Path, id: &str, bundle: &Path) -> bool {
         let is_same = self.root == root && self.id == id && self.bundle == bundle;
-        is_same && self.stamp.is_some() && self.stamp == Stamp::of(bundle)
+        is_same && self.version.is_some() && self.version == SpecVersion::of(bundle)
     }
 }

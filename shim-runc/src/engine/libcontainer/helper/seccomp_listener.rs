@@ -15,7 +15,7 @@ use libcontainer::oci_spec::runtime::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::super::wire::{self, Failure, Reason};
-use super::container::failure;
+use super::failure::failure;
 
 /// Hands the descriptor to the listener that the profile names.
 pub(super) fn inform(spec: &Spec, state: &State, pid: i32, fd: OwnedFd) -> Result<(), Failure> {
