@@ -31,6 +31,9 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The namespace of a client that names none.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
+/// The directory of our clients' fifos, below the state directory.
+pub(crate) const FIFO_DIRECTORY: &str = "fifo";
+
 /// A unix socket's path has at most this many bytes.
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -142,6 +145,18 @@ impl DaemonConfig {
         event_address(&self.state)
     }
 
+    /// Where our clients make the fifos of processes in the foreground. The daemon removes those of
+    /// clients that are gone.
+    pub(crate) fn fifo_directory(&self) -> PathBuf {
+        fifo_directory(&self.state)
+    }
+
+    /// The directory that a runtime started by our clients keeps its records in. It is below the
+    /// state directory, so that daemons with different roots do not share a runtime's records.
+    pub(crate) fn runtime_root(&self, runtime: &str) -> PathBuf {
+        self.state.join(runtime)
+    }
+
     /// The command line of a daemon that arrives at this same configuration.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
@@ -159,6 +174,11 @@ impl DaemonConfig {
         flag("--idle-timeout", Path::new(&self.idle_timeout.as_secs().to_string()));
         arguments
     }
+}
+
+/// See [`DaemonConfig::fifo_directory`].
+pub(crate) fn fifo_directory(state: &Path) -> PathBuf {
+    state.join(FIFO_DIRECTORY)
 }
 
 fn event_address(state: &Path) -> PathBuf {

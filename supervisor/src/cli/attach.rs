@@ -52,7 +52,7 @@ impl Process {
                     log::debug!("the daemon is gone ({status}); starting it again");
                     left -= 1;
                     sleep(Duration::from_millis(50)).await;
-                    client = Client::connect(client.config.clone(), &client.namespace).await?;
+                    client = client.reconnect().await?;
                 }
                 Err(status) => return Err(failed(status)),
             }

@@ -1,5 +1,7 @@
 //! The daemon, as every command sees it: one connection, every service in one namespace.
 
+use std::path::PathBuf;
+
 use protos::grpc::containerd::services;
 use protos::grpc::supervisor::check::v1::check_client::CheckClient;
 use protos::grpc::supervisor::install::v1::install_client::InstallClient;
@@ -40,7 +42,7 @@ impl Interceptor for InNamespace {
 #[derive(Clone)]
 pub(crate) struct Client {
     connection: Connection,
-    pub(crate) config: DaemonConfig,
+    config: DaemonConfig,
     pub(crate) namespace: String,
 }
 
@@ -52,6 +54,21 @@ impl Client {
         let channel = daemon::connect(&config).await?;
         let connection = InterceptedService::new(channel, InNamespace(value));
         Ok(Self { connection, config, namespace: namespace.to_owned() })
+    }
+
+    /// A new connection to the same daemon, which is started again where it is gone.
+    pub(crate) async fn reconnect(&self) -> Result<Self, CliError> {
+        Self::connect(self.config.clone(), &self.namespace).await
+    }
+
+    /// Where this process makes fifos for the shims.
+    pub(crate) fn fifo_directory(&self) -> PathBuf {
+        self.config.fifo_directory()
+    }
+
+    /// The directory for a runtime's records, to be passed on as its option.
+    pub(crate) fn runtime_root(&self, runtime: &str) -> PathBuf {
+        self.config.runtime_root(runtime)
     }
 }
 

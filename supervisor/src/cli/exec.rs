@@ -75,7 +75,7 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
         None
     } else {
         let name = format!("{}-{}", exec.container, exec.exec);
-        Some(Fifos::make(&client.config.state, &name, streams)?)
+        Some(Fifos::make(&client.fifo_directory(), &name, streams)?)
     };
     let [stdin, stdout, stderr] = fifos.as_ref().map(Fifos::paths).unwrap_or_default();
     let mut signals = Signals::catch(arguments.tty)?;

@@ -5,9 +5,10 @@
 //! cannot be executed, 127 one that is not there. Messages go to standard error, one line each. What
 //! is printed and was not written here holds no control characters, and is bounded; a container's
 //! own output is passed on as it is.
-//! Not here: anything that a client of containerd could not do as well, but for starting the
-//! daemon ([`crate::daemon`]), the installation of binaries and the check of a root, which have
-//! services of ours.
+//! A command uses only what a client of containerd can use: the gRPC services, and the mounts that
+//! the Snapshots service returns. It does not know the daemon's directories. Exceptions are the start
+//! of the daemon ([`crate::daemon`]), the directory of fifos that both have from [`crate::config`],
+//! and the services of ours that install binaries and check a root.
 
 mod attach;
 mod check;
@@ -24,6 +25,7 @@ mod kill;
 mod ps;
 mod resolve;
 mod rm;
+mod rootfs;
 mod run;
 mod serve;
 mod signals;

@@ -32,7 +32,7 @@ use super::signals::Signals;
 use super::spec::{self, Accounts, Command, Environment, Network, SpecError, Wanted};
 use super::stdio::{Fifos, Streams};
 use super::terminal::RawTerminal;
-use super::{Context, import, random_hex, say, terminal, unfinished, unpack};
+use super::{Context, import, random_hex, rootfs, say, terminal, unfinished, unpack};
 use crate::maker;
 
 const RUNTIME: &str = "io.containerd.youki.v1";
@@ -131,7 +131,7 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
         Err(error) => return Err(error),
     };
     if arguments.rm {
-        container::make_volatile(&mut mounts);
+        rootfs::make_volatile(&mut mounts);
     }
     let mut is_recorded = false;
     let outcome = match told {
@@ -242,7 +242,7 @@ async fn in_snapshot(
     signals: &mut Signals,
     is_recorded: &mut bool,
 ) -> Result<u8, CliError> {
-    let mut merged = open(&rootfs)?;
+    let mut merged = rootfs::open(&rootfs)?;
     let wanted = wanted(client, id, image, merged.as_mut(), arguments)?;
     let (args, env, cwd) = (wanted.args.clone(), wanted.env.clone(), wanted.cwd.clone());
     let spec = spec::build(wanted);
@@ -267,7 +267,7 @@ async fn in_snapshot(
         return Ok(0);
     }
     let streams = Streams { stdin: arguments.interactive, terminal: arguments.tty };
-    let mut fifos = Fifos::make(&client.config.state, id, streams)?;
+    let mut fifos = Fifos::make(&client.fifo_directory(), id, streams)?;
     let [stdin, stdout, stderr] = fifos.paths();
     let request = CreateTaskRequest {
         container_id: id.to_owned(),
@@ -436,7 +436,7 @@ async fn create_record(
         image: image.name.clone(),
         runtime: Some(Runtime {
             name: arguments.runtime.clone(),
-            options: engine_options(&arguments.runtime, &client.config.state),
+            options: engine_options(client, &arguments.runtime),
         }),
         spec: Some(prost_types::Any { type_url: any::SPEC.to_owned(), value: json }),
         snapshotter: SNAPSHOTTER.to_owned(),
@@ -450,24 +450,15 @@ async fn create_record(
 }
 
 /// For the shims of this project: the engine keeps its records, its cache of compiled profiles
-/// among them, below our state directory and not in a place of the whole host's.
-fn engine_options(runtime: &str, state: &Path) -> Option<prost_types::Any> {
+/// among them, in a directory of this daemon's and not in one of the whole host's.
+fn engine_options(client: &Client, runtime: &str) -> Option<prost_types::Any> {
     let engine = match runtime {
         "io.containerd.runc.v2" => "runc",
         "io.containerd.youki.v1" => "youki",
         _ => return None,
     };
-    let root = state.join(engine).to_string_lossy().into_owned();
+    let root = client.runtime_root(engine).to_string_lossy().into_owned();
     Some(any::pack(&Options { root, ..Options::default() }))
-}
-
-/// The image's files, where they can be read without mounting.
-fn open(rootfs: &[types::Mount]) -> Result<Option<Merged>, CliError> {
-    container::layers(rootfs)
-        .map(|layers| {
-            Merged::open(&layers).map_err(|cause| CliError::io("open the image's layers", cause))
-        })
-        .transpose()
 }
 
 fn wanted<'a>(

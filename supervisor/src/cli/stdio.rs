@@ -1,8 +1,7 @@
 //! A process's standard streams, from fifos to this process's own.
 //!
-//! Fifos lie in a directory of their own below the daemon's state directory, locked (flock, shared)
-//! for as long as this process lives: a directory whose lock can be had belongs to nobody and may
-//! be swept. Promise: output is copied until its end; what a reader of ours no longer wants is
+//! The fifos of a process are in a directory of their own, which is locked (flock, shared) as long as
+//! this process lives. The daemon removes a directory that it can lock. Promise: output is copied until its end; what a reader of ours no longer wants is
 //! drained, so that the container is not held up.
 
 use std::fs::File;
@@ -48,8 +47,7 @@ pub(crate) struct Copies {
 
 impl Fifos {
     /// Makes them, and opens the ends that output comes from.
-    pub(crate) fn make(state: &Path, id: &str, streams: Streams) -> Result<Self, CliError> {
-        let parent = state.join("fifo");
+    pub(crate) fn make(parent: &Path, id: &str, streams: Streams) -> Result<Self, CliError> {
         let failed = |path: &Path| {
             let what = format!("make {}", path.display());
             move |cause: io::Error| CliError::io(what, cause)
@@ -57,7 +55,7 @@ impl Fifos {
         let make = |path: &Path, recursive| {
             std::fs::DirBuilder::new().recursive(recursive).mode(0o700).create(path)
         };
-        make(&parent, true).map_err(failed(&parent))?;
+        make(parent, true).map_err(failed(parent))?;
         let directory = parent.join(format!("{id}-{}", super::random_hex(4)?));
         make(&directory, false).map_err(failed(&directory))?;
         let lock = File::open(&directory)
@@ -240,8 +238,8 @@ mod tests {
 
     #[test]
     fn output_written_just_before_the_end_arrives_whole() {
-        let state = tempfile::tempdir().unwrap();
-        let mut fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let mut fifos = Fifos::make(parent.path(), "c", streams()).unwrap();
         let path = fifos.paths()[1].clone();
         let from = fifos.stdout.take().unwrap();
         let mut target = tempfile::tempfile().unwrap();
@@ -260,8 +258,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_gone_does_not_hold_the_writer_up() {
-        let state = tempfile::tempdir().unwrap();
-        let mut fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let mut fifos = Fifos::make(parent.path(), "c", streams()).unwrap();
         let path = fifos.paths()[2].clone();
         let from = fifos.stderr.take().unwrap();
         let (gone, into) = nix::unistd::pipe().unwrap();
@@ -275,8 +273,8 @@ mod tests {
 
     #[test]
     fn nothing_remains_and_the_lock_tells_that_somebody_is_there() {
-        let state = tempfile::tempdir().unwrap();
-        let fifos = Fifos::make(state.path(), "c", streams()).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let fifos = Fifos::make(parent.path(), "c", streams()).unwrap();
         assert!(fifos.stdout.as_ref().unwrap().as_raw_fd() >= 0);
         let other = || {
             let file = File::open(&fifos.directory).unwrap();
@@ -284,6 +282,6 @@ mod tests {
         };
         assert!(!other());
         drop(fifos);
-        assert_eq!(std::fs::read_dir(state.path().join("fifo")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 }

@@ -47,12 +47,8 @@ pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError>
             let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
             match client.tasks().get(request).await {
                 Err(status) if status.code() == Code::NotFound => {
-                    // A task that is still being made is not told of, but has a bundle. It is made
-                    // for nobody any more.
-                    let tasks = client.config.state.join("tasks");
-                    if tasks.join(&client.namespace).join(id).exists() {
-                        rm::end(client, id).await?;
-                    }
+                    // Get does not show a task that is still being created, but Delete ends it.
+                    rm::end(client, id).await?;
                 }
                 Err(status) => return Err(CliError::call(format!("look at task {id}"), status)),
                 Ok(answer) => {

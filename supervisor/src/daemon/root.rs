@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Mode;
 use super::lock::{self, Attempt, Lock};
-use crate::config::DaemonConfig;
+use crate::config::{DaemonConfig, FIFO_DIRECTORY};
 use crate::error::DaemonError;
 
 /// How long a daemon that was started on demand waits for one that is on its way out.
@@ -41,7 +41,7 @@ const IN_STATE: [(&str, u32); 5] = [
     ("start.lock", 0o600),
     ("supervisor.log", 0o600),
     ("mount-namespace", 0o600),
-    ("fifo", 0o700),
+    (FIFO_DIRECTORY, 0o700),
     ("tasks", STATE_MODE),
 ];
 

@@ -22,6 +22,7 @@ use super::shim_client::Client;
 use super::shim_client::bootstrap::Bootstrap;
 use super::table::{Task, Tasks};
 use super::{Stdio, bundle};
+use crate::config::fifo_directory;
 use crate::metadata::Namespace;
 
 /// How long the start waits for shims to be reached; what is not done then goes on beside it.
@@ -65,7 +66,7 @@ impl Tasks {
             log::warn!("some shims are slow to answer; going on without them for now");
         } else {
             let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            sweep_fifos(&environment.state.join("fifo"), &kept);
+            sweep_fifos(&fifo_directory(&environment.state), &kept);
         }
         if sweep {
             let orphans = bundle::sweep_work(&environment.root, &environment.state);
@@ -266,7 +267,7 @@ fn sweep_fifos(fifos: &Path, kept: &[Stdio]) {
 
 /// Removes the directory of fifos that a task had its streams on, once its client is gone.
 pub(super) fn remove_fifos(state: &Path, stdio: &Stdio) {
-    let fifos = state.join("fifo");
+    let fifos = fifo_directory(state);
     for stream in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
         if let Some(directory) = Path::new(stream).parent()
             && directory.parent() == Some(&fifos)
