@@ -10,6 +10,7 @@ use super::args::Args;
 use super::endpoint::Endpoint;
 use super::signals;
 use crate::event::EventQueue;
+use crate::notifier::Note;
 use crate::process::shim::{Job, ShimState};
 use crate::wire::{publish, server};
 use crate::{Error, Result, Runtime, reaper, stdio};
@@ -57,38 +58,14 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut endpoint: Endpoint) -> Res
     crate::spawn::start_thread()?;
     let events = EventQueue::default();
     let stop = Rc::new(Notify::new());
-    let (notes, mut noted) = mpsc::unbounded_channel();
+    let (notes, noted) = mpsc::unbounded_channel();
     let namespace = args.namespace.clone();
     let shim = ShimState::new(runtime, namespace.clone(), events.clone(), notes, Rc::clone(&stop));
     let shim = Rc::new(shim);
     let capabilities = shim.capabilities;
 
-    let (jobs, mut asked) = mpsc::unbounded_channel::<Job<R>>();
-    let owner = Rc::clone(&shim);
-    tokio::task::spawn_local(async move {
-        let mut unused = Duration::ZERO;
-        loop {
-            tokio::select! {
-                Some(job) = asked.recv() => {
-                    unused = Duration::ZERO;
-                    job(&owner);
-                }
-                Some(note) = noted.recv() => owner.kill_container(&note),
-                // Enters the loop again: the next arm may apply from now on.
-                () = owner.wait_for_container_end() => {}
-                // A daemon that died after `start` has left a server that no client knows.
-                () = tokio::time::sleep(LOOK), if owner.nothing_runs() => {
-                    unused += LOOK;
-                    if owner.bundles_are_gone() {
-                        owner.delete_created_and_stop();
-                    } else if unused >= IDLE_EXIT {
-                        owner.shutdown();
-                    }
-                }
-                else => return,
-            }
-        }
-    });
+    let (jobs, asked) = mpsc::unbounded_channel::<Job<R>>();
+    tokio::task::spawn_local(own(Rc::clone(&shim), asked, noted));
     let trimmed = Rc::clone(&shim);
     tokio::task::spawn_local(async move { trimmed.trim_heap_when_idle().await });
     let events_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
@@ -108,4 +85,110 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut endpoint: Endpoint) -> Res
     drop(server);
     stdio::end_loggers(LAST_LOGGERS).await;
     Ok(())
+}
+
+/// Owns the containers: runs each job that a connection sends, and stops the server when no client can
+/// have a use for it any more.
+async fn own<R: Runtime>(
+    shim: Rc<ShimState<R>>,
+    mut jobs: mpsc::UnboundedReceiver<Job<R>>,
+    mut notes: mpsc::UnboundedReceiver<Note>,
+) {
+    let mut unused = Duration::ZERO;
+    loop {
+        tokio::select! {
+            Some(job) = jobs.recv() => {
+                unused = Duration::ZERO;
+                job(&shim);
+            }
+            Some(note) = notes.recv() => shim.kill_container(&note),
+            // Enters the loop again: the next arm may apply from now on.
+            () = shim.wait_for_container_end() => {}
+            // A daemon that died after `start` has left a server that no client knows.
+            () = tokio::time::sleep(LOOK), if shim.nothing_runs() => {
+                unused += LOOK;
+                if shim.bundles_are_gone() {
+                    shim.delete_created_and_stop();
+                } else if unused >= IDLE_EXIT {
+                    shim.shutdown();
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::{Bundle, Capabilities, ContainerId, Create, Created, Description, Exec, Io, Pid};
+
+    /// A runtime without a container.
+    struct Unused;
+
+    impl Runtime for Unused {
+        type Container = ();
+
+        fn describe(&self) -> Description {
+            let capabilities = Capabilities::default();
+            Description { name: "unused", version: "", revision: "", capabilities, features: None }
+        }
+
+        async fn create(&self, _: Create, _: Io) -> Result<Created<()>> {
+            Ok(Created { container: (), pid: None })
+        }
+
+        async fn start(&self, (): &()) -> Result<Pid> {
+            Err(Error::unimplemented("start"))
+        }
+
+        async fn exec(&self, (): &(), _: Exec, _: Io) -> Result<Pid> {
+            Err(Error::unimplemented("exec"))
+        }
+
+        async fn delete(&self, (): &()) -> Result<()> {
+            Ok(())
+        }
+
+        async fn clean_up(&self, _: &ContainerId, _: &Bundle) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// How long a server without a container goes on, with a job after each of some times.
+    async fn lifetime(jobs_after: &[Duration]) -> Duration {
+        let stop = Rc::new(Notify::new());
+        let (notes, noted) = mpsc::unbounded_channel();
+        let (jobs, asked) = mpsc::unbounded_channel::<Job<Unused>>();
+        let events = EventQueue::default();
+        let shim = ShimState::new(Unused, "n".to_owned(), events, notes, Rc::clone(&stop));
+        let begin = Instant::now();
+        LocalSet::new()
+            .run_until(async {
+                tokio::task::spawn_local(own(Rc::new(shim), asked, noted));
+                for &after in jobs_after {
+                    sleep(after).await;
+                    jobs.send(Box::new(|_| ())).unwrap_or_else(|_| panic!("it has ended"));
+                }
+                stop.notified().await;
+            })
+            .await;
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_without_a_container_stops_after_a_while() {
+        let lived = lifetime(&[]).await;
+        assert!((IDLE_EXIT..IDLE_EXIT + 2 * LOOK).contains(&lived), "{lived:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_keeps_a_server_without_a_container() {
+        let just_before = IDLE_EXIT - LOOK / 2;
+        let lived = lifetime(&[just_before, just_before]).await;
+        let last = 2 * just_before + IDLE_EXIT;
+        assert!((last..last + 2 * LOOK).contains(&lived), "{lived:?}");
+    }
 }

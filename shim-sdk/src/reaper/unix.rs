@@ -249,6 +249,18 @@ mod tests {
         });
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_exit_that_another_parent_takes_is_reported_with_an_unknown_status() {
+        // Process 1 exists, and is never a child of this one.
+        let pid = Pid::new(1).expect("not 0");
+        let (sender, exit) = oneshot::channel();
+        TABLE.with_borrow_mut(|table| table.watched.entry(pid).or_default().push(sender));
+        let begin = tokio::time::Instant::now();
+        reap(pid).await;
+        assert!(begin.elapsed() >= std::time::Duration::from_millis(900), "its parent may be slow");
+        assert_eq!(exit.await.expect("told").status, UNKNOWN_STATUS);
+    }
+
     #[test]
     fn a_process_that_is_nobodys_child_is_reported_with_an_unknown_status() {
         table_test(async || {

@@ -12,11 +12,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::console::Console;
 use super::copy::{self, Polled, Sink, register};
@@ -249,21 +250,29 @@ mod tests {
     use super::*;
     use crate::stdio::{Io, Owner, Stdio, open};
 
-    /// Opens streams to a file, writes to them, makes the process or not, and returns what arrived.
-    fn arrived(made: bool) -> String {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    /// Opens streams to a file, writes to them, makes the process or not, and returns what is in the
+    /// file after a time. The clock is paused, and advances by itself when all tasks wait.
+    fn arrived(made: bool, after: Duration) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
         let file = tempfile::NamedTempFile::new().expect("a file");
         let stdio = Stdio { stdout: file.path().display().to_string(), ..Stdio::default() };
-        tokio::task::LocalSet::new().block_on(runtime.as_ref().expect("a runtime"), async {
+        tokio::task::LocalSet::new().block_on(&runtime, async {
             let owner = Owner { namespace: "n", id: "i" };
             let (io, attached) = open(&stdio, owner).await.expect("open");
             let Io::Streams(streams) = io else { panic!("no terminal was asked for") };
             let mut stdout = File::from(OwnedFd::from(streams.stdout.expect("asked for")));
             stdout.write_all(b"words").expect("write");
             drop(stdout);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            assert_eq!(fs::read_to_string(file.path()).expect("read"), "");
+            // In steps, so that what is ready meanwhile is copied meanwhile.
+            for _ in 0..20 {
+                tokio::time::sleep(after / 20).await;
+            }
             if made {
+                assert_eq!(fs::read_to_string(file.path()).expect("read"), "");
                 attached.ready().await.expect("no terminal to wait for");
                 attached.drain(Duration::from_secs(5)).await;
             }
@@ -299,7 +308,12 @@ mod tests {
 
     #[test]
     fn what_a_runtime_says_while_it_fails_is_not_the_containers_output() {
-        assert_eq!(arrived(false), "");
-        assert_eq!(arrived(true), "words");
+        assert_eq!(arrived(false, HOLD / 2), "");
+        assert_eq!(arrived(true, HOLD / 2), "words");
+    }
+
+    #[test]
+    fn output_is_not_held_back_for_longer_than_a_runtime_may_take() {
+        assert_eq!(arrived(false, 2 * HOLD), "words");
     }
 }

@@ -130,12 +130,25 @@ pub(crate) fn is_hang_up(cause: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::time::{Duration, Instant};
+
+    /// Waits until a pipe takes no more, then closes this end of it.
+    fn wait_until_full(pipe: OwnedFd) {
+        let begin = Instant::now();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        while poll(&mut [PollFd::new(&pipe, PollFlags::OUT)], Some(&now)).expect("poll") > 0 {
+            assert!(begin.elapsed() < Duration::from_secs(10), "it never fills");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 
     #[tokio::test]
     async fn everything_written_before_the_end_arrives_however_slow_the_reader() {
         let (from, into) = pipe().expect("pipe");
-        let (out, sink) = pipe().expect("pipe");
+        let (out, sink_writer) = pipe().expect("pipe");
         let source = polled(from, Interest::READABLE).expect("register");
+        let sink = sink_writer.try_clone().expect("dup");
         let sink = Sink::Polled(polled(sink, Interest::WRITABLE).expect("register"));
         let written: Vec<u8> = (0..1_000_000_u32).map(|byte| byte as u8).collect();
         let expected = written.clone();
@@ -144,7 +157,7 @@ mod tests {
         });
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            wait_until_full(sink_writer);
             io::Read::read_to_end(&mut File::from(out), &mut all).expect("read");
             all
         });

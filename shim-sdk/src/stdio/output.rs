@@ -17,11 +17,12 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::copy::{self, Sink};
 use super::uri::StdioUri;
@@ -217,31 +218,56 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    fn in_shim(test: impl AsyncFnOnce(PathBuf)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    /// Runs a test as the shim runs: on one thread. A paused clock advances by itself to the next
+    /// timer when all tasks wait.
+    fn in_shim(paused: bool, test: impl AsyncFnOnce(PathBuf)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(paused)
+            .build()
+            .expect("a runtime");
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-        let local = tokio::task::LocalSet::new();
-        local.block_on(runtime.as_ref().expect("a runtime"), test(path));
+        tokio::task::LocalSet::new().block_on(&runtime, test(path));
+    }
+
+    async fn open_target(path: &Path, progress: &CopyProgress) -> OpenTarget {
+        let target = OutputTarget::new(&StdioUri::Fifo(path.to_owned())).expect("a fifo");
+        target.open(progress).await.expect("open")
+    }
+
+    fn open_reader(path: &Path) -> File {
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        reader.expect("open")
     }
 
     fn write(path: &Path, text: &'static str) -> OutputCopy {
-        let target = OutputTarget::new(&StdioUri::Fifo(path.to_owned())).expect("a fifo");
+        let path = path.to_owned();
         let progress = CopyProgress::new();
         let told = progress.clone();
         let task = tokio::task::spawn_local(async move {
-            let open = target.open(&progress).await.expect("open");
+            let open = open_target(&path, &progress).await;
             open.sink.write_all(text.as_bytes().to_vec()).await.expect("write");
             open.close(&progress).await;
         });
         OutputCopy { task, progress: told }
     }
 
-    fn read_later(path: &Path, after: Duration) -> std::thread::JoinHandle<String> {
+    /// Waits until the copy has reached a stage.
+    async fn reached(progress: &CopyProgress, stage: CopyStage) {
+        let reached = async {
+            while progress.0.get().0 != stage {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let limit = Duration::from_secs(10);
+        tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| panic!("never {stage:?}"));
+    }
+
+    fn read_all(path: &Path) -> std::thread::JoinHandle<String> {
         let path = path.to_owned();
         std::thread::spawn(move || {
-            std::thread::sleep(after);
             let mut text = String::new();
             File::open(path).expect("open").read_to_string(&mut text).expect("read");
             text
@@ -250,9 +276,10 @@ mod tests {
 
     #[test]
     fn a_client_that_opens_its_end_late_gets_what_was_written_before() {
-        in_shim(async |path| {
+        in_shim(false, async |path| {
             let output = write(&path, "early");
-            let reader = read_later(&path, Duration::from_millis(150));
+            reached(&output.progress, CopyStage::Unread).await;
+            let reader = read_all(&path);
             assert!(output.finish(Duration::from_secs(10)).await);
             assert_eq!(reader.join().expect("reader"), "early");
         });
@@ -260,15 +287,17 @@ mod tests {
 
     #[test]
     fn a_client_that_was_away_when_the_output_ended_still_gets_it() {
-        in_shim(async |path| {
-            let first = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = OutputTarget::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
+        in_shim(false, async |path| {
+            let first = open_reader(&path);
             let progress = CopyProgress::new();
-            let open = target.open(&progress).await.expect("open");
+            let open = open_target(&path, &progress).await;
             drop(first); // the client goes
             open.sink.write_all(b"kept".to_vec()).await.expect("our own end keeps it open");
-            let reader = read_later(&path, Duration::from_millis(60));
-            open.close(&progress).await;
+            let told = progress.clone();
+            let close = tokio::task::spawn_local(async move { open.close(&told).await });
+            reached(&progress, CopyStage::Lingering).await;
+            let reader = read_all(&path);
+            close.await.expect("close");
             assert_eq!(
                 tokio::task::spawn_blocking(|| reader.join()).await.expect("join").expect("reader"),
                 "kept"
@@ -278,11 +307,11 @@ mod tests {
 
     #[test]
     fn the_end_is_told_when_a_client_that_is_there_has_read_all() {
-        in_shim(async |path| {
-            let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let mut here = here.expect("open");
+        in_shim(true, async |path| {
+            let mut here = open_reader(&path);
             let mut output = write(&path, "last");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            reached(&output.progress, CopyStage::Arriving).await;
+            tokio::time::sleep(100 * LAST_LOOK).await;
             assert!(!output.task.is_finished(), "it has read nothing");
             let mut text = [0; 4];
             here.read_exact(&mut text).expect("it is there");
@@ -291,21 +320,21 @@ mod tests {
 
             let begin = Instant::now();
             assert!(!write(&path, "unread").finish(Duration::from_secs(20)).await);
-            assert!(begin.elapsed() < Duration::from_secs(10), "not for ever");
+            assert!(begin.elapsed() < 2 * THERE, "not all that it might have");
         });
     }
 
     #[test]
     fn a_delete_does_not_wait_long_for_a_client_that_is_away() {
-        in_shim(async |path| {
+        in_shim(true, async |path| {
             let begin = Instant::now();
             assert!(!write(&path, "x").finish(Duration::from_secs(10)).await, "never read");
-            assert!(begin.elapsed() < Duration::from_secs(8), "not all that it might have");
+            let waited = begin.elapsed();
+            assert!((NEVER_READ..2 * NEVER_READ).contains(&waited), "{waited:?}");
 
-            let here = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let target = OutputTarget::new(&StdioUri::Fifo(path.clone())).expect("a fifo");
+            let here = open_reader(&path);
             let progress = CopyProgress::new();
-            let open = target.open(&progress).await.expect("open");
+            let open = open_target(&path, &progress).await;
             drop(here);
             open.sink.write_all(b"unread".to_vec()).await.expect("write");
             let told = progress.clone();
@@ -314,5 +343,25 @@ mod tests {
             assert!(!OutputCopy { task, progress: told }.finish(Duration::from_secs(10)).await);
             assert!(begin.elapsed() < NEVER_READ, "less than for one who never came");
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_does_not_end_is_ended_after_the_time_that_its_stage_allows() {
+        let limit = Duration::from_secs(60);
+        for (stage, allowed) in [
+            (CopyStage::Unread, NEVER_READ),
+            (CopyStage::Copying, limit),
+            (CopyStage::Arriving, THERE),
+            (CopyStage::Lingering, AWAY),
+        ] {
+            let progress = CopyProgress::new();
+            progress.enter(stage);
+            let task = tokio::spawn(std::future::pending());
+            let begin = Instant::now();
+            assert!(!OutputCopy { task, progress }.finish(limit).await);
+            let waited = begin.elapsed();
+            assert!(waited >= allowed, "{stage:?}: {waited:?}");
+            assert!(waited <= allowed + Duration::from_millis(40), "{stage:?}: {waited:?}");
+        }
     }
 }

@@ -27,6 +27,8 @@ use crate::{
 
 /// Sleeps in every container; its Create of one named "slow" waits until it is let go.
 struct Sleeper {
+    /// Its slow Create has begun.
+    making: Rc<Notify>,
     go: Rc<Notify>,
 }
 
@@ -40,6 +42,7 @@ impl Runtime for Sleeper {
 
     async fn create(&self, request: Create, _: Io) -> Result<Created<()>> {
         if request.id.as_str() == "slow" {
+            self.making.notify_one();
             self.go.notified().await;
         }
         Ok(Created { container: (), pid: None })
@@ -67,6 +70,7 @@ struct Daemon {
     client: Client,
     task: TaskClient,
     stop: Rc<Notify>,
+    making: Rc<Notify>,
     go: Rc<Notify>,
 }
 
@@ -80,7 +84,8 @@ impl Daemon {
         let (notes, _) = mpsc::unbounded_channel();
         let events = EventQueue::default();
         let go = Rc::new(Notify::new());
-        let sleeper = Sleeper { go: Rc::clone(&go) };
+        let making = Rc::new(Notify::new());
+        let sleeper = Sleeper { making: Rc::clone(&making), go: Rc::clone(&go) };
         let shim = ShimState::new(sleeper, "n".to_owned(), events, notes, Rc::clone(&stop));
         let shim = Rc::new(shim);
         let (jobs, mut asked) = mpsc::unbounded_channel::<Job<Sleeper>>();
@@ -93,7 +98,7 @@ impl Daemon {
         });
         let stream = UnixStream::connect(&path).await.expect("connect");
         let client = Client::new(Socket::from(stream));
-        Self { folder, task: TaskClient::new(client.clone()), client, stop, go }
+        Self { folder, task: TaskClient::new(client.clone()), client, stop, making, go }
     }
 
     async fn create(&self, id: &str, limit: Duration) -> Result<(), TtrpcError> {
@@ -226,10 +231,10 @@ fn state_is_answered_at_once_while_a_container_is_being_made() {
         daemon.create("c", LONG).await.expect("create");
         let slow = daemon.create("slow", LONG);
         let state = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            daemon.making.notified().await;
             let state = StateRequest { id: "c".to_owned(), ..StateRequest::default() };
             daemon.task.state(context::with_duration(LONG), &state).await.expect("state");
-            // Not before: whatever State waits for, it is not this.
+            // Only now: State was answered without it.
             daemon.go.notify_one();
         };
         let (slow, ()) = tokio::join!(slow, state);
