@@ -212,6 +212,53 @@ mod tests {
     use super::*;
     use crate::{ContainerId, Exit};
 
+    /// Publishes one event to a daemon that has been away for a time; then the daemon listens again.
+    #[cfg(unix)]
+    async fn away(test: impl AsyncFnOnce(EventQueue, std::os::unix::net::UnixListener)) {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("s");
+        let queue = EventQueue::default();
+        let container = ContainerId::new("web").expect("valid");
+        queue.push(Event::Paused { container });
+        let local = tokio::task::LocalSet::new();
+        let address = format!("unix://{}", path.display());
+        local.spawn_local(publish(queue.clone(), "n".to_owned(), address));
+        local
+            .run_until(async {
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+                assert_eq!(queue.len(), 1, "kept for a daemon that is back later");
+                let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+                listener.set_nonblocking(true).expect("a socket");
+                listener.accept().expect_err("not connected yet");
+                test(queue, listener).await;
+            })
+            .await;
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_is_back_is_found_within_the_longest_wait() {
+        away(async |_, listener| {
+            tokio::time::sleep(LONGEST_WAIT + Duration::from_millis(1)).await;
+            listener.accept().expect("connected");
+        })
+        .await;
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_stops_does_not_wait_before_the_next_try() {
+        away(async |queue, listener| {
+            let begin = tokio::time::Instant::now();
+            tokio::task::spawn_local(async move { queue.drained().await });
+            while listener.accept().is_err() {
+                assert!(begin.elapsed() < Duration::from_millis(100), "it still waits");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     #[test]
     fn an_inits_exit_bears_its_containers_id_twice() {
         let container = ContainerId::new("web").expect("valid");
