@@ -142,7 +142,7 @@ impl Findings {
         if self.failure.is_none() && self.events.is_empty() {
             return None;
         }
-        Some(self.explain(Reason::Other, "unable to start container process".to_owned()))
+        Some(self.explain(Reason::Library, "unable to start container process".to_owned()))
     }
 
     /// A clone knows best what failed; otherwise the first event is the cause.
@@ -253,14 +253,14 @@ mod tests {
         write(report.write.as_fd(), &Line::Event("failed to mount (err: EPERM)".into()));
         let failure = Failure::new(Reason::CommandNotFound, "exec: \"x\": not found");
         tell(report.writer().as_fd(), &failure);
-        assert_eq!(report.explain(Reason::Other, "failed".into()), failure);
+        assert_eq!(report.explain(Reason::Library, "failed".into()), failure);
     }
 
     #[test]
     fn events_give_the_cause_of_a_bare_error() {
         let report = Report::open().unwrap();
         write(report.write.as_fd(), &Line::Event("mount /proc (err: EPERM)".into()));
-        let failure = report.explain(Reason::Other, "failed syscall".into());
+        let failure = report.explain(Reason::Library, "failed syscall".into());
         assert_eq!(failure.message, "failed syscall: mount /proc (err: EPERM)");
     }
 
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_fuzzed_report_gives_one_bounded_failure() {
         let words =
-            &["{\"Event\":\"", "{\"Failure\":{\"reason\":\"Other\",\"message\":\"", "\"}\n", "\n"];
+            &["{\"Event\":\"", "{\"Failure\":{\"reason\":\"System\",\"message\":\"", "\"}\n", "\n"];
         ::fuzz::Target::new("report").words(words).run(|bytes| {
             let mut findings = Findings::default();
             for piece in bytes.chunks(7) {

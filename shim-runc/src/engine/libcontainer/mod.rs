@@ -50,7 +50,7 @@ use super::{CreateRequest, Engine, ExecRequest};
 use self::connection::{Answer, AskError};
 use self::error_pipe::Findings;
 use self::pool::{Call, Pool};
-use self::wire::{Failure, Reason, Reply, Request};
+use self::wire::{Failure, Reply, Request};
 use crate::sys;
 
 pub(crate) use self::features::features;
@@ -513,16 +513,7 @@ fn in_memory(bytes: &[u8]) -> std::io::Result<fs::File> {
 
 fn refused(operation: Operation, failure: Failure) -> EngineError {
     let Failure { reason, message } = failure;
-    let kind = match reason {
-        Reason::NoSuchContainer => Kind::NotFound,
-        Reason::AlreadyExists => Kind::AlreadyExists,
-        Reason::WrongState => Kind::FailedPrecondition,
-        Reason::InvalidRequest => Kind::InvalidArgument,
-        Reason::Unsupported => return EngineError::Unsupported { operation, why: message },
-        // Not "not found", which clients take for the container.
-        Reason::CommandNotFound | Reason::CommandNotExecutable | Reason::Other => Kind::Unknown,
-    };
-    EngineError::Refused { operation, kind, message }
+    EngineError::Refused { operation, kind: reason.kind(), message }
 }
 
 fn gone(operation: Operation, error: &AskError) -> EngineError {

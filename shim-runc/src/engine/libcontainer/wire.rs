@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shim_sdk::Kind;
 
 /// Both ends are the same binary; the number guards against a mistake in starting it.
 pub(super) const VERSION: u32 = 1;
@@ -116,17 +117,67 @@ impl Failure {
 /// What one packet holds, its descriptors, and who sent it.
 pub(super) type Packet = (Vec<u8>, Vec<OwnedFd>, Option<i32>);
 
-/// The kinds of failure that callers tell apart.
+/// Why a request failed. [`Reason::kind`] has the status that a client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reason {
+    /// No container has the id.
     NoSuchContainer,
+    /// A container has the id already.
     AlreadyExists,
+    /// The container is not in the state that the request needs.
     WrongState,
+    /// The spec, the process of an exec or the request is wrong.
     InvalidRequest,
+    /// The engine or the host cannot do what the spec asks.
     Unsupported,
+    /// The command does not exist in the container.
     CommandNotFound,
+    /// The command exists and cannot be executed.
     CommandNotExecutable,
-    Other,
+    /// A system call or an operation on a file failed.
+    System,
+    /// The container's control groups could not be found, created, limited or removed.
+    Cgroup,
+    /// A hook failed.
+    Hook,
+    /// A file or a place in the root file system is not what it must be.
+    RootFilesystem,
+    /// libcontainer failed, or all that is known is an error that it logged.
+    Library,
+    /// A process of the container or the helper ended before its part was done.
+    ProcessEnded,
+    /// A process sent a message that it may not send.
+    UnexpectedMessage,
+    /// A process was still there some time after SIGKILL.
+    NotKilled,
+}
+
+impl Reason {
+    /// The status that a client gets.
+    ///
+    /// A failure of a runtime program is UNKNOWN in containerd's shim, whatever the cause, and clients
+    /// rely on that. So only those reasons have another status that the runc engine finds in runc's log
+    /// too (`engine/runc/log.rs`), or that this engine finds before it creates anything. A command that
+    /// is not found is not NOT_FOUND: clients take that for the container.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::NoSuchContainer => Kind::NotFound,
+            Self::AlreadyExists => Kind::AlreadyExists,
+            Self::WrongState => Kind::FailedPrecondition,
+            Self::InvalidRequest => Kind::InvalidArgument,
+            Self::Unsupported => Kind::Unimplemented,
+            Self::CommandNotFound
+            | Self::CommandNotExecutable
+            | Self::System
+            | Self::Cgroup
+            | Self::Hook
+            | Self::RootFilesystem
+            | Self::Library
+            | Self::ProcessEnded
+            | Self::UnexpectedMessage
+            | Self::NotKilled => Kind::Unknown,
+        }
+    }
 }
 
 /// A frame as it is sent.
@@ -269,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_between_characters() {
-        let failure = Failure::new(Reason::Other, "é".repeat(MESSAGE_BYTES));
+        let failure = Failure::new(Reason::System, "é".repeat(MESSAGE_BYTES));
         assert!(failure.message.len() <= MESSAGE_BYTES);
     }
 

@@ -22,7 +22,7 @@ use super::super::notify_socket;
 use super::super::wire::{Failure, Reason};
 use super::Session;
 use super::cgroup::{self, Cgroups};
-use super::failure::failure;
+use super::failure::{failed, failure};
 use super::launch::{Launch, NewGroups, Options};
 use super::prepared_spec::Plan;
 use super::streams::StandardStreams;
@@ -43,24 +43,23 @@ pub(super) fn create(
     if plan.hooked {
         session.retire();
     }
-    DirBuilder::new().recursive(true).mode(0o711).create(&root).map_err(|error| {
-        Failure::new(Reason::Other, format!("create {}: {error}", root.display()))
-    })?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&root)
+        .map_err(|error| failed(&format!("create {}", root.display()), &error))?;
     let directory = root.join(&id);
     if directory.exists() {
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit it, until they are in the container's root.
-    let making = create_lock::mark(&bundle).map_err(|error| {
-        Failure::new(Reason::Other, format!("mark the bundle {}: {error}", bundle.display()))
-    })?;
-    let report = Report::open().map_err(|error| failure(Reason::Other, &error))?;
+    let making = create_lock::mark(&bundle)
+        .map_err(|error| failed(&format!("mark the bundle {}", bundle.display()), &error))?;
+    let report = Report::open().map_err(|error| failure(Reason::System, &error))?;
     // What was there already is another's. Written before anything is made.
     let file = record::file_beside(&root, &id);
     let made = Made::plan(&group, &bundle, hierarchies.places(&group), ends_with_init(&spec));
-    made.write(&file).map_err(|error| {
-        Failure::new(Reason::Other, format!("write {}: {error}", file.display()))
-    })?;
+    made.write(&file).map_err(|error| failed(&format!("write {}", file.display()), &error))?;
     let launch = Launch {
         root: &root,
         id: &id,
@@ -99,7 +98,7 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
     if hooks(&container.root).is_some() {
         session.retire();
     }
-    container.start().map_err(|error| failure(Reason::Other, &error))
+    container.start().map_err(|error| failure(Reason::Library, &error))
 }
 
 /// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
@@ -112,7 +111,7 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
         // be the draft of one.
         return match made {
             Some(made) => end_groups(&made, &file, root, true),
-            None => record::forget(&file).map_err(|error| failure(Reason::Other, &error)),
+            None => record::forget(&file).map_err(|error| failure(Reason::System, &error)),
         };
     }
     // Written before anything else is made of a container: without it there is nothing else.
@@ -146,7 +145,7 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
             end_groups(made, &file, root, init.is_none() || !made.ends_with_init)?;
         }
         // The record of an earlier version.
-        None => cgroups.remove().map_err(|error| failure(Reason::Other, &error))?,
+        None => cgroups.remove().map_err(|error| failure(Reason::Cgroup, &error))?,
     }
     remove(&directory, &config, state)
 }
@@ -160,7 +159,7 @@ fn ends_with_init(spec: &Spec) -> bool {
 }
 
 fn end_groups(made: &Made, file: &Path, records: &Path, kills: bool) -> Result<(), Failure> {
-    cgroup::end(made, file, records, kills).map_err(|error| failure(Reason::Other, &error))
+    cgroup::end(made, file, records, kills).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 /// Kills an init, with what descends from it, if it is in the container's groups: the number of one
@@ -178,7 +177,7 @@ fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
     while cgroups.pids().contains(&init) {
         if began.elapsed() > ENDING {
             let why = format!("end process {init}: it is still there {ENDING:?} after SIGKILL");
-            return Err(Failure::new(Reason::Other, why));
+            return Err(Failure::new(Reason::NotKilled, why));
         }
         sleep(Duration::from_micros(200));
     }
@@ -192,12 +191,12 @@ fn is_there(pid: i32) -> bool {
 
 /// Freezes a container.
 pub(super) fn pause(root: &Path, id: &str) -> Result<(), Failure> {
-    load(root, id)?.pause().map_err(|error| failure(Reason::Other, &error))
+    load(root, id)?.pause().map_err(|error| failure(Reason::Library, &error))
 }
 
 /// Thaws a container.
 pub(super) fn resume(root: &Path, id: &str) -> Result<(), Failure> {
-    load(root, id)?.resume().map_err(|error| failure(Reason::Other, &error))
+    load(root, id)?.resume().map_err(|error| failure(Reason::Library, &error))
 }
 
 /// Removes what a record tells of.
@@ -228,14 +227,14 @@ fn remove(directory: &Path, config: &YoukiConfig, state: Option<State>) -> Resul
 fn forget(directory: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failure::new(Reason::Other, format!("remove {}: {error}", directory.display())))
+            Err(failed(&format!("remove {}", directory.display()), &error))
         }
         _ => Ok(()),
     }
 }
 
 fn cgroups(path: &Path) -> Result<Cgroups, Failure> {
-    Cgroups::find(path).map_err(|error| failure(Reason::Other, &error))
+    Cgroups::find(path).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 fn hooks(directory: &Path) -> Option<Hooks> {
@@ -250,7 +249,7 @@ pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
     }
     let was_told = notify_socket::was_told(&directory);
     let mut container =
-        Container::load(directory).map_err(|error| failure(Reason::Other, &error))?;
+        Container::load(directory).map_err(|error| failure(Reason::Library, &error))?;
     if container.status() == ContainerStatus::Created && was_told {
         record(&mut container, ContainerStatus::Running)?;
     }
@@ -259,5 +258,5 @@ pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
 
 /// Changes the status in the record.
 pub(super) fn record(container: &mut Container, status: ContainerStatus) -> Result<(), Failure> {
-    container.set_status(status).save().map_err(|error| failure(Reason::Other, &error))
+    container.set_status(status).save().map_err(|error| failure(Reason::Library, &error))
 }

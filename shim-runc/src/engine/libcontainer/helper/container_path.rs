@@ -36,7 +36,7 @@ pub(super) fn enter(path: &Path) -> rustix::io::Result<()> {
 pub(super) fn verify_directory() -> Result<(), Failure> {
     let refused = |why: &str| {
         let text = format!("the working directory is outside the container: {why}");
-        Failure::new(Reason::Other, text)
+        Failure::new(Reason::RootFilesystem, text)
     };
     match sys::process::current_directory() {
         Ok(path) if path.starts_with(b"/") => Ok(()),

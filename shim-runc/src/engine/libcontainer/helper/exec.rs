@@ -19,7 +19,7 @@ use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
 use super::container::load;
 use super::exec_process::{Entry, Joining};
-use super::failure::failure;
+use super::failure::{failed, failure};
 use super::identity::Identity;
 use super::keyring::Keyring;
 use super::spec_file::read_spec;
@@ -46,7 +46,7 @@ pub(super) fn exec(
     }
     let _making = create_lock::mark(container.bundle()).map_err(|error| {
         let bundle = container.bundle().display();
-        Failure::new(Reason::Other, format!("mark the bundle {bundle}: {error}"))
+        failed(&format!("mark the bundle {bundle}"), &error)
     })?;
     let spec = read_spec(container.bundle())?;
     let process: Process = std::io::read_to_string(File::from(process))
@@ -55,13 +55,13 @@ pub(super) fn exec(
     validate::process(&process)?;
     validate::terminal(&process, streams.console.is_some())?;
     refuse_listener(&spec)?;
-    let other = |error: std::io::Error| failure(Reason::Other, &error);
+    let other = |error: std::io::Error| failure(Reason::System, &error);
     let identity = Identity::of(root, &spec, &process)?;
     let number = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
     let number = number.ok_or_else(not_running)?;
     let init = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
         Errno::SRCH => not_running(),
-        other => Failure::new(Reason::Other, format!("open init: {other}")),
+        other => failed("open init", &other),
     })?;
     let shim = rustix::process::getppid();
     if shim.is_none() || parent(number) != shim {
@@ -69,7 +69,7 @@ pub(super) fn exec(
         return Err(not_running());
     }
     let group =
-        YoukiConfig::load(&container.root).map_err(|error| failure(Reason::Other, &error))?;
+        YoukiConfig::load(&container.root).map_err(|error| failure(Reason::Library, &error))?;
     let entry = entry(&group.cgroup_path).map_err(other)?;
     let console = streams.console.as_deref().map(terminal::connect).transpose()?;
     let report = Report::open().map_err(other)?;

@@ -32,6 +32,7 @@ use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces
 
 use super::super::error_pipe;
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 use super::identity::{Command, Identity};
 use super::init_channel::{self, Word, Words};
 use super::keyring::Keyring;
@@ -105,7 +106,7 @@ impl Joining {
             // The other clone may be made to say anything by those who see it.
             Ok(Some((Word::Cloned { pid }, _, sender))) if sender == first => Ok(pid),
             // It has told its report why, unless it was killed.
-            Ok(_) => Err(Failure::new(Reason::Other, "the process ended while it joined")),
+            Ok(_) => Err(Failure::new(Reason::ProcessEnded, "the process ended while it joined")),
             Err(error) => Err(failed("wait for the process that joins", &error)),
         }
     }
@@ -157,7 +158,7 @@ impl Joining {
         let failure = match self.settle() {
             // Should the shim have been told of this process all the same, it hears why it ends.
             Ok(_) if !self.hold.wait() => {
-                Failure::new(Reason::Other, "the helper ended before the process was let go")
+                Failure::new(Reason::ProcessEnded, "the helper ended before the process was let go")
             }
             Ok(command) => match self.identity.confine() {
                 Ok(()) => execute(&command),
@@ -228,8 +229,4 @@ pub(super) fn execute(command: &Command) -> Failure {
         nix::unistd::execve(&command.program, &command.arguments, &command.environment);
     let name = command.arguments.first().map(|name| name.to_string_lossy());
     executable::failed(name.as_deref().unwrap_or_default(), error)
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }

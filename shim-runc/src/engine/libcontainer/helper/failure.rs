@@ -5,13 +5,19 @@
 //! its spec is wrong.
 
 use std::error::Error;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use libcontainer::error::LibcontainerError;
 
 use super::super::wire::{Failure, Reason};
 
-/// An error with its whole chain of causes on one line.
+/// A system call or an operation on a file that failed; `what` names it.
+pub(super) fn failed(what: &str, error: &dyn Display) -> Failure {
+    Failure::new(Reason::System, format!("{what}: {error}"))
+}
+
+/// An error with all its causes on one line. An error of libcontainer has a reason of its own;
+/// `reason` is for every other error.
 pub(super) fn failure(reason: Reason, error: &(dyn Error + 'static)) -> Failure {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -36,6 +42,12 @@ fn reason_of(error: &LibcontainerError) -> Reason {
         | LibcontainerError::MissingSpec(_)
         | LibcontainerError::InvalidSpec(_)
         | LibcontainerError::Spec(_) => Reason::InvalidRequest,
-        _ => Reason::Other,
+        LibcontainerError::CgroupManager(_)
+        | LibcontainerError::CgroupCreate(_)
+        | LibcontainerError::CgroupGet(_)
+        | LibcontainerError::OtherCgroup(_) => Reason::Cgroup,
+        LibcontainerError::Hook(_) => Reason::Hook,
+        LibcontainerError::OtherSyscall(_) | LibcontainerError::OtherIO(_) => Reason::System,
+        _ => Reason::Library,
     }
 }

@@ -27,6 +27,7 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 use super::seccomp::Program;
 use super::{container_path, environment, executable};
 
@@ -203,7 +204,7 @@ impl Identity {
 
     fn no_directory(&self, error: Errno) -> Failure {
         let path = self.directory.display();
-        Failure::new(Reason::Other, format!("chdir to the cwd {path:?}: {error}"))
+        failed(&format!("chdir to the cwd {path:?}"), &error)
     }
 
     fn load_profile(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -262,7 +263,7 @@ fn set_capabilities(sets: CapabilitySets) -> Result<(), Failure> {
 }
 
 fn step(step: &'static str) -> impl Fn(Errno) -> Failure {
-    move |error| Failure::new(Reason::Other, format!("{step}: {error}"))
+    move |error| failed(step, &error)
 }
 
 /// Gives the standard streams to the process's user, who could otherwise not open them again

@@ -117,7 +117,7 @@ impl Words {
 
 /// The helper has given up, and says why itself, or has died.
 pub(super) fn left(error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("the helper has left: {error}"))
+    Failure::new(Reason::ProcessEnded, format!("the helper has left: {error}"))
 }
 
 impl AsFd for Words {

@@ -36,7 +36,7 @@ use super::super::wire::{Failure, Reason};
 use super::super::{error_pipe, notify_socket};
 use super::cgroup_barrier::Gate;
 use super::exec_process::{execute, take_streams};
-use super::failure::failure;
+use super::failure::{failed, failure};
 use super::identity::Identity;
 use super::init_channel::{self, Word, Words};
 use super::keyring::Keyring;
@@ -83,7 +83,7 @@ impl Init<'_> {
         let linux = self.spec.linux().as_ref();
         if let Some(linux) = linux {
             setup_memory_policy(linux.memory_policy(), create_syscall().as_ref())
-                .map_err(|error| failure(Reason::Other, &error))?;
+                .map_err(|error| failure(Reason::Library, &error))?;
         }
         if !self.spaces.need_intermediate() {
             let terminal = self.build(words)?;
@@ -148,7 +148,7 @@ impl Init<'_> {
                 let run = || {
                     let stage = hooks.create_container().as_ref();
                     run_hooks(stage, Some(&self.state), None, None, None)
-                        .map_err(|error| failure(Reason::Other, &error))
+                        .map_err(|error| failure(Reason::Hook, &error))
                 };
                 self.spaces.outside(run)?;
             }
@@ -256,14 +256,10 @@ impl Init<'_> {
         let state = State { status: ContainerStatus::Created, ..self.state.clone() };
         let environment = parse_env(self.process.env().as_deref().unwrap_or_default());
         run_hooks(hooks, Some(&state), None, None, Some(&environment))
-            .map_err(|error| failure(Reason::Other, &error))
+            .map_err(|error| failure(Reason::Hook, &error))
     }
 }
 
 fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     sys::fd::close_all_but(kept).map_err(|error| failed("close descriptors", &error))
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }

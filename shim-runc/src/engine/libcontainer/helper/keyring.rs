@@ -15,7 +15,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::super::wire::{Failure, Reason};
+use super::super::wire::Failure;
+use super::failure::failed;
 use crate::sys;
 
 /// The file in a container's record.
@@ -67,8 +68,7 @@ impl Keyring {
         };
         match join() {
             Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => {
-                let text = format!("join the session keyring {:?}: {error}", self.0);
-                Err(Failure::new(Reason::Other, text))
+                Err(failed(&format!("join the session keyring {:?}", self.0), &error))
             }
             _ => Ok(()),
         }

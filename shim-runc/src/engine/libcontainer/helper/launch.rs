@@ -39,7 +39,7 @@ use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
 use super::cgroup_barrier::{self, Keeper};
 use super::exec_process::NAME;
-use super::failure::failure;
+use super::failure::{failed, failure};
 use super::identity::Identity;
 use super::init_channel::{self, Word, Words};
 use super::init_process::Init;
@@ -113,8 +113,8 @@ fn validate(spec: &Spec) -> Result<(), LibcontainerError> {
 impl Launch<'_> {
     /// Makes the container; returns its init, which waits for its start.
     pub(super) fn run(self) -> Result<i32, Failure> {
-        let lib = |error: LibcontainerError| failure(Reason::Other, &error);
-        let other = |error: std::io::Error| failure(Reason::Other, &error);
+        let lib = |error: LibcontainerError| failure(Reason::Library, &error);
+        let other = |error: std::io::Error| failure(Reason::System, &error);
         let Self { root, id, bundle, spec, group, options, streams, identity, report, .. } = self;
         let (groups, making) = (self.groups, self.making);
         validate(spec).map_err(lib)?;
@@ -174,7 +174,7 @@ impl Launch<'_> {
 }
 
 fn open_doors(keeper: Keeper, groups: &Cgroups) -> Result<(), Failure> {
-    keeper.open(groups).map_err(|error| failure(Reason::Other, &error))
+    keeper.open(groups).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 impl NewGroups<'_> {
@@ -196,7 +196,7 @@ impl NewGroups<'_> {
     ) -> Result<unified::Group, Failure> {
         let group = unified::Group::of_host(path);
         let made = group.make();
-        made.map_err(|error| Failure::new(Reason::Other, report(&error)))?;
+        made.map_err(|error| Failure::new(Reason::Cgroup, report(&error)))?;
         let config = CgroupConfig {
             cgroup_path: path.to_owned(),
             systemd_cgroup: false,
@@ -209,11 +209,11 @@ impl NewGroups<'_> {
             freezer_state: None,
         };
         let manager = create_cgroup_manager(config);
-        let manager = manager.map_err(|error| failure(Reason::Other, &error))?;
-        manager.apply(&limits).map_err(|error| failure(Reason::Other, &error))?;
+        let manager = manager.map_err(|error| failure(Reason::Cgroup, &error))?;
+        manager.apply(&limits).map_err(|error| failure(Reason::Cgroup, &error))?;
         self.corrections
             .apply(&self.hierarchies.find(path))
-            .map_err(|error| failure(Reason::Other, &error))?;
+            .map_err(|error| failure(Reason::Cgroup, &error))?;
         Ok(group)
     }
 }
@@ -225,7 +225,7 @@ fn clone(
     container: &mut Container,
     make_groups: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<i32, Failure> {
-    let (here, there) = init_channel::pair().map_err(|error| failure(Reason::Other, &error))?;
+    let (here, there) = init_channel::pair().map_err(|error| failure(Reason::System, &error))?;
     let in_new_pid_namespace = !init.spaces.need_intermediate() && init.spaces.make_pid_namespace();
     // Inherited, so that the clone is known for what it is from the first.
     let _ = rustix::thread::set_name(NAME);
@@ -241,7 +241,7 @@ fn clone(
             init.run(&there)
         }
         Err(error) => {
-            return Err(Failure::new(Reason::Other, format!("clone init: {error}")));
+            return Err(failed("clone init", &error));
         }
     };
     drop(there);
@@ -299,7 +299,7 @@ impl Speakers {
 impl Helper<'_> {
     /// Does what init asks for until it waits for its start; returns its pid.
     fn attend(mut self) -> Result<i32, Failure> {
-        let other = |error: std::io::Error| failure(Reason::Other, &error);
+        let other = |error: std::io::Error| failure(Reason::System, &error);
         if self.spec.hooks().is_none() {
             self.record()?;
         }
@@ -309,7 +309,7 @@ impl Helper<'_> {
                 && !self.who.may_say(*sender, word)
             {
                 let text = format!("process {sender:?} said {word:?}, which is not its to say");
-                return Err(Failure::new(Reason::Other, text));
+                return Err(Failure::new(Reason::UnexpectedMessage, text));
             }
             match heard.map(|(word, beside, _)| (word, beside)) {
                 Some((Word::Cloned { pid }, _)) => {
@@ -339,14 +339,21 @@ impl Helper<'_> {
                     word @ (Word::Moved(_) | Word::Opened | Word::NotOpened(_) | Word::Done),
                     _,
                 )) => {
-                    return Err(Failure::new(Reason::Other, format!("init said {word:?}")));
+                    return Err(Failure::new(
+                        Reason::UnexpectedMessage,
+                        format!("init said {word:?}"),
+                    ));
                 }
                 // It has told its report why, unless it was killed.
-                None => return Err(Failure::new(Reason::Other, "init ended while it was made")),
+                None => {
+                    return Err(Failure::new(Reason::ProcessEnded, "init ended while it was made"));
+                }
             }
         }
         self.limit_caches()?;
-        self.who.init.ok_or_else(|| Failure::new(Reason::Other, "the container has no init"))
+        self.who
+            .init
+            .ok_or_else(|| Failure::new(Reason::UnexpectedMessage, "the container has no init"))
     }
 
     fn pid(&self) -> i32 {
@@ -361,18 +368,17 @@ impl Helper<'_> {
             .set_status(ContainerStatus::Created)
             .set_creator(rustix::process::geteuid().as_raw())
             .save()
-            .map_err(|error| failure(Reason::Other, &error))
+            .map_err(|error| failure(Reason::Library, &error))
     }
 
     fn map_ids(&self) -> Result<(), Failure> {
         let linux = self.spec.linux().as_ref();
         let config = UserNamespaceConfig::new(self.spec);
-        let config = config.map_err(|error| failure(Reason::Other, &error))?;
+        let config = config.map_err(|error| failure(Reason::Library, &error))?;
         let write = |name: &str, text: &str| {
             let path = format!("/proc/{}/{name}", self.who.first);
-            fs::write(&path, text).map_err(|error| {
-                Failure::new(Reason::Other, format!("write {text:?} to {path}: {error}"))
-            })
+            fs::write(&path, text)
+                .map_err(|error| failed(&format!("write {text:?} to {path}"), &error))
         };
         let lines = |list: Option<&Vec<LinuxIdMapping>>| -> String {
             let line = |one: &LinuxIdMapping| {
@@ -397,7 +403,7 @@ impl Helper<'_> {
         for stage in [prestart, hooks.create_runtime().as_ref()] {
             run_hooks(stage, state, None, pid, None)
                 .map_err(ProcessError::from)
-                .map_err(|error| failure(Reason::Other, &error))?;
+                .map_err(|error| failure(Reason::Hook, &error))?;
         }
         Ok(())
     }
@@ -405,12 +411,12 @@ impl Helper<'_> {
     fn move_devices(&self) -> Result<Word, Failure> {
         let devices = self.spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
         let path = format!("/proc/{}/ns/net", self.pid());
-        let namespace = File::open(&path)
-            .map_err(|error| Failure::new(Reason::Other, format!("open {path}: {error}")))?;
+        let namespace =
+            File::open(&path).map_err(|error| failed(&format!("open {path}"), &error))?;
         let mut moved = HashMap::new();
         for (name, device) in devices.into_iter().flatten() {
             let addresses = dev_change_net_namespace(name, namespace.as_raw_fd(), device)
-                .map_err(|error| failure(Reason::Other, &error))?;
+                .map_err(|error| failure(Reason::Library, &error))?;
             moved.insert(name.clone(), addresses);
         }
         Ok(Word::Moved(moved))
@@ -425,12 +431,12 @@ impl Helper<'_> {
             return Ok(());
         };
         let (group, monitor) = setup_intel_rdt(Some(self.container.id()), &init, wanted)
-            .map_err(|error| failure(Reason::Other, &error))?;
+            .map_err(|error| failure(Reason::Library, &error))?;
         self.container
             .set_intel_rdt_dir(group)
             .set_intel_rdt_monitoring_dir(monitor)
             .save()
-            .map_err(|error| failure(Reason::Other, &error))
+            .map_err(|error| failure(Reason::Library, &error))
     }
 }
 

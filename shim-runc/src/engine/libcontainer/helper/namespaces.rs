@@ -18,8 +18,9 @@ use libcontainer::oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::super::wire::{Failure, Reason};
+use super::super::wire::Failure;
 use super::exec_process::become_root;
+use super::failure::failed;
 use super::init_channel::{Word, Words};
 
 /// A time namespace, which nix does not name.
@@ -244,10 +245,6 @@ fn make(flags: CloneFlags, name: &str) -> Result<(), Failure> {
 fn join(namespace: impl AsFd, kind: LinkNameSpaceType, name: &str) -> Result<(), Failure> {
     move_into_link_name_space(namespace.as_fd(), Some(kind))
         .map_err(|error| failed(&format!("join the {name} namespace"), &error))
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Plan {
         let corrections = Corrections::of(&spec);
         validate::spec(&spec)?;
         let identity = Identity::of_init(root, &spec)?;
-        let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Other, &error))?;
+        let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Cgroup, &error))?;
         let (root, id, bundle) = (root.to_owned(), id.to_owned(), bundle.to_owned());
         Ok(Self {
             root,

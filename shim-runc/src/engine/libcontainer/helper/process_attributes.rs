@@ -20,6 +20,7 @@ use nix::sys::stat::Mode;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 use crate::sys;
 
 /// Where the kernel takes the profile of the next program, since 5.8 and before.
@@ -123,10 +124,6 @@ pub(super) fn set_habits(
         nix::sys::stat::umask(mode);
     }
     Ok(())
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use rustix::thread::{
 };
 
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 use super::init_channel::{self, Word, Words};
 use super::release_pipe;
 use crate::sys;
@@ -95,7 +96,7 @@ fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
             _ => String::new(),
         };
         let what = "procfs of the joined pid namespace was not opened";
-        Failure::new(Reason::Other, format!("{what}{why}"))
+        Failure::new(Reason::System, format!("{what}{why}"))
     };
     let cloned = here.hear_from().map_err(|error| init_channel::left(&error))?;
     // Others may make the opener say anything, and what is named here is killed.
@@ -162,10 +163,6 @@ fn empty_root() -> std::io::Result<()> {
 
 fn reap(pid: i32) {
     let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use libseccomp::{
 use rustix::fs::MemfdFlags;
 
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 use crate::sys;
 
 /// The directory of kept programs, beside the containers' records; no container can have the name.
@@ -75,7 +76,7 @@ impl Program {
     /// Confines the calling process for good; returns what a listener needs.
     pub(super) fn load(&self) -> Result<Option<OwnedFd>, Failure> {
         sys::seccomp::set_seccomp_filter(&self.code, self.flags)
-            .map_err(|error| Failure::new(Reason::Other, format!("load seccomp profile: {error}")))
+            .map_err(|error| failed("load seccomp profile", &error))
     }
 }
 
@@ -214,7 +215,7 @@ fn comparison(argument: &LinuxSeccompArg) -> (ScmpCompareOp, u64) {
 }
 
 fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, Failure> {
-    let unreadable = |error| Failure::new(Reason::Other, format!("export a program: {error}"));
+    let unreadable = |error: io::Error| failed("export a program", &error);
     let mut file = rustix::fs::memfd_create("seccomp", MemfdFlags::CLOEXEC)
         .map(File::from)
         .map_err(|error| unreadable(error.into()))?;

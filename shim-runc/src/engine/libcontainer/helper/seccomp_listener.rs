@@ -15,7 +15,7 @@ use libcontainer::oci_spec::runtime::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::super::wire::{self, Failure, Reason};
-use super::failure::failure;
+use super::failure::{failed, failure};
 
 /// Hands the descriptor to the listener that the profile names.
 pub(super) fn inform(spec: &Spec, state: &State, pid: i32, fd: OwnedFd) -> Result<(), Failure> {
@@ -42,10 +42,10 @@ pub(super) fn inform(spec: &Spec, state: &State, pid: i32, fd: OwnedFd) -> Resul
             .state(state)
             .build()
     };
-    let text = built().map_err(|error| failure(Reason::Other, &error))?;
+    let text = built().map_err(|error| failure(Reason::Library, &error))?;
     send(path, &text, &fd).map_err(|error| {
         let path = path.display();
-        Failure::new(Reason::Other, format!("inform the seccomp listener {path}: {error}"))
+        failed(&format!("inform the seccomp listener {path}"), &error)
     })
 }
 

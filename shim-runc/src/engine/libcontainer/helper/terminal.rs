@@ -13,7 +13,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::ioctl_tiocsctty;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::super::wire::{self, Failure, Reason};
+use super::super::wire::{self, Failure};
+use super::failure::failed;
 use super::rootfs::Terminal;
 
 /// What goes with the master; any text will do.
@@ -41,8 +42,4 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
     connect().map_err(|error: io::Error| {
         failed(&format!("connect with the console socket {}", path.display()), &error)
     })
-}
-
-fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }

@@ -33,7 +33,7 @@ pub(in super::super) fn open_terminal(root: impl AsFd) -> Result<Terminal, Failu
         open_in(root, Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY).map_err(of)?;
     if fstatfs(&directory).map_err(of)?.f_type != DEVPTS {
         let message = "a terminal is wanted and the container's /dev/pts is no devpts";
-        return Err(Failure::new(Reason::Other, message));
+        return Err(Failure::new(Reason::RootFilesystem, message));
     }
     // In the root of a devpts the kernel alone makes files.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;

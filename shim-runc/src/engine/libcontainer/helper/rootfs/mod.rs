@@ -30,7 +30,6 @@ mod tree;
 mod tests;
 
 use std::cell::RefCell;
-use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +45,7 @@ use self::options::Change;
 use self::pivot::Propagation;
 use self::sysctl::Settings;
 use super::super::wire::{Failure, Reason};
+use super::failure::failed;
 
 pub(super) use self::console::{Terminal, open_terminal};
 
@@ -231,7 +231,7 @@ fn adopt_null_device(mounts: &Mounts) -> Result<(), Failure> {
     let place = mounts.tree.open(path, OFlags::PATH).map_err(of)?;
     if !is_null(&place) {
         let message = "the container's /dev/null is not the null device";
-        return Err(Failure::new(Reason::Other, message));
+        return Err(Failure::new(Reason::RootFilesystem, message));
     }
     let open = |flags| match mounts.tree.open(path, flags | OFlags::NONBLOCK) {
         Ok(fd) if is_null(&fd) => Ok(fd),
@@ -255,8 +255,4 @@ fn adopt_null_device(mounts: &Mounts) -> Result<(), Failure> {
         Ok(())
     })();
     done.map_err(of)
-}
-
-fn failed(what: &str, error: &dyn Display) -> Failure {
-    Failure::new(Reason::Other, format!("{what}: {error}"))
 }

@@ -181,7 +181,7 @@ impl Mounts {
         let stat = fstat(&place.fd).map_err(|error| failed(&format!("fstat {at}"), &error))?;
         if special && FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             let message = format!("{kind} must be mounted on an ordinary directory, not {at}");
-            return Err(Failure::new(Reason::Other, message));
+            return Err(Failure::new(Reason::RootFilesystem, message));
         }
         let name = self.check(&mount.at, &place, kind == "proc")?;
         let mut data = mount.options.data.clone();
@@ -200,13 +200,11 @@ impl Mounts {
             Some(context) => new.mount_opened(&context, attributes),
             None => new.mount(attributes),
         };
-        let tree = made.map_err(|error| {
-            Failure::new(Reason::Other, format!("mount {kind} at {at}: {error}"))
-        })?;
+        let tree = made.map_err(|error| failed(&format!("mount {kind} at {at}"), &error))?;
         if kind == "proc" && !tree::is_procfs(&tree).map_err(|error| failed("fstatfs", &error))? {
             // A process that others see may have opened it.
             let message = format!("what was opened to be mounted at {at} is no procfs");
-            return Err(Failure::new(Reason::Other, message));
+            return Err(Failure::new(Reason::RootFilesystem, message));
         }
         let change = mount.options.change_all;
         set(&tree, true, change).map_err(|error| failed(&format!("mount {at}"), &error))?;
@@ -261,7 +259,7 @@ impl Mounts {
         match refusal {
             Some(why) => {
                 let message = format!("{at} cannot be mounted because it is {why}");
-                Err(Failure::new(Reason::Other, message))
+                Err(Failure::new(Reason::RootFilesystem, message))
             }
             None => Ok(name),
         }

@@ -110,7 +110,7 @@ fn null_device(mounts: &Mounts) -> Result<OwnedFd, Failure> {
         return Ok(fd);
     }
     let message = "the container's /dev/null is not the null device";
-    Err(Failure::new(Reason::Other, message))
+    Err(Failure::new(Reason::RootFilesystem, message))
 }
 
 /// The host's null device, if it has one, as a mount that can be put in place: read-only, so that its
