@@ -1,7 +1,7 @@
-//! Where a shim listens: both ends of the protocol derive it from the same three names.
+//! The address of a shim. The shim and the daemon derive it from the same three names.
 //!
-//! The socket's name is the SHA-256 of the daemon's address, the namespace and the group, so it is
-//! short, and equal for every member of a group. See containerd's `pkg/shim`, unix(7).
+//! The socket's name is the SHA-256 of the daemon's address, the namespace and the group. So it is
+//! short, and the same for every member of a group. See containerd's `pkg/shim`, unix(7).
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Kind};
 
-/// Where shims' sockets are kept unless the daemon asks for another place.
+/// The directory of shims' sockets, unless the daemon gives another one.
 pub const DEFAULT_SOCKET_DIR: &str = "/run/containerd/s";
 
 /// The longest socket directory that leaves room for the name in a `sockaddr_un`.
 pub const MAX_SOCKET_DIR_BYTES: usize = 42;
 
-/// The longest path that a `sockaddr_un` holds, its terminator left out.
+/// The longest path that a `sockaddr_un` holds, without its terminator.
 pub const MAX_SOCKET_PATH_BYTES: usize = 106;
 
-/// The socket's path for a group (or a container, where each has its own shim) of a daemon.
+/// The path of the socket for a group, or for a container that has its own shim.
 pub fn socket_path(
     socket_dir: &Path,
     daemon_address: &str,
@@ -40,12 +40,12 @@ pub fn socket_path(
     Ok(path)
 }
 
-/// The named pipe for a group of a daemon, where there are such pipes.
+/// The named pipe for a group, on Windows.
 pub fn pipe(daemon_address: &str, namespace: &str, group: &str) -> String {
     format!(r"\\.\pipe\containerd-shim-{}", name(daemon_address, namespace, group))
 }
 
-/// What stands for a group in the name of its socket or pipe.
+/// The hash that names a socket or a pipe.
 fn name(daemon_address: &str, namespace: &str, group: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(joined(&[daemon_address, namespace, group]));
@@ -65,7 +65,7 @@ pub fn unix(path: &Path) -> String {
 
 /// The path of an address that names a unix socket; `None` for other schemes.
 ///
-/// A bare path passes as well: the daemon's own address comes without a scheme.
+/// A path without a scheme is accepted too, because the daemon's own address has none.
 pub fn unix_path(address: &str) -> Option<&Path> {
     let path = match address.split_once("://") {
         Some(("unix", path)) => path,
@@ -76,8 +76,8 @@ pub fn unix_path(address: &str) -> Option<&Path> {
     (!path.is_empty()).then(|| Path::new(path))
 }
 
-/// Joins names by slashes and tidies the result as Go's `filepath.Join` does, because
-/// containerd's shims hash that, and a shim of theirs may share a group with one of ours.
+/// Joins names by slashes and cleans the result as Go's `filepath.Join` does. containerd's shims
+/// hash that path, and one of them may share a group with a shim of this SDK.
 fn joined(names: &[&str]) -> String {
     let path = names.iter().filter(|name| !name.is_empty()).copied().collect::<Vec<_>>().join("/");
     let rooted = path.starts_with('/');

@@ -1,4 +1,4 @@
-//! The directory a container is made from.
+//! The bundle: the directory from which a container is made.
 //!
 //! containerd makes it with `config.json` (an OCI runtime spec), an empty `rootfs` and the `log`
 //! fifo; the shim adds its own files. See the OCI runtime specification, "bundle".
@@ -20,7 +20,7 @@ pub const MAX_SPEC_BYTES: u64 = 16 << 20;
 pub struct Bundle(PathBuf);
 
 impl Bundle {
-    /// The bundle at a path; nothing is checked.
+    /// The bundle at a path. It is not checked.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
@@ -30,7 +30,7 @@ impl Bundle {
         &self.0
     }
 
-    /// Where the root file system is mounted.
+    /// The mount point of the root file system.
     pub fn rootfs(&self) -> PathBuf {
         self.0.join("rootfs")
     }
@@ -50,7 +50,7 @@ impl Bundle {
         })
     }
 
-    /// The spec's annotations alone; much cheaper than the whole.
+    /// Only the spec's annotations; much cheaper than the whole spec.
     pub fn annotations(&self) -> Result<HashMap<String, String>, Error> {
         #[derive(Deserialize)]
         struct Annotated {
@@ -66,7 +66,7 @@ impl Bundle {
         Ok(spec.annotations.unwrap_or_default())
     }
 
-    /// Reads one of the bundle's files, within bounds.
+    /// Reads a file of the bundle, with a limit.
     fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         let path = self.file(name);
         file::read_regular(&path, MAX_SPEC_BYTES).map_err(|cause| {

@@ -1,7 +1,7 @@
-//! The one error type that crosses from a runtime to the SDK and from there to the client.
+//! The error type of the trait `Runtime`. The SDK sends it to the client.
 //!
-//! An [`Error`] is a [`Kind`], which becomes the status code, and a message for a human being.
-//! Everything inside the SDK that has a richer error converts into it at its own boundary.
+//! An [`Error`] is a [`Kind`], which becomes the status code, and a message for a person. Modules
+//! of the SDK with their own error types convert them at their boundary.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,12 +9,12 @@ use std::io;
 
 use crate::Kind;
 
-/// What a runtime's method answers.
+/// The result of a runtime's method.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure as the client will see it: a kind, a message, perhaps a cause.
+/// An error as the client sees it: a kind, a message, perhaps a cause.
 ///
-/// `Display` prints the message alone; [`Error::report`] adds the causes, once each.
+/// `Display` prints only the message. [`Error::report`] adds the causes, each once.
 pub struct Error {
     kind: Kind,
     message: String,
@@ -27,12 +27,12 @@ impl Error {
         Self { kind, message: message.into(), source: None }
     }
 
-    /// A call or an option that the runtime does not offer.
+    /// A call or an option that the runtime does not support.
     pub fn unimplemented(what: impl fmt::Display) -> Self {
         Self::new(Kind::Unimplemented, format!("{what} is not supported by this runtime"))
     }
 
-    /// The object does not exist, or no longer does.
+    /// The object does not exist, or does not exist any more.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(Kind::NotFound, message)
     }
@@ -47,7 +47,7 @@ impl Error {
         Self::new(Kind::FailedPrecondition, message)
     }
 
-    /// An I/O error, with what was attempted; the kind is the I/O error's.
+    /// An I/O error, with what was attempted. The kind follows from the I/O error.
     pub fn io(attempt: impl Into<String>, cause: io::Error) -> Self {
         Self::new(Kind::from_io(&cause), attempt).with_source(cause)
     }
@@ -66,7 +66,7 @@ impl Error {
         self
     }
 
-    /// What went wrong, in containerd's terms.
+    /// The kind, in containerd's terms.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -76,13 +76,13 @@ impl Error {
         &self.message
     }
 
-    /// The message and its causes, joined by colons, as the client reads it.
+    /// The message and its causes, joined by colons, as the client gets it.
     pub fn report(&self) -> String {
         report(self)
     }
 }
 
-/// An error and its causes on one line; a cause that its parent already prints is left out.
+/// An error and its causes on one line. A cause that is printed already is left out.
 pub fn report(error: &(dyn StdError + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// The end of a process: its status as a shell would tell it, and the time.
+/// The exit of a process: its status as a shell reports it, and the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// The exit code, or 128 and the number of the signal that ended it.
@@ -15,20 +15,20 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The status of a process of which nothing but its death is known.
+    /// The status of a process that has died, when nothing else is known.
     pub const KILLED: u32 = 137;
 
-    /// An exit seen now.
+    /// An exit at this moment.
     pub fn now(status: u32) -> Self {
         Self { status, at: SystemTime::now() }
     }
 
-    /// A death seen now, of which nothing else is known.
+    /// A death at this moment, when nothing else is known.
     pub fn killed() -> Self {
         Self::now(Self::KILLED)
     }
 
-    /// Seconds and nanoseconds since 1970, as the wire has them.
+    /// Seconds and nanoseconds since 1970, as in protobuf's `Timestamp`.
     pub fn unix_time(&self) -> (i64, i32) {
         let since = self.at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         (since.as_secs() as i64, since.subsec_nanos() as i32)

@@ -1,13 +1,13 @@
-//! Reading files whose maker is not trusted, or may have made a mistake.
+//! Reads files that may have been made by an untrusted process, or by mistake.
 //!
-//! Promise: a fifo, a device or a socket in place of a file is refused at once and never read; what
-//! is read is bounded. See open(2) O_NONBLOCK, fifo(7).
+//! Promise: a fifo, a device or a socket at the path is refused at once and never read. The size
+//! that is read is limited. See open(2) O_NONBLOCK, fifo(7).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Opens a regular file to read. Never waits, whatever is at the path.
+/// Opens a regular file to read. Never waits, also if the path is a fifo.
 ///
 /// # Errors
 ///
@@ -18,7 +18,8 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // A fifo without a writer would keep the caller waiting; a terminal would become its own.
+        // O_NONBLOCK: open(2) of a fifo without a writer waits. O_NOCTTY: a terminal could become
+        // the controlling terminal of this process.
         options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     }
     let file = options.open(path)?;

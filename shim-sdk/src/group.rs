@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-/// The annotations that name a group, in containerd's order.
+/// The annotations that name a group, in containerd's order of precedence.
 pub const LABELS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-/// The group that a spec's annotations ask for.
+/// The group that a spec's annotations name.
 pub fn from_annotations(annotations: &HashMap<String, String>) -> Option<String> {
     LABELS
         .iter()

@@ -1,7 +1,7 @@
 //! Identifiers: of containers, of execs, of processes.
 //!
 //! Container and exec identifiers follow containerd's pattern: letters and digits, with single
-//! separators (`.`, `_`, `-`) between them, at most 76 bytes. What passes is safe as a file name.
+//! separators (`.`, `_`, `-`) between them, at most 76 bytes. A valid one is safe as a file name.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::{Error, Kind};
 /// containerd's limit on an identifier.
 const MAX_ID_BYTES: usize = 76;
 
-/// Whether a text is an identifier as containerd has them.
+/// Whether a text matches containerd's pattern of identifiers.
 pub fn is_identifier(text: &str) -> bool {
     text.len() <= MAX_ID_BYTES
         && text
@@ -30,7 +30,7 @@ macro_rules! identifier {
         pub struct $name(String);
 
         impl $name {
-            /// Checks an identifier that came from outside.
+            /// Validates an identifier.
             pub fn new(text: impl Into<String>) -> Result<Self, Error> {
                 let text = text.into();
                 if is_identifier(&text) {
@@ -95,13 +95,13 @@ identifier! {
     ExecId, "exec"
 }
 
-/// A process as the host numbers it; never 0.
+/// A process id in the host's pid namespace; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Pid(NonZeroU32);
 
 impl Pid {
-    /// A pid from a number; 0 is no process.
+    /// A pid from a number; `None` for 0.
     pub fn new(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }

@@ -1,11 +1,11 @@
-//! What a shim writes down about a container, so that its death loses no exit.
+//! The record of a container on disk, so that no exit is lost when the shim is killed.
 //!
-//! One small versioned file in the bundle, written beside and renamed, before the event that it
-//! backs is published. `delete` on the command line, a repeated Delete and a restarted daemon
-//! read it.
+//! It is a small versioned file in the bundle. It is written under another name and renamed, before
+//! the event that it is about is published. `delete` on the command line, a repeated Delete and a
+//! restarted daemon read it.
 //!
-//! Promise: a reader sees a whole record, the last one written. It is not synced to disk: the
-//! processes it speaks of do not survive what a sync would guard against.
+//! Promise: a reader sees the last complete record. It is not synced to disk: after a crash of the
+//! host the processes in it do not exist any more.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,11 +24,11 @@ pub const VERSION: u32 = 1;
 
 const MAX_BYTES: u64 = 8 << 20;
 
-/// How far a container has come.
+/// The stage of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The runtime is making it.
+    /// The runtime makes it.
     Creating,
     /// Init waits to be started.
     Created,
@@ -36,18 +36,18 @@ pub enum Stage {
     Running,
     /// Init has exited.
     Stopped,
-    /// The container is gone.
+    /// The container was deleted.
     Deleted,
 }
 
-/// A process as written down.
+/// A process in the journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its pid, if it ever had one.
+    /// Its pid, if it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<Pid>,
-    /// When the kernel started it, in clock ticks since boot: tells it from a later process that
-    /// has the same pid.
+    /// When the kernel started it, in clock ticks since boot. A later process with the same pid has
+    /// another start time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<u64>,
     /// How it ended, if it has.
@@ -55,7 +55,7 @@ pub struct Record {
     pub exit: Option<Exit>,
 }
 
-/// A container as written down.
+/// The journal of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     /// The format's version.
@@ -66,7 +66,7 @@ pub struct Journal {
     pub namespace: String,
     /// The shim that wrote this.
     pub shim: Record,
-    /// How far the container has come.
+    /// The stage of the container.
     pub stage: Stage,
     /// Its init.
     pub init: Record,
@@ -89,7 +89,7 @@ pub enum JournalError {
         #[source]
         cause: io::Error,
     },
-    /// It is not one.
+    /// It cannot be parsed.
     #[error("parse {path}")]
     Damaged {
         /// The file.
@@ -109,7 +109,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// What this amounts to on the wire.
+    /// The kind, which decides the status code.
     pub fn kind(&self) -> crate::Kind {
         match self {
             Self::Io { cause, .. } => crate::Kind::from_io(cause),
@@ -141,7 +141,7 @@ impl Journal {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(JournalError::Io { attempt: "read", path, cause }),
         };
-        // The version is looked at first: a newer format may not parse as this one.
+        // The version is parsed first: a newer format may not parse as this one.
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -154,7 +154,7 @@ impl Journal {
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
-    /// Writes the journal to its bundle in one step.
+    /// Writes the journal to its bundle atomically.
     pub fn write(&self, bundle: &Bundle) -> Result<(), JournalError> {
         let path = bundle.file(FILE_NAME);
         let beside = bundle.file(concat!(".", "journal.json", ".new"));

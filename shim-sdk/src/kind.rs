@@ -1,17 +1,17 @@
-//! The closed set of error kinds that containerd's clients tell apart.
+//! The closed set of error kinds that containerd's clients distinguish.
 //!
 //! See containerd's errdefs package. Exactly one function per wire turns a kind into a code.
 
 use std::io;
 
-/// What went wrong, in containerd's own terms.
+/// The kind of an error, in containerd's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// None of the others; on the wire UNKNOWN.
+    /// None of the others; the status code is UNKNOWN.
     Unknown,
     /// The request itself is malformed.
     InvalidArgument,
-    /// The object does not exist, or no longer does.
+    /// The object does not exist, or does not exist any more.
     NotFound,
     /// The identifier is taken.
     AlreadyExists,
@@ -21,15 +21,15 @@ pub enum Kind {
     ResourceExhausted,
     /// The object is in a state that does not allow this.
     FailedPrecondition,
-    /// Another request was faster; try again.
+    /// A concurrent request came first; try again.
     Aborted,
     /// A position lies outside the object.
     OutOfRange,
-    /// This method, or this option of it, is not offered.
+    /// This method, or an option of it, is not supported.
     Unimplemented,
-    /// An invariant of ours does not hold.
+    /// An internal invariant does not hold.
     Internal,
-    /// Not now: the other side cannot be reached or is shutting down.
+    /// The other side cannot be reached now, or shuts down.
     Unavailable,
     /// Stored data is damaged.
     DataLoss,
@@ -40,7 +40,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind that an I/O error amounts to.
+    /// The kind of an I/O error.
     pub fn from_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,

@@ -1,10 +1,10 @@
-//! The shim's log: lines to the fifo that the daemon reads, never waiting for it.
+//! The shim's log: lines to the fifo that the daemon reads.
 //!
-//! Promise: logging to a fifo opened without blocking never blocks. What the fifo does not take is kept, up to a bound; what goes
-//! beyond is dropped and counted, and the count is logged when there is room again.
+//! Promise: logging never blocks; the fifo is opened with O_NONBLOCK. Bytes that a full fifo does
+//! not take are kept, up to a limit. Lines beyond the limit are dropped and counted, and the count
+//! is logged when there is room again.
 //!
-//! The fifo is opened for reading as well: a daemon may go and come back, and finds what was
-//! written meanwhile.
+//! The fifo is opened for reading as well, so its content stays while a daemon restarts.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// How much is kept for a daemon that does not read.
+/// The most bytes that are kept for a daemon that does not read.
 const MAX_KEPT_BYTES: usize = 64 << 10;
 
 /// The longest line.
@@ -29,7 +29,7 @@ struct State {
     dropped: u64,
 }
 
-/// Sends this process's log to what the daemon reads; nowhere if there is no such thing.
+/// Sends this process's log to the fifo. Without a fifo, the log is dropped.
 pub(crate) fn install(fifo: Option<File>, debug: bool) {
     let state = State { fifo, kept: VecDeque::new(), dropped: 0 };
     let logger = Box::new(Fifo(Mutex::new(state)));
@@ -40,7 +40,7 @@ pub(crate) fn install(fifo: Option<File>, debug: bool) {
 
 impl Log for Fifo {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // The libraries' own words concern whoever works on the libraries.
+        // Of the libraries only warnings and errors are logged.
         metadata.target().starts_with("shim") || metadata.level() <= Level::Warn
     }
 
@@ -81,7 +81,7 @@ impl State {
     }
 }
 
-/// A line in the form of containerd's own log.
+/// A line in the format of containerd's own log.
 fn line(record: &Record<'_>, now: SystemTime) -> String {
     let level = match record.level() {
         Level::Error => "error",
@@ -96,16 +96,16 @@ fn line(record: &Record<'_>, now: SystemTime) -> String {
         message.truncate(end.unwrap_or(0));
     }
     let mut line = String::with_capacity(message.len() + 64);
-    // Writing to a string cannot fail; {:?} quotes and escapes as logfmt wants it.
+    // Writing to a string cannot fail. {:?} quotes and escapes as logfmt needs it.
     let _ = writeln!(line, "time=\"{}\" level={level} msg={message:?}", rfc3339(now));
     line
 }
 
-/// A time in UTC, as RFC 3339 has it.
+/// A time in UTC, in the format of RFC 3339.
 fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Days to a date, counting years from March so that leap days come last.
+    // Days to a date. Years begin in March here, so that a leap day is the last day of a year.
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;

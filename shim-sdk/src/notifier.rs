@@ -1,13 +1,13 @@
-//! How a runtime tells of what happens to a container between calls.
+//! How a runtime reports what happens to a container between calls.
 
 use tokio::sync::mpsc;
 
 use crate::ContainerId;
 use crate::event::{Event, EventQueue};
 
-/// Reports what the kernel, or the runtime itself, does to one container.
+/// Reports events of one container.
 ///
-/// May be cloned, and used from any thread; never waits.
+/// It can be cloned, and used from any thread. It never waits.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     container: ContainerId,
@@ -15,7 +15,7 @@ pub struct Notifier {
     notes: mpsc::UnboundedSender<Note>,
 }
 
-/// What a runtime reported that the core must act on.
+/// A report that the shim must act on.
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) container: ContainerId,
@@ -36,17 +36,17 @@ impl Notifier {
         &self.container
     }
 
-    /// The kernel killed a process of the container for want of memory. Published at once, so
-    /// that what is reported before init's exit is handled is told before it.
+    /// The kernel killed a process of the container because memory ran out. The event is published
+    /// at once, so it comes before init's exit if it is reported before that exit is handled.
     pub fn oom(&self) {
         self.events.push(Event::OutOfMemory { container: self.container.clone() });
     }
 
-    /// The container cannot go on, say because its virtual machine is gone: its processes are
-    /// killed, and their exits reported as usual.
+    /// The container cannot continue, for example because its virtual machine has ended. The SDK
+    /// kills its processes and reports their exits as usual.
     pub fn fatal(&self, reason: impl Into<String>) {
         let note = Note { container: self.container.clone(), reason: reason.into() };
-        // The core is gone only when the shim is leaving.
+        // The receiver is gone only when the shim stops.
         let _ = self.notes.send(note);
     }
 }

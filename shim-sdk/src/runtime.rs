@@ -1,9 +1,9 @@
-//! What a runtime author writes.
+//! The trait that the author of a shim implements, and its types.
 //!
-//! The terms, which request is valid when, and what a runtime may rely on are on the
+//! The terms, the states in which a request is valid, and what a runtime can rely on are on the
 //! [crate's page](crate).
 //!
-//! Answers to the OCI runtime specification and containerd's runtime v2 documentation.
+//! See the OCI runtime specification and containerd's documentation of runtime v2.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,23 +17,23 @@ use crate::{Bundle, ContainerId, ExecId, Mount, Pid, Signal};
 
 /// A container runtime, as a shim needs it.
 ///
-/// Those without a default make a complete shim. Every other has a default that either declares the
-/// request unsupported, so that the client is answered UNIMPLEMENTED, or does what a runtime of
-/// plain host processes wants.
+/// The methods without a default are enough for a complete shim. Each other method has a default:
+/// it answers UNIMPLEMENTED, or does what suits a runtime of plain host processes.
 #[allow(async_fn_in_trait)] // every future runs on the shim's one thread
 pub trait Runtime: Sized + 'static {
-    /// What the runtime remembers of one container, from create to delete.
+    /// The runtime's own record of one container, from create to delete.
     type Container: 'static;
 
     /// Name, version and the optional requests that work, for `-info`, `-v` and UNIMPLEMENTED.
     ///
-    /// Asked once when the server starts, and by each command that tells of the shim; cheap.
+    /// Called once when the server starts, and by the commands `-v` and `-info`. It must be cheap.
     fn describe(&self) -> Description;
 
-    /// Makes a container, with its init ready but not yet running the user's command.
+    /// Makes a container. Its init is ready, and does not run the user's command yet.
     ///
     /// Called once per container; its id is free and its bundle exists. The root file system is
-    /// mounted, the streams are open. Until this answers, nobody can ask for the container.
+    /// mounted, the streams are open. Requests for the container are answered only after this
+    /// returns.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ pub trait Runtime: Sized + 'static {
     /// and closes the streams, and the id is free again.
     async fn create(&self, request: Create, io: Io) -> Result<Created<Self::Container>>;
 
-    /// Runs the user's command; returns init's pid (the same one as create's, if that told one).
+    /// Runs the user's command. Returns init's pid; if create returned one, it is the same.
     ///
     /// Called in state created. Execs may have been started before.
     ///
@@ -54,52 +54,53 @@ pub trait Runtime: Sized + 'static {
     /// Starts a further process in a container that is created or running. The default refuses.
     ///
     /// Called once per exec, when the client starts it; its id is free among the container's execs.
-    /// Several may be under way at once.
+    /// Several calls may run at the same time.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND or INVALID_ARGUMENT for a command that cannot be run. Nothing runs, and the exec
-    /// is over: it can only be deleted.
+    /// NOT_FOUND or INVALID_ARGUMENT for a command that cannot be run. No process runs, and the
+    /// exec can only be deleted.
     async fn exec(&self, _container: &Self::Container, _request: Exec, _io: Io) -> Result<Pid> {
         Err(crate::Error::unimplemented("exec"))
     }
 
     /// Removes what create made.
     ///
-    /// Init has exited and its output was drained (for 10 s at most), or there never was one; no
-    /// exec runs. When this has answered, the SDK unmounts the root file system; or meanwhile, if
+    /// Init has exited and its output was drained (for 10 s at most), or init never existed. No
+    /// exec runs. The SDK unmounts the root file system after this method, or at the same time if
     /// [`deletes_without_rootfs`](Self::deletes_without_rootfs).
     ///
     /// # Errors
     ///
-    /// The container stays as it was, and this may be called again; what is already gone is not
-    /// an error.
+    /// The container stays as it was, and this may be called again. It is no error if a part of the
+    /// container does not exist any more.
     async fn delete(&self, container: &Self::Container) -> Result<()>;
 
-    /// Whether nothing of this container's delete, hooks among it, looks at the root file system. It
-    /// is then unmounted at the same time: both wait, for different things, and a client for both.
+    /// Whether the delete of this container, its hooks included, needs no root file system. Then
+    /// the SDK unmounts it at the same time, which makes Delete faster: both calls mostly wait.
     fn deletes_without_rootfs(&self, _container: &Self::Container) -> bool {
         false
     }
 
-    /// Removes a container whose shim died, knowing its bundle alone.
+    /// Removes a container whose shim died. Only its bundle is known.
     ///
-    /// Kills whatever still runs of it; the SDK has killed the init that the journal knows. Called
-    /// in a fresh process (`delete` on the command line), perhaps of a newer version than the one
-    /// that died, at whichever stage that was: the create may have been half done, or never begun.
+    /// It kills every process of the container that still runs; the SDK has killed the init that
+    /// the journal names. It is called in a new process (`delete` on the command line), which may
+    /// be of a newer version than the shim that died. That shim may have died at any time: during
+    /// create, or before it.
     ///
     /// # Errors
     ///
-    /// The daemon logs it and may try again; what is already gone is not an error.
+    /// The daemon logs the error and may call again. It is no error if there is nothing to remove.
     async fn clean_up(&self, id: &ContainerId, bundle: &Bundle) -> Result<()>;
 
     /// Signals one process: init in any state from created to paused, or an exec that runs.
     ///
-    /// The default sends it by pidfd, so a reused pid is never hit.
+    /// The default sends it by pidfd, so it never reaches another process with a reused pid.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND when the process has ended: clients take that for success.
+    /// NOT_FOUND when the process has ended; clients treat that as success.
     async fn signal(
         &self,
         _container: &Self::Container,
@@ -109,8 +110,8 @@ pub trait Runtime: Sized + 'static {
         process.signal(signal)
     }
 
-    /// Signals every process of the container, init among them; valid when
-    /// [`signal`](Self::signal) of init is. The default knows only init.
+    /// Signals every process of the container, including init. Valid in the same states as
+    /// [`signal`](Self::signal) of init. The default signals only init.
     async fn signal_all(
         &self,
         container: &Self::Container,
@@ -120,17 +121,17 @@ pub trait Runtime: Sized + 'static {
         self.signal(container, init, signal).await
     }
 
-    /// Init has exited; its exit is not published before this returns (bounded by 10 s).
+    /// Init has exited. The SDK publishes the exit when this returns, after 10 s at the latest.
     ///
-    /// The place to end what init left behind (a container without a pid namespace of its own),
-    /// to resume a frozen one, and to report an out-of-memory kill that was seen late.
+    /// Here a runtime ends the processes that init left (in a container without its own pid
+    /// namespace), resumes a frozen container, and reports an out-of-memory kill that it saw late.
     async fn init_exited(&self, _container: &Self::Container) {}
 
     /// Freezes every process. Called in state running.
     ///
     /// # Errors
     ///
-    /// The container is running still, as far as the client is told.
+    /// The container is still reported as running.
     async fn pause(&self, _container: &Self::Container) -> Result<()> {
         Err(crate::Error::unimplemented("pause"))
     }
@@ -144,13 +145,13 @@ pub trait Runtime: Sized + 'static {
         Err(crate::Error::unimplemented("resume"))
     }
 
-    /// Every pid in the container, in any state before delete. The default, and an answer that takes
-    /// longer than a second or fails, is init and the execs alone.
+    /// Every pid in the container, in any state before delete. For `None`, for an error, and after
+    /// one second without an answer, the SDK answers with init and the execs.
     async fn pids(&self, _container: &Self::Container) -> Result<Option<Vec<Pid>>> {
         Ok(None)
     }
 
-    /// Statistics as the payload that containerd's clients expect from this platform (on Linux
+    /// Statistics, in the type that containerd's clients expect on this platform (on Linux
     /// `io.containerd.cgroups.v1.Metrics` or `.v2.Metrics`), in any state before delete.
     async fn stats(&self, _container: &Self::Container) -> Result<Payload> {
         Err(crate::Error::unimplemented("stats"))
@@ -161,29 +162,29 @@ pub trait Runtime: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT for limits that make no sense; the limits are as they were.
+    /// INVALID_ARGUMENT for limits that make no sense. The old limits stay.
     async fn update(&self, _container: &Self::Container, _resources: Payload) -> Result<()> {
         Err(crate::Error::unimplemented("update"))
     }
 
-    /// Writes a checkpoint to a directory. Called in state running or paused; whether init goes on
-    /// afterwards the options say.
+    /// Writes a checkpoint to a directory. Called in state running or paused. The options say
+    /// whether init continues afterwards.
     ///
     /// # Errors
     ///
-    /// The container goes on as it was.
+    /// The container continues as before.
     async fn checkpoint(&self, _container: &Self::Container, _request: Checkpoint) -> Result<()> {
         Err(crate::Error::unimplemented("checkpoint"))
     }
 
-    /// Which containers share one shim: those of equal group. The default is one shim each,
-    /// unless a group annotation that containerd defines says otherwise.
+    /// The group of a container. Containers of one group share one shim. By default each container
+    /// has its own shim, unless it has one of the group annotations that containerd defines.
     fn group(&self, annotations: &HashMap<String, String>) -> Option<String> {
         crate::group::from_annotations(annotations)
     }
 }
 
-/// What a runtime says of itself.
+/// A description of a runtime.
 #[derive(Debug, Clone, Default)]
 pub struct Description {
     /// The runtime's name, as in `io.containerd.NAME.VERSION`.
@@ -192,7 +193,8 @@ pub struct Description {
     pub version: &'static str,
     /// Version control revision, if known.
     pub revision: &'static str,
-    /// The optional calls that work; the others answer UNIMPLEMENTED before they reach a method.
+    /// The optional calls that work. For the others the SDK answers UNIMPLEMENTED and calls no
+    /// method.
     pub capabilities: Capabilities,
     /// OCI features as JSON (`runc features`), for `-info`.
     pub features: Option<serde_json::Value>,
@@ -200,7 +202,7 @@ pub struct Description {
 
 /// The optional calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // each is named as its method
+#[allow(missing_docs)] // each field has the name of its method
 pub struct Capabilities {
     pub pause: bool,
     pub stats: bool,
@@ -218,22 +220,22 @@ pub struct Create {
     pub namespace: String,
     /// The bundle; `bundle.spec()` reads its `config.json`.
     pub bundle: Bundle,
-    /// The mounts that were made on `rootfs`; empty when the bundle's own rootfs is used as it is.
+    /// The mounts that were made on `rootfs`. Without any, the bundle's own `rootfs` is used.
     pub rootfs: Vec<Mount>,
     /// Runtime options as the client sent them.
     pub options: Option<Payload>,
     /// The directory of a checkpoint to restore from at start.
     pub checkpoint: Option<PathBuf>,
-    /// Where to report what the kernel does to the container.
+    /// To report events of the container, such as an out-of-memory kill.
     pub notifier: crate::Notifier,
 }
 
-/// A container just made.
+/// A container that was made.
 #[derive(Debug)]
 pub struct Created<C> {
     /// The runtime's own record.
     pub container: C,
-    /// Init's pid, if there is a process already.
+    /// Init's pid, if init is a process already.
     pub pid: Option<Pid>,
 }
 
@@ -255,7 +257,7 @@ pub struct Checkpoint {
     pub options: Option<Payload>,
 }
 
-/// A typed value that passes through: containerd's `Any`.
+/// A typed value that the SDK passes on without decoding it: containerd's `Any`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The type's URL.

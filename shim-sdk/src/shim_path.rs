@@ -1,14 +1,15 @@
-//! From a runtime's name to the shim binary that runs it.
+//! Finds the binary of the shim for a runtime's name.
 //!
 //! `io.containerd.runc.v2` is `containerd-shim-runc-v2`, `containerd-shim-runc-v2.exe` on Windows.
-//! It is looked for in the managed directory, beside the daemon, then on PATH. A path is taken as
-//! it is. Pure: the caller says which platform and which files exist.
+//! It is looked up in the managed directory, in the daemon's own directory, then in PATH. An
+//! absolute path is used as it is. The functions are pure: the caller gives the platform and a test
+//! for files.
 
 use std::path::{Path, PathBuf};
 
 use crate::Kind;
 
-/// The platform whose names are used.
+/// The platform, which decides the form of names and paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
     /// Linux and other unix systems.
@@ -18,14 +19,14 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// The one this was built for.
+    /// The platform that this was built for.
     pub const HERE: Self = if cfg!(windows) { Self::Windows } else { Self::Unix };
 }
 
-/// Where shims are looked for, in this order.
+/// The directories for shims, in the order of the look-up.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
-    /// The managed directory's `bin`, and others that were configured.
+    /// The `bin` of the managed directory, and other configured directories.
     pub managed: Vec<PathBuf>,
     /// The directory that the daemon's own binary is in.
     pub beside: Option<PathBuf>,
@@ -34,12 +35,12 @@ pub struct SearchPath {
 }
 
 impl SearchPath {
-    /// The search_path of this process: the managed directories given, its own directory and PATH.
+    /// The search path of this process: the given directories, its own directory, and PATH.
     pub fn of_this_process(managed: Vec<PathBuf>) -> Self {
         let beside = std::env::current_exe().ok();
         let beside = beside.and_then(|exe| exe.parent().map(Path::to_owned));
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // An empty element of PATH means the current directory, which for a daemon means nothing.
+        // An empty element of PATH means the current directory, which must not matter for a daemon.
         let path = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
         Self { managed, beside, path }
     }
@@ -49,10 +50,10 @@ impl SearchPath {
     }
 }
 
-/// Why a name leads to no shim.
+/// Why there is no shim for a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShimPathError {
-    /// The name has not the form of a runtime's name.
+    /// The name does not have the form of a runtime's name.
     #[error(
         "runtime name {name:?} is neither of the form io.containerd.NAME.VERSION nor an absolute path"
     )]
@@ -71,7 +72,7 @@ pub enum ShimPathError {
 }
 
 impl ShimPathError {
-    /// What this amounts to on the wire.
+    /// The kind, which decides the status code.
     pub fn kind(&self) -> Kind {
         match self {
             Self::BadName { .. } => Kind::InvalidArgument,
@@ -84,7 +85,7 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The file name of the shim for a runtime's name, if the name has the form of one.
+/// The file name of the shim for a runtime's name. `None` if the name is malformed.
 pub fn binary_name(runtime: &str, platform: Platform) -> Option<String> {
     let well_formed = |part: &&str| {
         !part.is_empty()
@@ -102,7 +103,7 @@ pub fn binary_name(runtime: &str, platform: Platform) -> Option<String> {
     Some(format!("containerd-shim-{name}-{version}{suffix}"))
 }
 
-/// The shim binary for a runtime's name or path.
+/// The path of the shim for a runtime's name or path.
 pub fn resolve(
     runtime: &str,
     platform: Platform,
@@ -130,7 +131,7 @@ pub fn resolve(
     Err(missing(tried))
 }
 
-/// Whether a path is absolute on a platform that need not be this one.
+/// Whether a path is absolute on a platform, which may be another than this one.
 fn is_absolute(path: &str, platform: Platform) -> bool {
     match platform {
         Platform::Unix => path.starts_with('/'),

@@ -1,7 +1,7 @@
-//! Signals by name, with Linux's numbers as their values on every platform.
+//! Signals by name. Their values are Linux's numbers on every platform.
 //!
-//! containerd's clients send Linux numbers even to shims elsewhere, so the numbers are part of the
-//! protocol and not of the host.
+//! containerd's clients send Linux's numbers to shims on every platform, so the numbers belong to
+//! the protocol, not to the host.
 
 use std::fmt;
 

@@ -27,8 +27,8 @@ pub(super) struct Endpoint {
     socket: Option<PathBuf>,
 }
 
-/// Reads the runtime options that `start` was given, if it passed any. Returns only when `start` has
-/// ended, because the daemon waits for that process.
+/// Reads the runtime options that `start` was given, if it passed any. Returns only when `start`
+/// has ended, because the daemon waits for that process.
 pub(super) fn options_from_start() -> Result<Option<Payload>> {
     if std::env::var_os(SOCKET_ENV).is_none() {
         // Started by hand: standard input may have no end.
@@ -66,8 +66,8 @@ impl Endpoint {
         socket::listen(listener.ok_or(io::ErrorKind::NotConnected)?)
     }
 
-    /// Removes the socket's path. To be called while the listener is still open: a refused connection
-    /// must mean that there is no server.
+    /// Removes the socket's path. To be called while the listener is still open: a refused
+    /// connection must mean that there is no server.
     pub(super) fn remove_path(&self) {
         if let Some(socket) = &self.socket
             && let Err(cause) = fs::remove_file(socket)
@@ -87,8 +87,8 @@ fn open_log(path: &Path) -> Option<File> {
     Some(fifo)
 }
 
-/// Removes a dead server's socket. A socket with a listener belongs to a group that is still served,
-/// and stays.
+/// Removes a dead server's socket. A socket with a listener belongs to a group that is still
+/// served, and stays.
 pub(super) fn remove_socket(bundle: &Bundle) {
     let Ok(at) = file::read_regular(&bundle.file(ADDRESS_FILE), MAX_ADDRESS_BYTES) else { return };
     let Ok(at) = String::from_utf8(at) else { return };

@@ -15,8 +15,9 @@ use crate::process::shim::{Job, ShimState};
 use crate::wire::{publish, server};
 use crate::{Error, Result, Runtime, reaper, stdio};
 
-/// How long a server without a container waits for a request before it stops. A daemon sends Create at
-/// once. If it was killed before that, it may find the server again when it is back, and never use it.
+/// How long a server without a container waits for a request before it stops. A daemon sends Create
+/// at once. If it was killed before that, it may find the server again when it is back, and never
+/// use it.
 const IDLE_EXIT: Duration = Duration::from_secs(15);
 /// How often a server in which no process runs checks that its bundle exists. Without a bundle no
 /// Create can come, and no client asks for an exit.
@@ -87,8 +88,8 @@ async fn run<R: Runtime>(args: &Args, runtime: R, mut endpoint: Endpoint) -> Res
     Ok(())
 }
 
-/// Owns the containers: runs each job that a connection sends, and stops the server when no client can
-/// have a use for it any more.
+/// Owns the containers: runs each job that a connection sends, and stops the server when no client
+/// can have a use for it any more.
 async fn own<R: Runtime>(
     shim: Rc<ShimState<R>>,
     mut jobs: mpsc::UnboundedReceiver<Job<R>>,

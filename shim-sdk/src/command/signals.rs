@@ -1,7 +1,7 @@
 //! The signals that a shim handles.
 //!
-//! See signal(7); the handlers write to a socket pair (the self-pipe trick), and the event loop reads
-//! it.
+//! See signal(7); the handlers write to a socket pair (the self-pipe trick), and the event loop
+//! reads it.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -25,8 +25,8 @@ pub(super) fn handle_signals<R: Runtime>(shim: &Rc<ShimState<R>>) -> Result<()> 
     })
 }
 
-/// Ignores SIGTERM and SIGINT, which would end a clean-up half way; the daemon asks for it only once.
-/// By handlers, because a program that is executed would inherit SIG_IGN.
+/// Ignores SIGTERM and SIGINT, which would end a clean-up half way; the daemon asks for it only
+/// once. By handlers, because a program that is executed would inherit SIG_IGN.
 pub(super) fn ignore_termination() -> Result<()> {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::flag::register(signal, Arc::default())

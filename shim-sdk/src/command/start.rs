@@ -29,7 +29,8 @@ use crate::{
     address, spawn,
 };
 
-/// The link in the bundle to a socket directory other than the default one. The name is containerd's.
+/// The link in the bundle to a socket directory other than the default one. The name is
+/// containerd's.
 const SOCKET_DIR_LINK: &str = "s";
 
 /// How often taking the socket's path is tried again after a lost race.
@@ -87,8 +88,8 @@ fn print(params: &StartParams, at: &str) -> Result<()> {
 /// Kills a server whose address no client got, and removes its socket.
 fn take_back(server: Option<ProcessHandle>, path: &Path) {
     if let Some(server) = server {
-        // It may have ended already. SIGKILL, and the socket is removed below: a server without signal
-        // handlers yet would not remove it at SIGTERM.
+        // It may have ended already. SIGKILL, and the socket is removed below: a server without
+        // signal handlers yet would not remove it at SIGTERM.
         let _ = server.signal(Signal::KILL);
     }
     let _ = fs::remove_file(path);
@@ -108,9 +109,9 @@ fn remember_socket_dir(bundle: &Bundle, socket_dir: &str) -> Result<()> {
 /// Listens at a path, unless another process does.
 ///
 /// The socket is bound and listened on under another name, then linked to the path. So a refused
-/// connection means that the listener is gone, and the path may be removed. That is done under a lock
-/// of the directory. A server that stops removes its path before it closes the listener. So of many
-/// processes that race, exactly one listens.
+/// connection means that the listener is gone, and the path may be removed. That is done under a
+/// lock of the directory. A server that stops removes its path before it closes the listener. So of
+/// many processes that race, exactly one listens.
 fn claim(path: &Path) -> Result<Claim> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let attempt = |what: &str| {
@@ -213,14 +214,14 @@ fn spawn_server(
         sys::sched_core_create().map_err(|cause| Error::io("prctl(PR_SCHED_CORE)", cause))?;
     }
     let made = spawn::spawn_blocking(server, &mut Stack::new())?;
-    // Closed by the kernel when this process ends. The server waits for that, so that on a busy host
-    // it does not compete with this process, for which the daemon waits.
+    // Closed by the kernel when this process ends. The server waits for that, so that on a busy
+    // host it does not compete with this process, for which the daemon waits.
     mem::forget(end);
     Ok(made.process)
 }
 
-/// A pipe that holds the options in the encoding that `-info` reads, and its writing end. Options too
-/// large for the pipe are left out; the server gets them with Create.
+/// A pipe that holds the options in the encoding that `-info` reads, and its writing end. Options
+/// too large for the pipe are left out; the server gets them with Create.
 fn to_server(options: Option<&Payload>) -> io::Result<(Stream, OwnedFd)> {
     let (mut reader, mut writer) = pipe_with(PipeFlags::CLOEXEC)?;
     if let Some(options) = options {

@@ -1,7 +1,7 @@
 //! `start`: spawns a server, waits until it listens, prints the address.
 //!
-//! A listening pipe cannot be passed to another process, so the server makes it. Its name is printed
-//! when the server answers there.
+//! A listening pipe cannot be passed to another process, so the server makes it. Its name is
+//! printed when the server answers there.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -21,8 +21,8 @@ const READY: Duration = Duration::from_secs(5);
 /// How often to check.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// DETACHED_PROCESS and CREATE_NEW_PROCESS_GROUP of CreateProcess: the server has no console, and the
-/// daemon's Ctrl-C does not reach it.
+/// DETACHED_PROCESS and CREATE_NEW_PROCESS_GROUP of CreateProcess: the server has no console, and
+/// the daemon's Ctrl-C does not reach it.
 const DETACHED: u32 = 0x0000_0008 | 0x0000_0200;
 
 /// ERROR_PIPE_BUSY: a process serves the pipe, and has no instance free now.

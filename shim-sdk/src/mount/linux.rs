@@ -86,7 +86,8 @@ impl Mounted {
 
 /// Unmounts everything on a directory. A directory that is no mount point, or missing, is no error.
 ///
-/// A busy mount is detached: it leaves the tree now; its file system is released with its last user.
+/// A busy mount is detached: it leaves the tree now; its file system is released with its last
+/// user.
 pub fn unmount(target: &Path) -> Result<(), MountError> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     loop {
@@ -172,8 +173,8 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<Mounted, MountError> {
     } else {
         let point = find(entry, root, true)?;
         mount_at(entry, &mount_point::path_of(&point), &options).map_err(failed)?;
-        // `point` is below the new mount, so the mount point is opened again. If it was exchanged in
-        // between, the flags below change another mount of this root, never one of the host.
+        // `point` is below the new mount, so the mount point is opened again. If it was exchanged
+        // in between, the flags below change another mount of this root, never one of the host.
         Mounted::Inside(find(entry, root, true)?, target.clone())
     };
     let after = || -> Result<(), Errno> {

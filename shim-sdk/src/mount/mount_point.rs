@@ -1,7 +1,8 @@
 //! Opens mount points in a root file system, by descriptor.
 //!
 //! Promise: no link of the root file system leads out of it, also while another process changes it.
-//! Missing directories are made inside. See openat2(2) RESOLVE_IN_ROOT, open_tree(2), move_mount(2).
+//! Missing directories are made inside. See openat2(2) RESOLVE_IN_ROOT, open_tree(2),
+//! move_mount(2).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -45,8 +46,8 @@ pub(super) fn inside(root: impl AsFd, target: &Path, is_directory: bool) -> io::
                 openat(&point, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
             };
             match made {
-                // EEXIST: another process has made it first, or it is a dangling link. The next look
-                // tells which; the number of looks is bounded.
+                // EEXIST: another process has made it first, or it is a dangling link. The next
+                // look tells which; the number of looks is bounded.
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -72,7 +73,8 @@ fn find(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let mut attempts = ATTEMPTS;
     loop {
         match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-            // EAGAIN: a rename(2) or mount(2) ran at the same time, and the kernel could not be sure.
+            // EAGAIN: a rename(2) or mount(2) ran at the same time, and the kernel could not be
+            // sure.
             Err(Errno::AGAIN) if attempts > 0 => attempts -= 1,
             found => return found,
         }

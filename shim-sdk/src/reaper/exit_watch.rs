@@ -1,4 +1,4 @@
-//! The exit of one process, to come.
+//! A future for the exit of one process.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,25 +8,25 @@ use tokio::sync::oneshot;
 
 use crate::Exit;
 
-/// What is reported of a process whose status cannot be had: the kernel told it to another parent,
-/// say.
+/// The status that is reported if the real one is unknown, for example because another parent
+/// reaped the process.
 pub(crate) const UNKNOWN_STATUS: u32 = 255;
 
-/// The exit of one process, to come; the same again once it is known.
+/// A future for the exit of one process. Polled again, it returns the same exit.
 ///
 /// # Cancel safety
 ///
-/// Dropping it loses the exit to this watcher only; the process is reaped all the same.
+/// It may be dropped. The process is still reaped, and other watchers still get the exit.
 #[derive(Debug)]
 pub(crate) struct ExitWatch(Result<oneshot::Receiver<Exit>, Exit>);
 
 impl ExitWatch {
-    /// An exit that somebody will send.
+    /// An exit that the reaper will send.
     pub(crate) fn pending(receiver: oneshot::Receiver<Exit>) -> Self {
         Self(Ok(receiver))
     }
 
-    /// An exit that is known.
+    /// An exit that is already known.
     pub(crate) fn known(exit: Exit) -> Self {
         Self(Err(exit))
     }
@@ -40,7 +40,7 @@ impl Future for ExitWatch {
             Err(exit) => return Poll::Ready(*exit),
             Ok(receiver) => match Pin::new(receiver).poll(context) {
                 Poll::Pending => return Poll::Pending,
-                // Dropped unsent by whoever could not wait for it, or at a shutdown.
+                // The sender was dropped: waiting failed, or the event loop shuts down.
                 Poll::Ready(received) => received.unwrap_or_else(|_| Exit::now(UNKNOWN_STATUS)),
             },
         };

@@ -1,14 +1,13 @@
-//! Reaps children and hands each exit to whoever asked for it.
+//! Reaps children and sends each exit to its watchers.
 //!
-//! Two ways lead here: the pidfd of each process that is watched, and SIGCHLD for the others,
-//! which are orphans that the kernel gave to the shim as their subreaper. All reaping happens on the
-//! event loop's thread; whoever makes a process says first that one is expected, so that its exit is
-//! kept should it be reaped before it is watched.
+//! A watched process is reaped when its pidfd becomes readable. The others are reaped at SIGCHLD:
+//! they are orphans that the kernel gave to the shim as their subreaper. All reaping is done on the
+//! event loop's thread. Code that makes a process calls [`expect`] first, so that an exit is kept
+//! if the process is reaped before it is watched.
 //!
-//! Promise: an exit that arrives before its watcher is kept while one is expected, so fast
-//! containers are not lost; a
-//! kept exit is not taken for that of a later process with the same number.
-//! Not here: deciding what an exit means (`process::lifecycle`).
+//! Promise: while a process is expected, an exit that arrives before its watcher is kept, so the
+//! exit of a short process is not lost. A kept exit is never used for a later process with the same
+//! pid. Not here: deciding what an exit means (`process::lifecycle`).
 //! See waitid(2), pidfd_open(2), prctl(2) PR_SET_CHILD_SUBREAPER.
 
 use std::cell::RefCell;
@@ -23,16 +22,16 @@ use super::exit_watch::{ExitWatch, UNKNOWN_STATUS};
 use crate::sys::{self, Waited};
 use crate::{Error, Exit, Pid, ProcessHandle, Result};
 
-/// How many exits that nobody has asked for are kept while a process is being made; the oldest go
-/// first.
+/// The most exits without a watcher that are kept while a process is being made. The oldest are
+/// dropped first.
 const MAX_EARLY: usize = 4096;
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::new(Table::default());
 }
 
-/// A process is being made whose pid is not known yet: until this is dropped, exits that nobody
-/// has asked for are kept.
+/// A process is being made, and its pid is not known yet. Until this is dropped, exits without a
+/// watcher are kept.
 #[derive(Debug)]
 pub(crate) struct Expecting(());
 
@@ -67,11 +66,11 @@ impl Table {
         match self.watched.remove(&pid) {
             Some(watchers) => {
                 for watcher in watchers {
-                    // A watcher that is gone no longer cares.
+                    // The watcher may have been dropped.
                     let _ = watcher.send(exit);
                 }
             }
-            // An orphan that no runtime is about to ask for.
+            // An orphan. No runtime will ask for its exit.
             None if self.expecting == 0 => {}
             None => {
                 if self.early.len() == MAX_EARLY {
@@ -98,12 +97,12 @@ pub(crate) fn watch(process: &ProcessHandle) -> ExitWatch {
             Exit::now(UNKNOWN_STATUS)
         }));
     };
-    // A pidfd was had, so the number is in use, and a kept exit was that of an earlier process.
+    // There is a pidfd, so the pid is in use, and a kept exit is that of an earlier process.
     follow(pid, pidfd)
 }
 
-/// Watches a child whose pidfd was made with it, so that it may have been reaped since. Exits were
-/// expected when it was made, and still are.
+/// Watches a child whose pidfd was made by clone(2). It may have been reaped since. The caller has
+/// called [`expect`] before it was made, and still holds the result.
 pub(crate) fn watch_child(process: &ProcessHandle) -> ExitWatch {
     let pid = process.pid();
     let Some(pidfd) = process.pidfd() else { return watch(process) };
@@ -124,25 +123,25 @@ fn follow(pid: Pid, pidfd: BorrowedFd<'_>) -> ExitWatch {
     match pidfd.try_clone_to_owned().and_then(|pidfd| sys::async_fd(pidfd, Interest::READABLE)) {
         Ok(pidfd) => {
             tokio::task::spawn_local(async move {
-                // An error here means that the runtime is shutting down.
+                // It fails only when the event loop shuts down.
                 if pidfd.readable().await.is_ok() {
                     reap(pid).await;
                 }
             });
         }
-        // SIGCHLD still comes for children.
+        // A child is still reaped at SIGCHLD.
         Err(cause) => log::warn!("watch the pidfd of process {pid}: {cause}"),
     }
     ExitWatch::pending(receiver)
 }
 
-/// Reaps a process whose pidfd says that it has exited.
+/// Reaps a process whose pidfd shows that it has exited.
 async fn reap(pid: Pid) {
-    // A process that is still the child of another, say of a runtime that is about to exit, comes
-    // to us when that parent goes.
+    // The process may still be the child of another one, such as a runtime that is about to exit.
+    // When that parent ends, this process becomes the parent.
     for _ in 0..50 {
         if !TABLE.with_borrow(|table| table.watched.contains_key(&pid)) {
-            return; // SIGCHLD was faster
+            return; // reaped at SIGCHLD
         }
         match sys::waitid_pid(pid.get()) {
             Ok(Some(waited)) => return TABLE.with_borrow_mut(|table| table.deliver(waited)),
@@ -172,7 +171,7 @@ pub(crate) fn sweep() {
     }
 }
 
-/// Makes this process the one that orphans below it are given to, and keeps reaping until dropped.
+/// Makes this process the subreaper of its descendants, and reaps until the event loop ends.
 pub(crate) fn start() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|cause| Error::io("prctl(PR_SET_CHILD_SUBREAPER, 1)", cause.into()))?;
@@ -184,7 +183,7 @@ pub(crate) fn start() -> Result<()> {
     let signals = signals.map_err(attempt)?;
     tokio::task::spawn_local(async move {
         let mut drained = [0; 64];
-        // Children of before the registration have sent their signal already.
+        // Children that exited before the registration have sent their signal already.
         sweep();
         while let Ok(mut ready) = signals.readable().await {
             while io::Read::read(&mut reader, &mut drained).is_ok_and(|read| read > 0) {}
@@ -218,7 +217,7 @@ mod tests {
         table_test(async || {
             let _expecting = expect();
             let pid = spawned("exit 7");
-            // Reaped as an orphan would be, by nobody's request.
+            // Reaped like an orphan, before anything watches it.
             let exit = loop {
                 if let Ok(Some(waited)) = sys::waitid_pid(pid.get()) {
                     TABLE.with_borrow_mut(|table| table.deliver(waited));

@@ -1,7 +1,7 @@
-//! Hands each process's exit to whoever asked for it.
+//! Sends the exit of each process to its watchers.
 //!
-//! Every process has a handle of its own here, which keeps its exit code for as long as it is open;
-//! so nothing has to be kept for late watchers. A thread waits for each process that is watched.
+//! The handle of a process keeps its exit code while it is open, so no exit has to be kept for late
+//! watchers. A thread waits for each process that is watched.
 
 use std::thread;
 
@@ -13,11 +13,11 @@ use crate::{Exit, ProcessHandle, Result, sys};
 /// The stack of a thread that only waits.
 const STACK_BYTES: usize = 64 << 10;
 
-/// A process is being made whose pid is not known yet.
+/// A process is being made, and its pid is not known yet.
 #[derive(Debug)]
 pub(crate) struct Expecting(());
 
-/// Exits are kept by the processes' handles.
+/// Does nothing: the handles keep the exits.
 pub(crate) fn expect() -> Expecting {
     Expecting(())
 }
@@ -34,7 +34,7 @@ pub(crate) fn watch(process: &ProcessHandle) -> ExitWatch {
     let wait = move || {
         use std::os::windows::io::AsHandle;
         match sys::wait_for_exit(handle.as_handle()) {
-            // A watcher that is gone no longer cares.
+            // The watcher may have been dropped.
             Ok(code) => drop(sender.send(Exit::now(code))),
             Err(cause) => log::warn!("wait for process {pid}: {cause}"),
         }
@@ -46,7 +46,7 @@ pub(crate) fn watch(process: &ProcessHandle) -> ExitWatch {
     ExitWatch::pending(receiver)
 }
 
-/// Nothing has to be set up: there are no orphans here that a shim would be given.
+/// Does nothing: Windows gives no orphans to a shim.
 pub(crate) fn start() -> Result<()> {
     Ok(())
 }

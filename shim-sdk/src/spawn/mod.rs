@@ -1,10 +1,10 @@
 //! Starts programs: helpers of the shim, and processes of containers.
 //!
-//! The reaper waits for every child of the shim, so `std::process::Child::wait` would find nothing.
-//! These calls start a process and leave the waiting to the reaper. On Unix they do not block the
-//! event loop, which `std::process::Command::spawn` would block until the program runs.
+//! The reaper waits for every child of the shim, so `std::process::Child::wait` would find no
+//! child. These calls start a process and leave the waiting to the reaper. On Unix they do not
+//! block the event loop; `std::process::Command::spawn` would block it until the program runs.
 //!
-//! [`spawn`] starts a helper that serves one call; [`spawn_process`] starts a process of a
+//! [`spawn`] starts a helper that serves one call. [`spawn_process`] starts a process of a
 //! container.
 
 mod program;

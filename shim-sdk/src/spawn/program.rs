@@ -1,73 +1,74 @@
-//! What is to be run: a program, its arguments, its surroundings.
+//! A program to run: its arguments, environment and descriptors.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::{Stream, Streams};
 
-/// A program about to be run, by [`spawn_process`](crate::spawn_process) or, for a helper of the
-/// shim, by `spawn`.
+/// A program to run, by [`spawn_process`](crate::spawn_process) or, for a helper of the shim, by
+/// `spawn`.
 ///
-/// It has the shim's environment and directory unless told otherwise, and the null device for every
-/// stream that it is not given.
+/// By default it has the shim's environment and working directory. A stream that is not set is the
+/// null device.
 #[derive(Debug)]
 pub struct Program {
     pub(crate) executable: Executable,
     pub(crate) arguments: Vec<OsString>,
-    /// Changes to the shim's environment, in order; `None` takes a variable away.
+    /// Changes to the shim's environment, in order; `None` removes a variable.
     pub(crate) environment: Vec<(OsString, Option<OsString>)>,
-    /// Whether there is nothing of the shim's environment to begin with.
+    /// Whether the environment starts empty, not with the shim's.
     pub(crate) bare: bool,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) stdin: Option<Stream>,
     pub(crate) stdout: OutputMode,
     pub(crate) stderr: OutputMode,
-    /// What it finds on descriptors 3, 4, and so on.
+    /// Its descriptors 3, 4, and so on.
     #[cfg(unix)]
     pub(crate) descriptors: Vec<std::os::fd::OwnedFd>,
-    /// Whether it goes on when the thread that makes it ends.
+    /// Whether it survives the thread that spawns it.
     #[cfg(unix)]
     pub(crate) survives: bool,
 }
 
-/// Where a program is found.
+/// The executable of a program.
 #[derive(Debug)]
 pub(crate) enum Executable {
-    /// A path, or a name to be searched for in PATH.
+    /// A path, or a name that is searched in PATH.
     Named(OsString),
-    /// A path, and what it is called.
+    /// A path, and the name for `argv[0]`.
     #[cfg(all(feature = "serve", unix))]
     At(PathBuf, OsString),
-    /// An open file, and what it is called.
+    /// An open file, and the name for `argv[0]`.
     #[cfg(unix)]
     File(std::os::fd::OwnedFd, OsString),
 }
 
-/// Where an output goes.
+/// Where an output of a program goes.
 #[derive(Debug)]
 pub(crate) enum OutputMode {
     /// The null device.
     Null,
     /// A pipe, kept for [`Child::output`](crate::Child::output).
-    #[cfg_attr(windows, allow(dead_code))] // helpers are spawned on Unix alone, so far
+    #[cfg_attr(windows, allow(dead_code))]
+    // only helpers have it, and Windows has no helpers yet
     Captured,
-    /// Where the caller says.
+    /// A stream that the caller gives.
     Given(Stream),
 }
 
 impl Program {
-    /// The program of a path, or of a name that is searched for in PATH.
+    /// The program at a path, or with a name that is searched in PATH.
     pub fn new(name: impl AsRef<OsStr>) -> Self {
         Self::of(Executable::Named(name.as_ref().to_owned()))
     }
 
-    /// The program in an open file, which may have no path at all, under some name.
+    /// The program in an open file, which may have no path. The name becomes `argv[0]`.
     #[cfg(unix)]
     pub fn in_file(file: std::os::fd::OwnedFd, name: impl AsRef<OsStr>) -> Self {
         Self::of(Executable::File(file, name.as_ref().to_owned()))
     }
 
-    /// The program of a path, which is called by another name.
+    /// The program at a path. The name becomes `argv[0]`.
     #[cfg(all(feature = "serve", unix))]
     pub(crate) fn at(path: PathBuf, name: OsString) -> Self {
         Self::of(Executable::At(path, name))
@@ -90,38 +91,38 @@ impl Program {
         }
     }
 
-    /// Adds arguments; the program's own name is not among them.
+    /// Adds arguments. `argv[0]` is not one of them.
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|one| one.as_ref().to_owned()));
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
         self.environment.push((name, Some(value)));
         self
     }
 
-    /// Takes a variable out of the environment.
+    /// Removes an environment variable.
     pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), None));
         self
     }
 
-    /// Begins with no environment, where that of the shim is not the program's business.
+    /// Starts with an empty environment, not with the shim's.
     pub fn bare_env(mut self) -> Self {
         self.bare = true;
         self
     }
 
-    /// Starts it in this directory.
+    /// Sets the working directory.
     pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
         self.directory = Some(directory.as_ref().to_owned());
         self
     }
 
-    /// Gives it these streams; they are the program's alone from now on.
+    /// Sets the streams. The shim's own descriptors of them are closed when the program is spawned.
     pub fn streams(mut self, streams: Streams) -> Self {
         let output = |stream: Option<Stream>| stream.map_or(OutputMode::Null, OutputMode::Given);
         self.stdin = streams.stdin;
@@ -130,35 +131,35 @@ impl Program {
         self
     }
 
-    /// Keeps what it writes to its standard output, to be asked for at its end.
+    /// Captures its standard output, for [`Child::output`](crate::Child::output).
     #[cfg(unix)]
     pub fn capture_stdout(mut self) -> Self {
         self.stdout = OutputMode::Captured;
         self
     }
 
-    /// Keeps what it writes to its standard error, to be asked for at its end.
+    /// Captures its standard error, for [`Child::output`](crate::Child::output).
     #[cfg(unix)]
     pub fn capture_stderr(mut self) -> Self {
         self.stderr = OutputMode::Captured;
         self
     }
 
-    /// Gives it one descriptor more: the first is its descriptor 3, the next 4, and so on.
+    /// Adds a descriptor: the first one becomes descriptor 3 of the program, the next 4, and so on.
     #[cfg(unix)]
     pub fn descriptor(mut self, descriptor: std::os::fd::OwnedFd) -> Self {
         self.descriptors.push(descriptor);
         self
     }
 
-    /// Lets it go on when the thread that makes it ends.
+    /// Lets it survive the thread that spawns it.
     #[cfg(all(feature = "serve", unix))]
     pub(crate) fn surviving(mut self) -> Self {
         self.survives = true;
         self
     }
 
-    /// How errors call it.
+    /// Its name in errors.
     pub(crate) fn name(&self) -> String {
         match &self.executable {
             Executable::Named(name) => name.to_string_lossy().into_owned(),
@@ -169,7 +170,7 @@ impl Program {
         }
     }
 
-    /// The whole environment, given the shim's.
+    /// The whole environment, computed from the shim's.
     #[cfg(unix)]
     pub(crate) fn whole_environment(
         &self,

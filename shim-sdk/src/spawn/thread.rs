@@ -1,12 +1,12 @@
-//! The thread that makes processes.
+//! The thread that spawns processes.
 //!
-//! A call that makes a process comes back only when the new program runs, which takes milliseconds
-//! on a busy machine. The event loop has others to answer meanwhile, so the calls are made here, one
-//! after the other. The thread lives as long as the shim, because the kernel ties the life of a child
-//! to that of the thread which made it.
+//! A call that spawns a process returns only when the new program runs, which takes milliseconds on
+//! a busy machine. The event loop must answer other requests meanwhile, so this thread makes the
+//! calls, one after the other. It lives as long as the shim, because PR_SET_PDEATHSIG kills a child
+//! when the thread that spawned it ends.
 //!
-//! Promise: a process whose making nobody waits for any more is killed.
-//! Not here: which process it is and what becomes of it.
+//! Promise: if the caller is dropped before it gets the process, the process is killed.
+//! Not here: what the process is for.
 //! See prctl(2) PR_SET_PDEATHSIG, setpriority(2), sched(7) on autogroups.
 
 use std::ffi::{CString, OsStr, OsString};
@@ -24,21 +24,21 @@ use super::program::{Executable, OutputMode, Program};
 use crate::sys::{self, Stack, Start, Started, c_string};
 use crate::{Error, Kind, Pid, ProcessHandle, Result, Signal};
 
-/// A thread that opens two files and clones needs little.
+/// The stack of a thread that only opens files and calls clone(2).
 const STACK_BYTES: usize = 64 << 10;
 
-/// How much sooner than others the event loop gets a processor. It is busy for a fraction of a
-/// millisecond at a time, with an answer that somebody waits for, where the runtimes whose processes
-/// it would otherwise queue behind are busy for many.
+/// By how much the niceness of the event loop is lowered. The event loop is busy for a fraction of
+/// a millisecond at a time, and a client waits for it. Runtimes are busy for many milliseconds, and
+/// the event loop would wait for a processor behind them.
 const LEAD: i32 = 10;
 
-/// The lowest niceness there is.
+/// The lowest niceness.
 const LEAST_NICE: i32 = -20;
 
-/// The niceness that the shim came with, and its children get.
+/// The niceness that the shim was started with. Its children get it.
 static OWN_NICE: OnceLock<i32> = OnceLock::new();
 
-/// The thread's end of work, and of life: never dropped.
+/// The channel to the thread. It is never dropped, so the thread never ends.
 static JOBS: OnceLock<mpsc::Sender<Box<SpawnJob>>> = OnceLock::new();
 
 struct SpawnJob {
@@ -46,16 +46,16 @@ struct SpawnJob {
     reply: oneshot::Sender<Result<Unclaimed>>,
 }
 
-/// A process that was made.
+/// A process that was spawned.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) process: ProcessHandle,
-    /// What it writes, where that is captured.
+    /// The pipe of its standard output, if that is captured.
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// A process that nobody has heard of yet; it does not outlive that.
+/// A process whose pid no caller has yet. It is killed when this is dropped.
 struct Unclaimed(Option<Spawned>);
 
 impl Drop for Unclaimed {
@@ -67,17 +67,17 @@ impl Drop for Unclaimed {
     }
 }
 
-/// Starts the thread, and puts the calling one, which is the event loop's, before others: the threads
-/// for what may block, which it makes from now on, have its niceness too. Without the privilege for
-/// that everything stays as it is.
+/// Starts the thread, and lowers the niceness of the calling thread, which is the event loop's.
+/// Threads for blocking calls that it starts later inherit that. Without the privilege the niceness
+/// stays.
 pub(crate) fn start() -> Result<()> {
     jobs()?;
     let hurried = sys::nice().and_then(|own| {
-        // Stored before the change: there is no moment in which a child would keep it.
+        // Stored before the change, so that no child is spawned with the lower niceness.
         let hurried = (OWN_NICE.get_or_init(|| own) - LEAD).max(LEAST_NICE);
         sys::set_nice(hurried)?;
-        // A thread's niceness counts among those of its session alone, where the kernel has sessions
-        // take turns: the session's own decides then. Children have sessions of their own.
+        // With autogroups, a thread's niceness counts only within its session; between sessions
+        // that of the session counts. Children have their own sessions.
         match std::fs::write("/proc/self/autogroup", hurried.to_string()) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
             Ok(()) | Err(_) => Ok(()),
@@ -89,11 +89,11 @@ pub(crate) fn start() -> Result<()> {
     Ok(())
 }
 
-/// Makes a process.
+/// Spawns a process.
 ///
 /// # Cancel safety
 ///
-/// The process is killed if this is dropped before it was told of.
+/// If this is dropped before it returns, the process is killed.
 pub(crate) async fn spawn(program: Program) -> Result<Spawned> {
     let name = program.name();
     let gone = || Error::new(Kind::Internal, format!("spawn {name}: no thread for it"));
@@ -109,7 +109,8 @@ fn jobs() -> Result<&'static mpsc::Sender<Box<SpawnJob>>> {
     }
     let (sender, jobs) = mpsc::channel::<Box<SpawnJob>>();
     let thread = thread::Builder::new().name("spawner".to_owned()).stack_size(STACK_BYTES);
-    // Where two come here at once, the thread of the one that is too late ends with its channel.
+    // If two callers come here at once, the thread of the second one ends, because its channel is
+    // dropped.
     thread.spawn(move || work(&jobs)).map_err(|cause| Error::io("start the spawner", cause))?;
     Ok(JOBS.get_or_init(|| sender))
 }
@@ -118,12 +119,13 @@ fn work(jobs: &mpsc::Receiver<Box<SpawnJob>>) {
     let mut stack = Stack::new();
     while let Ok(job) = jobs.recv() {
         let SpawnJob { program, reply } = *job;
-        // Whoever asked may have gone meanwhile, or go before the answer is read.
+        // The caller may have been dropped. Then the send fails, and dropping `Unclaimed` kills the
+        // process.
         let _ = reply.send(spawn_blocking(program, &mut stack).map(|made| Unclaimed(Some(made))));
     }
 }
 
-/// Makes a process on the calling thread, which is held up until the program runs.
+/// Spawns a process on the calling thread. It blocks until the program runs.
 pub(crate) fn spawn_blocking(program: Program, stack: &mut Stack) -> Result<Spawned> {
     let name = program.name();
     spawn_now(program, stack).map_err(|cause| Error::io(format!("spawn {name}"), cause))
@@ -155,7 +157,7 @@ fn spawn_now(program: Program, stack: &mut Stack) -> io::Result<Spawned> {
         }
         Executable::At(path, name) => (name, vec![c_string(path)?], None),
         Executable::File(file, name) => {
-            // Out of the way of those that the child gets.
+            // Above the numbers of the descriptors that the child gets.
             let lowest = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
             let file = rustix::io::fcntl_dupfd_cloexec(file, lowest)?;
             (name, vec![c_string(format!("/proc/self/fd/{}", file.as_raw_fd()))?], Some(file))
@@ -178,7 +180,7 @@ fn spawn_now(program: Program, stack: &mut Stack) -> io::Result<Spawned> {
     Ok(Spawned { process: ProcessHandle::made(pid, pidfd), stdout, stderr })
 }
 
-/// The child's end of an output, and ours.
+/// The child's end of an output, and the shim's end if it is captured.
 fn open(output: OutputMode, null: &OwnedFd) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     match output {
         OutputMode::Null => Ok((null.try_clone()?, None)),
@@ -190,7 +192,7 @@ fn open(output: OutputMode, null: &OwnedFd) -> io::Result<(OwnedFd, Option<Owned
     }
 }
 
-/// Where a program may be found, as execvp(3) has it.
+/// The paths at which a program may be, as execvp(3) searches them.
 fn candidates(name: &OsStr, path: Option<&OsString>) -> io::Result<Vec<CString>> {
     if name.as_bytes().contains(&b'/') {
         return Ok(vec![c_string(name)?]);

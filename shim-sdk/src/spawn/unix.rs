@@ -1,11 +1,6 @@
-//! Programs that a runtime runs, and processes that it makes.
+//! Helpers, with their exit and output, and processes of containers.
 //!
-//! The shim reaps every child itself, so `std::process::Child::wait` would find nothing. These
-//! calls spawn and leave the waiting to the shim. They do not hold up the event loop, which a spawn
-//! by `std::process::Command` would do until the program runs.
-//!
-//! Two kinds: [`spawn`] is for a helper that serves one call, [`spawn_process`] for the process of a
-//! container. Both die with the shim.
+//! The kernel kills both when the shim dies (PR_SET_PDEATHSIG).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,14 +15,14 @@ use crate::reaper::ExitWatch;
 use crate::sys::{self, Stack};
 use crate::{Error, Exit, Kind, Pid, ProcessHandle, Program, Result, Signal};
 
-/// How much of a helper's output is kept; the rest is read and dropped.
+/// The most of a helper's output that is kept. The rest is read and dropped.
 const MAX_CAPTURED_BYTES: usize = 4 << 20;
 
 /// A helper that was spawned.
 ///
 /// # Cancel safety
 ///
-/// Every method may be dropped; the helper is reaped in any case. It is not killed by a drop.
+/// Every method may be dropped. The helper is not killed then, and is still reaped.
 #[derive(Debug)]
 pub struct Child {
     process: ProcessHandle,
@@ -36,19 +31,19 @@ pub struct Child {
     stderr: Option<OwnedFd>,
 }
 
-/// What a helper left.
+/// The exit and the output of a helper.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// How it ended.
     pub exit: Exit,
-    /// Its standard output, where that was piped.
+    /// Its standard output, if it was captured.
     pub stdout: Vec<u8>,
-    /// Its standard error, where that was piped.
+    /// Its standard error, if it was captured.
     pub stderr: Vec<u8>,
 }
 
 impl Output {
-    /// Whether it ended well.
+    /// Whether its status is 0.
     pub fn success(&self) -> bool {
         self.exit.status == 0
     }
@@ -60,20 +55,19 @@ impl Output {
 ///
 /// # Cancel safety
 ///
-/// Dropped before it has answered, it leaves nothing that runs.
+/// If it is dropped before it returns, the helper is killed.
 pub async fn spawn(program: Program) -> Result<Child> {
-    // It may have been reaped by the time that this thread hears of it.
+    // The helper may be reaped before this thread gets its pid.
     let _expecting = reaper::expect();
     let Spawned { process, stdout, stderr } = thread::spawn(program).await?;
     let watch = reaper::watch_child(&process);
     Ok(Child { process, watch, stdout, stderr })
 }
 
-/// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
-/// answers with.
+/// Spawns the process of a container. The SDK watches the pid that the runtime returns.
 ///
-/// It is killed when the shim dies, at whichever moment that is: a process that was spawned and not
-/// yet journaled would be nobody's, and what is journaled the daemon's `delete` kills anyway.
+/// The kernel kills the process when the shim dies. Otherwise no process would know of one that is
+/// not in the journal yet; one in the journal is killed by `delete` anyway.
 ///
 /// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
 ///
@@ -84,8 +78,8 @@ pub async fn spawn_process(program: Program) -> Result<Pid> {
     Ok(thread::spawn(program).await?.process.pid())
 }
 
-/// Spawns a helper that the caller watches over, and holds up the event loop until it runs: for one
-/// that is rare and lives long.
+/// Spawns a helper that the caller supervises. It blocks the event loop until the helper runs, so
+/// it is for helpers that are started rarely and live long.
 ///
 /// Must be called from a [`Runtime`](crate::Runtime)'s methods, as [`spawn`].
 pub fn spawn_now(program: Program) -> Result<ProcessHandle> {
@@ -103,20 +97,21 @@ impl Child {
         &self.process
     }
 
-    /// The helper and its exit, where its output is no matter.
+    /// The helper and its exit, without its output.
     pub(crate) fn apart(self) -> (ProcessHandle, ExitWatch) {
         (self.process, self.watch)
     }
 
-    /// Waits for the exit; the same again once it is known.
+    /// Waits for the exit. Later calls return it again.
     pub async fn wait(&mut self) -> Exit {
         (&mut self.watch).await
     }
 
-    /// Waits for the exit and what was written to pipes until then. After the limit, where there
-    /// is one, the helper is killed and the answer is an error of kind DEADLINE_EXCEEDED.
+    /// Waits for the exit and returns it with the captured output. After the limit, if there is
+    /// one, the helper is killed and the error is DEADLINE_EXCEEDED.
     ///
-    /// The exit ends the reading, not the end of the file: whoever inherited a pipe may keep it.
+    /// Reading stops at the exit, not at the end of the file: a process that inherited a pipe may
+    /// keep it open.
     pub async fn output(mut self, limit: Option<Duration>) -> Result<Output> {
         let (mut stdout, mut stderr) = (Capture::new(self.stdout), Capture::new(self.stderr));
         let work = async {
@@ -136,7 +131,7 @@ impl Child {
             Some(limit) => match tokio::time::timeout(limit, work).await {
                 Ok(exit) => exit,
                 Err(_) => {
-                    // It may have exited just now, which is as well.
+                    // It may have exited in between; that is the same result.
                     let _ = self.process.signal(Signal::KILL);
                     return Err(Error::new(
                         Kind::DeadlineExceeded,
@@ -149,7 +144,7 @@ impl Child {
     }
 }
 
-/// One stream being read.
+/// A stream that is captured.
 struct Capture {
     pipe: Option<AsyncFd<OwnedFd>>,
     bytes: Vec<u8>,
@@ -164,7 +159,8 @@ impl Capture {
         Self { pipe, bytes: Vec::new() }
     }
 
-    /// Reads once; pending for ever at the end of the file, so that a select! goes on without it.
+    /// Reads once. At the end of the file it never returns, so that a select! continues with the
+    /// others.
     async fn read(&mut self) {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
         let Ok(mut ready) = pipe.readable().await else {
@@ -178,7 +174,7 @@ impl Capture {
         }
     }
 
-    /// Reads what is there now.
+    /// Reads the bytes that are in the pipe now.
     fn read_available(&mut self) {
         let Some(pipe) = &self.pipe else { return };
         while read_into(pipe.get_ref(), &mut self.bytes).is_ok_and(|read| read > 0) {}

@@ -1,4 +1,4 @@
-//! Processes that a runtime makes; the SDK learns their exits from their handles.
+//! Processes of containers. The SDK waits for them by their handles.
 
 use std::os::windows::io::OwnedHandle;
 use std::process::{Command, Stdio};
@@ -7,8 +7,8 @@ use super::program::{Executable, OutputMode};
 use crate::process::keep;
 use crate::{Error, Kind, Pid, Program, Result};
 
-/// Spawns the process of a container; the SDK learns its exit from the pid that the runtime
-/// answers with. It outlives the shim if that is killed; `delete` ends what is in the journal.
+/// Spawns the process of a container. The SDK watches the pid that the runtime returns. The process
+/// survives a killed shim; `delete` ends the processes in the journal.
 pub async fn spawn_process(program: Program) -> Result<Pid> {
     let name = program.name();
     let spawned = command(program).spawn();

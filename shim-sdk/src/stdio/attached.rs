@@ -25,16 +25,16 @@ use super::logger::Logger;
 use super::output::{CopyProgress, OutputCopy, OutputTarget};
 use crate::{Error, Result};
 
-/// How long output is held back while a process is being made. It is bounded, because a runtime that
-/// writes more than a pipe holds would block.
+/// How long output is held back while a process is being made. It is bounded, because a runtime
+/// that writes more than a pipe holds would block.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// The SDK's ends.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// Closed once the process is made, which ends every wait for it. Earlier output is the runtime's
-    /// own (runc repeats its error there) and does not go to the client: if making the process fails,
-    /// the client gets an error instead.
+    /// Closed once the process is made, which ends every wait for it. Earlier output is the
+    /// runtime's own (runc repeats its error there) and does not go to the client: if making the
+    /// process fails, the client gets an error instead.
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<OutputCopy>>,
@@ -207,8 +207,8 @@ impl Attached {
         let progress = CopyProgress::new();
         let told = progress.clone();
         let task = async move {
-            // Before there is anything to copy: the client's open(2) waits for this one. If it still
-            // waited when a short process ends, the client would have nothing to read from.
+            // Before there is anything to copy: the client's open(2) waits for this one. If it
+            // still waited when a short process ends, the client would have nothing to read from.
             let opened = target.open(&told).await;
             // Ends when the semaphore is closed or the time is over; both are errors, and expected.
             let _ = tokio::time::timeout(HOLD, made.acquire()).await;
@@ -250,8 +250,8 @@ mod tests {
     use super::*;
     use crate::stdio::{Io, Owner, Stdio, open};
 
-    /// Opens streams to a file, writes to them, makes the process or not, and returns what is in the
-    /// file after a time. The clock is paused, and advances by itself when all tasks wait.
+    /// Opens streams to a file, writes to them, makes the process or not, and returns what is in
+    /// the file after a time. The clock is paused, and advances by itself when all tasks wait.
     fn arrived(made: bool, after: Duration) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -5,8 +5,8 @@
 //! there has been a reader, and from then on holds a reading end of its own: a client may go and
 //! come back. When the output has ended with bytes unread, the fifo is kept until they are read, or
 //! the process is deleted, which is put off a little for that: some clients (containerd's own among
-//! them) give up an end that they are still opening when they hear that an exec was deleted, and that
-//! it is open shows only when they read.
+//! them) give up an end that they are still opening when they hear that an exec was deleted, and
+//! that it is open shows only when they read.
 //!
 //! See fifo(7); poll(2): a writing end without readers shows POLLERR.
 

@@ -2,12 +2,12 @@
 //!
 //! Promise: the program starts with exactly the descriptors given, on 0, 1, 2, and so on; every
 //! signal has its default action and none is blocked; it dies with the thread that started it,
-//! unless it is to survive that; it has a session of its own, which to a kernel with autogroups says
-//! that it and the shim are two things that want their turns on a processor; a program that cannot
-//! be run is this call's error, not an exit status to be guessed at.
+//! unless it is to survive that; it has a session of its own, which to a kernel with autogroups
+//! says that it and the shim are two things that want their turns on a processor; a program that
+//! cannot be run is this call's error, not an exit status to be guessed at.
 //!
-//! clone(2) with `CLONE_VM | CLONE_VFORK` as posix_spawn(3) does it: nothing of the shim's memory is
-//! copied. `std::process::Command` has that fast path only without a death signal, and
+//! clone(2) with `CLONE_VM | CLONE_VFORK` as posix_spawn(3) does it: nothing of the shim's memory
+//! is copied. `std::process::Command` has that fast path only without a death signal, and
 //! gives no pidfd, which must be had from the start because a pid alone can be reused.
 //!
 //! See clone(2), execve(2), prctl(2) PR_SET_PDEATHSIG, sched(7) on autogroups.
@@ -172,8 +172,9 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     // Signal dispositions and descriptors are the child's own (no CLONE_SIGHAND, no CLONE_FILES).
     unsafe {
         for signal in 1..=LAST_SIGNAL {
-            // The call itself: libc's function refuses those that it keeps to itself (32, 33), which
-            // posix_spawn(3) leaves ignored. Fails for SIGKILL and SIGSTOP, which cannot be changed.
+            // The call itself: libc's function refuses those that it keeps to itself (32, 33),
+            // which posix_spawn(3) leaves ignored. Fails for SIGKILL and SIGSTOP, which cannot be
+            // changed.
             set_action(signal, false);
         }
         // Runs to its end only if some call fails.

@@ -65,8 +65,8 @@ impl StartParams {
 
     fn structured(params: BootstrapParams) -> Self {
         let given = |text: String| (!text.is_empty()).then_some(text);
-        // The options are the first extension whose type's name ends so; the other extensions are not
-        // for the runtime.
+        // The options are the first extension whose type's name ends so; the other extensions are
+        // not for the runtime.
         let options = params
             .extensions
             .into_iter()

@@ -29,8 +29,8 @@ use tokio::time::timeout;
 const REQUESTS: usize = 4096;
 /// Bytes of the requests of one connection that are at work.
 const PAYLOAD_BYTES: usize = 32 << 20;
-/// Answers of one connection that wait to be written, beside those whose requests still count towards
-/// [`REQUESTS`].
+/// Answers of one connection that wait to be written, beside those whose requests still count
+/// towards [`REQUESTS`].
 const ANSWERS: usize = 16;
 
 /// The answer to one call, on its way.

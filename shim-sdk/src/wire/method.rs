@@ -102,8 +102,8 @@ where
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |shim| {
-            // Boxed: a call is several kilobytes, and each move of it would take as much stack, which
-            // stays with the process.
+            // Boxed: a call is several kilobytes, and each move of it would take as much stack,
+            // which stays with the process.
             let job = Box::pin(act(Rc::clone(shim), request));
             tokio::task::spawn_local(drive(job, reply));
         }));

@@ -212,7 +212,8 @@ mod tests {
     use super::*;
     use crate::{ContainerId, Exit};
 
-    /// Publishes one event to a daemon that has been away for a time; then the daemon listens again.
+    /// Publishes one event to a daemon that has been away for a time; then the daemon listens
+    /// again.
     #[cfg(unix)]
     async fn away(test: impl AsyncFnOnce(EventQueue, std::os::unix::net::UnixListener)) {
         let folder = tempfile::tempdir().expect("temporary folder");
