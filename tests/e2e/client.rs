@@ -190,6 +190,9 @@ fn a_socket_that_nobody_answers_is_an_error_in_time() {
     });
 }
 
+/// In this time a client has connected and its call waits for the daemon; neither can be seen from outside.
+const UNDER_WAY: Duration = Duration::from_millis(500);
+
 /// `rm -f` said "transport error" when it had reached a daemon that was being killed.
 #[test]
 fn a_client_whose_daemon_goes_away_before_it_answers_asks_the_next_one() {
@@ -201,13 +204,13 @@ fn a_client_whose_daemon_goes_away_before_it_answers_asks_the_next_one() {
     // A call that is under way.
     let mut waiting = supervisor.cli(&["wait", &id]);
     let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(UNDER_WAY);
     let first = Pid::from_raw(supervisor.daemon());
     // One that reaches a daemon which will not answer any more.
     kill(first, Signal::SIGSTOP).expect("it runs");
     let mut listing = supervisor.cli(&["ps", "-a"]);
     let listing = listing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(UNDER_WAY);
     kill(first, Signal::SIGKILL).expect("it runs");
     let listing = listing.wait_with_output().expect("it ends");
     let text = String::from_utf8_lossy(&listing.stdout);
@@ -227,7 +230,7 @@ fn a_client_whose_daemon_is_stopped_waits_with_the_next_one() {
     let _ = supervisor.run(&["run", "-d", "--id", &id, APP, "/bin/sh", "-c", script]).success();
     let mut waiting = supervisor.cli(&["wait", &id]);
     let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(UNDER_WAY);
     let first = Pid::from_raw(supervisor.daemon());
     kill(first, Signal::SIGTERM).expect("it runs");
     let waiting = waiting.wait_with_output().expect("it ends");

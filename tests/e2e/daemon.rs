@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::fixtures::{self, APP};
 use harness::image::Image;
-use harness::{Root, Supervisor, eventually, run, wait};
+use harness::{Root, Supervisor, eventually, leak, run, wait};
 use nix::sys::signal::Signal;
 
 use crate::run::{nothing_is_kept, supervisor};
@@ -103,7 +103,7 @@ fn a_quiet_daemon_leaves_and_the_next_start_adopts_what_lives_on() {
     assert!(!supervisor.socket().exists(), "it takes its socket along");
     assert!(harness::containerd::shim_of(&lives).is_some(), "containers live on in their shims");
     // One container ends while nobody is there.
-    eventually(wait::SOON, "it ends", || harness::leak::state(init).is_none().then_some(()));
+    eventually(wait::SOON, "it ends", || leak::state(init).is_none().then_some(()));
 
     let listed = supervisor.run(&["ps", "-a"]).success().out();
     assert!(supervisor.daemons().iter().all(|daemon| !first.contains(daemon)));
@@ -144,7 +144,13 @@ fn a_daemon_started_by_hand_stays() {
     let mut supervisor = Supervisor::new(&root).with_idle_timeout(1);
     supervisor.serve();
     let pid = supervisor.daemon();
-    std::thread::sleep(Duration::from_secs(4));
+    // One that was started on demand later, with the same timeout, has left.
+    let elsewhere = Root::new();
+    let on_demand = Supervisor::new(&elsewhere).with_idle_timeout(1);
+    let _ = on_demand.run(&["ps"]).success();
+    eventually(wait::SOON, "a daemon on demand has left", || {
+        on_demand.daemons().is_empty().then_some(())
+    });
     assert_eq!(supervisor.daemon(), pid);
     let _ = supervisor.run(&["ps"]).success();
     supervisor.stop(Signal::SIGTERM);
@@ -160,11 +166,17 @@ fn a_daemon_killed_outright_loses_no_image_no_exit_and_no_container() {
         let _ = supervisor.run(&["run", "-d", "--id", id, APP, "/bin/sh", "-c", script]).success();
     };
     run(&supervisor, &lives, "sleep 600");
-    run(&supervisor, &ends, "sleep 1; exit 7");
+    run(&supervisor, &ends, "until [ -e /end ]; do sleep 0.05; done; exit 7");
+    let tasks = harness::run(&mut supervisor.ctr(&["tasks", "ls"])).success().out();
+    let line = tasks.lines().find(|line| line.starts_with(&ends)).expect("it runs");
+    let pid: i32 =
+        line.split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).expect("its pid");
     supervisor.stop(Signal::SIGKILL);
-    std::thread::sleep(Duration::from_millis(1500));
-    let done = supervisor.run(&["wait", &ends]);
-    assert!(done.out() == "7" || done.code() == 7, "{done:?}");
+    fs::write(format!("/proc/{pid}/root/end"), "").expect("it runs");
+    eventually(wait::SOON, "a container ends without a daemon", || {
+        matches!(leak::state(pid), None | Some('Z' | 'X')).then_some(())
+    });
+    assert_eq!(supervisor.run(&["wait", &ends]).success().out(), "7");
     let _ = supervisor.run(&["exec", &lives, "/bin/true"]).success();
     assert!(supervisor.run(&["images"]).success().out().contains(APP));
     let _ = supervisor.run(&["rm", &ends]).success();
@@ -185,7 +197,7 @@ fn a_daemon_killed_while_containers_start_leaves_none_half_made() {
                     supervisor.cli(&["run", "-d", "--id", id, APP, "/bin/sleep", "600"]);
                 scope.spawn(move || run(&mut client));
             }
-            std::thread::sleep(Duration::from_millis(30 + round * 25));
+            wait::pass(Duration::from_millis(30 + round * 25));
             for pid in supervisor.daemons() {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
             }

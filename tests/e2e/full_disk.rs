@@ -64,12 +64,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // The removal of trees goes on in the background of a daemon that has ended by now.
-        for _ in 0..100 {
-            if umount(&self.at).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        wait::until(wait::SOON, || umount(&self.at).ok());
     }
 }
 

@@ -128,7 +128,7 @@ fn a_lease_that_has_expired_ends_without_another_cause() {
     supervisor.stop(nix::sys::signal::Signal::SIGTERM);
     supervisor.serve();
     // The start itself has something collected.
-    std::thread::sleep(Duration::from_secs(3));
+    wait::pass(Duration::from_secs(3));
     let lease = |words: &[&str]| run(&mut supervisor.ctr(&[&["leases"], words].concat())).success();
     let _ = lease(&["create", "--id", "short", "--expires", "1s"]);
     let _ = lease(&["create", "--id", "none", "--expires", "0s"]);

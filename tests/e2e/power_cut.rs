@@ -245,7 +245,7 @@ fn a_power_cut_in_the_middle_leaves_no_record_of_what_is_not_whole() {
             } else {
                 fs::remove_file(file).expect("a copy that is not wanted");
             }
-            std::thread::sleep(Duration::from_millis(10));
+            wait::pass(Duration::from_millis(10));
         }
     };
     during(supervisor.cli(&["import"]).arg(&archive), "import");

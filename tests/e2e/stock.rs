@@ -1,7 +1,6 @@
 //! Our shims under stock containerd, driven by stock `ctr`.
 
 use std::fs;
-use std::time::Duration;
 
 use harness::fixtures::{self, APP};
 use harness::terminal::Terminal;
@@ -268,7 +267,8 @@ fn containers_outlive_a_killed_containerd_and_are_found_again() {
         let _ = run(&mut ctr).success();
         let shim = containerd.shim(&id);
         containerd.stop(Signal::SIGKILL);
-        std::thread::sleep(Duration::from_millis(200));
+        let outlives = wait::holds(wait::QUIET, || harness::leak::state(shim).is_some());
+        assert!(outlives, "the shim left with containerd");
         containerd.restart();
         assert_eq!(containerd.shim(&id), shim);
         assert!(containerd.run(&["task", "ls"]).success().out().contains("RUNNING"));

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::wait::until;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -162,18 +163,12 @@ fn collect(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 fn wait(child: &mut Child, line: &str, began: Instant) -> ExitStatus {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait().expect("a child of this process") {
-            return status;
-        }
-        if began.elapsed() > LIMIT {
-            let group = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
-            let _ = killpg(group, Signal::SIGKILL);
-            let _ = child.wait();
-            panic!("`{line}` did not end within {} s", LIMIT.as_secs());
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(10));
-    }
+    let left = LIMIT.saturating_sub(began.elapsed());
+    let ended = until(left, || child.try_wait().expect("a child of this process"));
+    ended.unwrap_or_else(|| {
+        let group = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = child.wait();
+        panic!("`{line}` did not end within {} s", LIMIT.as_secs());
+    })
 }

@@ -10,13 +10,14 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::proc;
+use crate::wait::{SOON, until};
 
 /// How long teardown that goes on in the background may take.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -62,14 +63,12 @@ pub enum Trace {
 /// What remains once everything had time to settle.
 #[must_use]
 pub fn settled(scope: &Scope) -> Vec<Trace> {
-    let began = Instant::now();
-    loop {
-        let remains = look(scope);
-        if remains.is_empty() || began.elapsed() > SETTLE {
-            return remains;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut remains = Vec::new();
+    until(SETTLE, || {
+        remains = look(scope);
+        remains.is_empty().then_some(())
+    });
+    remains
 }
 
 /// One line for each.
@@ -118,25 +117,22 @@ pub fn look(scope: &Scope) -> Vec<Trace> {
 
 /// Ends and removes whatever is there.
 pub fn sweep(scope: &Scope) {
-    for _ in 0..50 {
+    until(SOON, || {
         let running = processes(scope);
-        if running.is_empty() {
-            break;
-        }
-        for trace in running {
+        for trace in &running {
             if let Trace::Process { pid, .. } = trace {
-                // Gone in the meantime is as good.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                // It may have ended since the look.
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        running.is_empty().then_some(())
+    });
     let mut mounted = mounts(scope);
     mounted.reverse();
     for path in mounted {
         let _ = umount2(&path, MntFlags::MNT_DETACH);
     }
-    for _ in 0..20 {
+    until(SOON, || {
         let mut groups = cgroups(scope);
         groups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
         // What was killed just now may still be on its way out. crun makes plain directories and
@@ -145,11 +141,8 @@ pub fn sweep(scope: &Scope) {
             if on_tmpfs(path) { fs::remove_dir_all(path) } else { fs::remove_dir(path) }
         };
         let busy = groups.iter().filter(|path| path.exists() && remove(path).is_err()).count();
-        if busy == 0 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        (busy == 0).then_some(())
+    });
     for path in &scope.sockets {
         let _ = fs::remove_file(path);
     }

@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 
@@ -100,16 +99,9 @@ impl Terminal {
     ///
     /// When it does not.
     pub fn shows(&self, text: &str) {
-        let began = Instant::now();
-        while !self.screen().contains(text) {
-            assert!(
-                began.elapsed() < wait::SOON,
-                "`{}` never showed {text:?}, only:\n{}",
-                self.line,
-                self.screen()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let shown = wait::until(wait::SOON, || self.screen().contains(text).then_some(()));
+        let (line, screen) = (&self.line, self.screen());
+        assert!(shown.is_some(), "`{line}` never showed {text:?}, only:\n{screen}");
     }
 
     /// Waits for the command's end; its exit code.

@@ -8,6 +8,7 @@ use harness::fake_daemon::FakeDaemon;
 use harness::programs;
 use harness::shim::bundle::{process, shell};
 use harness::shim::{Dialect, Stream, Task, until};
+use harness::wait;
 use harness::wait::SOON;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -301,8 +302,7 @@ fn an_exec_leaves_no_thread_and_no_descriptor() {
         task.delete(&name).expect("Delete");
     };
     (0..10).for_each(|number| one(format!("w{number}")));
-    std::thread::sleep(Duration::from_millis(400));
-    let before = held();
+    let before = wait::steady(held);
     (0..50).for_each(|number| one(format!("e{number}")));
     let regained = until(SOON, || (held().0 <= before.0 && held().1 <= before.1).then_some(()));
     assert!(regained.is_some(), "{before:?} became {:?}", held());
@@ -389,7 +389,7 @@ fn events_while_containerd_is_down_arrive_in_order_when_it_is_back() {
     task.kill("", 9).expect("Kill");
     task.wait("").expect("Wait");
     task.delete("").expect("Delete");
-    std::thread::sleep(Duration::from_millis(1500));
+    wait::pass(Duration::from_millis(1500));
     daemon.events.up().expect("listen again");
     assert!(daemon.events.wait_for(SOON, &bundle.id, "delete"), "they are told");
     let mut told = daemon.events.words(&bundle.id);

@@ -57,7 +57,7 @@ fn output_goes_on_through_restarts_of_containerd_and_loses_no_byte(engine: Engin
         stock.containerd.stop(signal);
         // The reader goes too, and is back before containerd is.
         out.leave();
-        std::thread::sleep(Duration::from_millis(100));
+        wait::pass(Duration::from_millis(100));
         out.resume().expect("the fifo is there");
         let seen = out.bytes().len();
         assert!(out.wait(wait::SOON, |bytes, _| bytes.len() > seen + 100), "it goes on");
@@ -96,7 +96,7 @@ fn exits_while_containerd_is_away_are_told_when_it_is_back(engine: Engine) {
     for file in &go {
         fs::write(file, "").expect("the root file system stays mounted");
     }
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(Duration::from_millis(500));
     stock.containerd.restart();
     for (id, number) in ids.iter().zip(30..) {
         stock.becomes(id, "STOPPED");
@@ -136,7 +136,7 @@ fn containerd_killed_during_creates_leaves_nothing_that_cannot_be_removed(engine
         let (mut command, id) = stock.run(&["--detach", "--null-io"], "exec sleep 600");
         std::thread::scope(|scope| {
             let running = scope.spawn(move || run(&mut command));
-            std::thread::sleep(Duration::from_millis(pause));
+            wait::pass(Duration::from_millis(pause));
             stock.containerd.stop(Signal::SIGKILL);
             // It may have been quick enough.
             let _ = running.join().expect("ctr ends");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use harness::terminal::Terminal;
 use harness::{Root, eventually, programs, run, wait};
@@ -162,8 +161,8 @@ fn resized(terminal: &Terminal, rows: u16, columns: u16) {
     eventually(wait::SOON, "the container has the terminal's size", || {
         terminal.resize(rows, columns - 1);
         terminal.resize(rows, columns);
-        std::thread::sleep(Duration::from_millis(300));
-        terminal.screen().contains(&format!("{rows} {columns}\r")).then_some(())
+        let size = format!("{rows} {columns}\r");
+        wait::until(wait::QUIET, || terminal.screen().contains(&size).then_some(()))
     });
 }
 

@@ -19,6 +19,7 @@ use protos::ttrpc::shim::events::ForwardRequest;
 use protos::ttrpc::ttrpc::Request;
 
 use super::ttrpc::{hold, read_frame, success};
+use crate::wait;
 
 /// How the endpoint answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -269,7 +270,7 @@ fn receive(mut connection: UnixStream, shared: &Shared) {
         let manner = hold(&shared.state).manner;
         match manner {
             Manner::Prompt => {}
-            Manner::Slow(pause) => std::thread::sleep(pause),
+            Manner::Slow(pause) => wait::pass(pause),
             Manner::Silent => continue,
         }
         if let Some(seen) = understand(&request) {

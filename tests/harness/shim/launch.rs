@@ -23,6 +23,7 @@ use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::protobuf::well_known_types::any::Any;
 
 use super::task;
+use crate::wait::until;
 
 /// What a command wrote, and how it ended.
 #[derive(Debug, Clone)]
@@ -297,17 +298,12 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Outpu
     }
     let out = child.stdout.take().map(collect);
     let err = child.stderr.take().map(collect);
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if began.elapsed() > limit {
-            kill_group(child.id());
-            let _ = child.wait();
-            bail!("`{line}` did not end within {:.1} s", limit.as_secs_f32());
-        }
-        std::thread::sleep(Duration::from_micros(300));
+    let Some(status) = until(limit, || child.try_wait().transpose()) else {
+        kill_group(child.id());
+        let _ = child.wait();
+        bail!("`{line}` did not end within {:.1} s", limit.as_secs_f32());
     };
+    let status = status?;
     let ends = |stream: Option<mpsc::Receiver<io::Result<Vec<u8>>>>| -> Result<Vec<u8>> {
         let Some(stream) = stream else { return Ok(Vec::new()) };
         let left = limit.saturating_sub(began.elapsed()).max(Duration::from_millis(200));

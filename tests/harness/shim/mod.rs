@@ -23,20 +23,4 @@ pub use stream::Stream;
 pub use task::Task;
 pub use ttrpc::{CallError, Client, Code};
 
-use std::time::{Duration, Instant};
-
-/// Asks until there is an answer, or `limit` is over.
-pub fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let began = Instant::now();
-    let mut pause = Duration::from_micros(500);
-    loop {
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        if began.elapsed() >= limit {
-            return None;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-}
+pub use crate::wait::until;

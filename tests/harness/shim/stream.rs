@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
 
 use super::ttrpc::hold;
+use crate::wait;
 
 /// A fifo that somebody reads to its end.
 pub struct Stream {
@@ -247,7 +248,7 @@ impl Input {
                     if Instant::now() > deadline {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    std::thread::sleep(Duration::from_millis(1));
+                    wait::pass(Duration::from_millis(1));
                 }
                 Err(why) => return Err(why),
             }

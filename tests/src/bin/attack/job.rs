@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use harness::wait;
 use harness::{Root, leak, programs};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -106,7 +107,7 @@ impl Job {
                 self.child.wait().context("wait for an attack")?;
                 return Ok(None);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            wait::pass(Duration::from_millis(10));
         }
     }
 

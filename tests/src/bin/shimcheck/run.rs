@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use harness::leak::{self, Scope};
 use harness::programs;
 use harness::shim::{Dialect, bundle, launch, namespace};
+use harness::wait;
 use serde_json::json;
 
 use crate::fixture::{self, Fixture};
@@ -100,7 +101,7 @@ pub(crate) fn all(options: &Options) -> Result<bool> {
         if running.is_empty() && (stopped || waiting.is_empty()) {
             break;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        wait::pass(Duration::from_millis(5));
     }
     if !waiting.is_empty() {
         report::line("# stopped by a signal");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::shim::events::Event;
@@ -110,19 +110,18 @@ impl Host {
         let limit = Duration::from_secs(20);
         until(limit, || self.children(HELPER).is_empty().then_some(()))
             .context("the helper does not leave")?;
-        let began = Instant::now();
-        loop {
-            let now = self.holdings()?;
+        let mut now = self.holdings();
+        until(Duration::from_secs(5), || {
+            now = self.holdings();
+            let Ok(now) = &now else { return Some(()) };
             let is_less = before.is_none_or(|before| {
                 now.threads <= before.threads
                     && now.descriptors <= before.descriptors
                     && now.children <= before.children
             });
-            if is_less || began.elapsed() > Duration::from_secs(5) {
-                return Ok(now);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            is_less.then_some(())
+        });
+        now
     }
 
     fn holdings(&self) -> Result<Holdings> {

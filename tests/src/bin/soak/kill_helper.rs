@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use harness::shim::bundle;
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Task, until};
+use harness::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -113,7 +114,7 @@ fn strike(host: &Host, seed: u32, over: &AtomicBool, tally: &Tally) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        std::thread::sleep(Duration::from_millis(random % 120));
+        wait::pass(Duration::from_millis(random % 120));
         let signal = if random & 0x100 == 0 { Signal::SIGKILL } else { Signal::SIGSTOP };
         for helper in host.helpers() {
             // It may have gone by itself.

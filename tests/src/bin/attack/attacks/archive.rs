@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::image::{Image, Layer};
+use harness::wait;
 use harness::{Supervisor, programs, run};
 use serde_json::json;
 
@@ -207,7 +208,7 @@ fn sparse(fixture: &Fixture) {
         let mut used = 0;
         while !import.is_finished() && began.elapsed() < SOON {
             used = used.max(blocks_mb(&supervisor.root()));
-            std::thread::sleep(Duration::from_millis(20));
+            wait::pass(Duration::from_millis(20));
         }
         let _ = import.join();
         used
@@ -256,7 +257,7 @@ fn gone(fixture: &Fixture) {
         .expect("start a client");
     let half = bytes.len() * 3 / 4;
     let sent = client.stdin.as_mut().expect("piped").write_all(&bytes[..half]);
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(Duration::from_millis(500));
     let _ = client.kill();
     let _ = client.wait();
     sent.expect("the client reads from a pipe");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use harness::leak;
+use harness::wait;
 use serde_json::json;
 
 use crate::attack::{Attack, on_both};
@@ -58,8 +59,7 @@ fn process(fixture: &Fixture) {
     });
     // Refused or run: both are right.
     let _ = fixture.outcome(&bundle);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let ended = bystander.try_wait().expect("a child of this process");
+    let ended = wait::until(wait::QUIET, || bystander.try_wait().expect("a child of this process"));
     let _ = bystander.kill();
     let _ = bystander.wait();
     for tree in trees() {
@@ -85,8 +85,9 @@ fn two(fixture: &Fixture) {
     let _ = task.delete("");
     let _ = task.shutdown();
     shim.gone(SOON);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let alive = !matches!(leak::state(pid.cast_signed()), None | Some('Z' | 'X'));
+    let alive = wait::holds(wait::QUIET, || {
+        !matches!(leak::state(pid.cast_signed()), None | Some('Z' | 'X'))
+    });
     fixture.daemon.end(&other, &survivor);
     assert!(alive, "deleting the one container killed the other");
 }

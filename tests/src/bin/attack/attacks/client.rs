@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use harness::shim::{bundle, ttrpc};
+use harness::wait;
 use harness::{Supervisor, run};
 use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::ttrpc::Request;
@@ -81,11 +82,8 @@ fn silent(fixture: &Fixture) {
         .stderr(Stdio::null())
         .spawn()
         .expect("start a client");
-    let mut ended = None;
-    while ended.is_none() && began.elapsed() < Duration::from_secs(60) {
-        ended = child.try_wait().expect("a child of this process");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let ended =
+        wait::until(Duration::from_secs(60), || child.try_wait().expect("a child of this process"));
     let _ = child.kill();
     let _ = child.wait();
     drop(listener);
@@ -124,10 +122,10 @@ fn killed(fixture: &Fixture) {
             .stderr(Stdio::null())
             .spawn()
             .expect("start a client");
-        std::thread::sleep(Duration::from_millis(number * 15));
+        wait::pass(Duration::from_millis(number * 15));
         let _ = client.kill();
         let _ = client.wait();
-        std::thread::sleep(Duration::from_millis(100));
+        wait::pass(Duration::from_millis(100));
         let listed = supervisor.run(&["ps", "-a"]).success().out();
         let line = listed.lines().find(|line| line.starts_with(&id)).unwrap_or_default();
         let half_made = line.contains("created") || line.contains("no task");
@@ -229,11 +227,11 @@ fn unread(fixture: &Fixture) {
             .collect();
         if stream.write_all(&frames).is_err() {
             // Full, as it should be; a broken frame would end the connection.
-            std::thread::sleep(Duration::from_millis(50));
+            wait::pass(Duration::from_millis(50));
             break;
         }
     }
-    std::thread::sleep(Duration::from_millis(500));
+    wait::pass(Duration::from_millis(500));
     let status = fs::read_to_string(format!("/proc/{}/status", shim.pid)).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
     let held: u64 =

@@ -3,6 +3,7 @@
 use std::fs;
 
 use harness::shim::bundle;
+use harness::wait;
 use serde_json::json;
 
 use crate::attack::{Attack, on_both, within};
@@ -173,7 +174,7 @@ fn created(fixture: &Fixture) {
     let (watching, watch) = fixture.daemon.run(&second);
     fixture.waits_for("ready");
     // It looks once at everything in far less than this.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    wait::pass(std::time::Duration::from_secs(1));
     fs::write(fixture.shared().join("stop"), "").expect("stop it");
     watch.within(SOON).wait("").expect("Wait");
     watch.delete("").expect("Delete");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::image::Image;
+use harness::wait;
 use harness::{Disk, Supervisor, run};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
@@ -211,7 +212,7 @@ fn database(fixture: &Fixture) {
         }
         // It may refuse to start, or start and say so; either way nothing is to go.
         let started = supervisor.run(&["ps", "-a"]);
-        std::thread::sleep(Duration::from_secs(2));
+        wait::pass(Duration::from_secs(2));
         let after = kept(&supervisor.root());
         let lost = before.difference(&after).count();
         supervisor.stop(Signal::SIGKILL);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use harness::image::hex;
 use harness::programs;
 use harness::shim::bundle;
+use harness::wait;
 use serde_json::json;
 
 use crate::attack::{Attack, Engine, on_both, within};
@@ -89,11 +90,11 @@ fn overwrite(fixture: &Fixture) {
             break;
         }
     }
-    std::thread::sleep(Duration::from_millis(300));
+    wait::pass(Duration::from_millis(300));
     let alive = digests();
     shim.kill();
     // Nobody executes the file now, and the container goes on for a moment.
-    std::thread::sleep(Duration::from_secs(1));
+    wait::pass(Duration::from_secs(1));
     let killed = digests();
     fs::write(fixture.shared().join("stop"), "").expect("stop it");
     // By the binary that nothing was tried on.

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use harness::shim::{Bundle, bundle};
+use harness::wait;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
@@ -71,7 +72,7 @@ fn fifo(fixture: &Fixture) {
                 let _ = attacker.within(SOON).wait("");
             }
         });
-        std::thread::sleep(Duration::from_millis(300));
+        wait::pass(Duration::from_millis(300));
         timed(|| {
             let answer = task.create(&neighbour.create_request()).and_then(|_| task.start(""));
             answer.expect("Create and Start of a neighbour");
@@ -114,7 +115,7 @@ fn stopped(fixture: &Fixture) {
                 }
             }
         });
-        std::thread::sleep(Duration::from_millis(100));
+        wait::pass(Duration::from_millis(100));
         let mut worst = Duration::ZERO;
         for number in 0..8 {
             let name = format!("e{number}");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use harness::shim::bundle::{self, Bundle};
 use harness::shim::{Client, Dialect, Events, Invocation, Task, launch, until};
+use harness::wait;
 use harness::{Root, programs};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protos::ttrpc::protobuf::Message;
@@ -241,7 +242,7 @@ impl Fixture {
                 self.has_state(id),
                 self.has_cgroup(id)
             );
-            std::thread::sleep(Duration::from_micros(50));
+            wait::pass(Duration::from_micros(50));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::shim::until;
+use harness::wait;
 
 use super::exec;
 use super::fixture::{Contender, Fixture};
@@ -33,7 +34,8 @@ pub(crate) fn after(fixture: &Fixture, contender: Contender, execs: usize) -> Re
     for number in 0..20 {
         exec::one(&shim.task, &format!("w{number}"))?;
     }
-    std::thread::sleep(Duration::from_secs(1));
+    // The shim gives memory back after half a second without work.
+    wait::pass(Duration::from_secs(1));
     let before = held();
     // Half way as well: what an allocator keeps is had early, what is lost is lost all the time.
     let (first, mut half) = (memory::private_kb(pid)?, 0.0);

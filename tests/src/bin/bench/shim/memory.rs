@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::proc;
+use harness::wait;
 
 use super::fixture::{Contender, Fixture};
 
@@ -44,7 +45,7 @@ pub(crate) fn of_twenty(fixture: &Fixture, contender: Contender) -> Result<Memor
         shims.push((shim, bundle));
     }
     // Idle: helpers that leave when nothing happens have left, and pages are written back.
-    std::thread::sleep(Duration::from_secs(4));
+    wait::pass(Duration::from_secs(4));
     nix::unistd::sync();
     let mut sum = Memory::default();
     for (shim, _) in &shims {

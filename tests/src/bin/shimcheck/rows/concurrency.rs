@@ -1,12 +1,13 @@
 //! Many at once, and many in a row: races, and growth.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::shim::bundle::{process, shell};
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Bundle, Task, until};
+use harness::wait;
 use protos::ttrpc::api::{CreateTaskResponse, DeleteResponse, StartRequest, StartResponse, Status};
 
 use crate::fixture::{Fixture, SOON, Shim, exit_status, finish, unless_unimplemented};
@@ -286,6 +287,15 @@ impl Holdings {
         }
     }
 
+    /// What it holds once threads, descriptors and children have not changed for a while.
+    fn steady(shim: &Shim<'_>) -> Self {
+        wait::steady(|| {
+            let now = Self::of(shim);
+            (now.threads, now.descriptors, now.children)
+        });
+        Self::of(shim)
+    }
+
     /// Waits until a shim holds no more than this, and some memory.
     fn regained(self, shim: &Shim<'_>, slack_threads: usize, slack_kb: usize) -> Result<()> {
         let calm = until(SOON, || {
@@ -319,8 +329,7 @@ fn growth(fixture: &Fixture) -> Result<()> {
     for number in 0..30 {
         run(number)?;
     }
-    std::thread::sleep(Duration::from_millis(300));
-    let before = Holdings::of(&life.shim);
+    let before = Holdings::steady(&life.shim);
     let began = Instant::now();
     for number in 30..30 + fixture.options.execs {
         run(number).with_context(|| format!("exec {number}, after {:?}", began.elapsed()))?;
@@ -345,8 +354,7 @@ fn growth_containers(fixture: &Fixture) -> Result<()> {
     for _ in 0..5 {
         run()?;
     }
-    std::thread::sleep(Duration::from_millis(300));
-    let before = Holdings::of(&shim);
+    let before = Holdings::steady(&shim);
     for _ in 0..30 {
         run()?;
     }
@@ -374,8 +382,7 @@ fn growth_failures(fixture: &Fixture) -> Result<()> {
     for number in 0..5 {
         run(number)?;
     }
-    std::thread::sleep(Duration::from_millis(300));
-    let before = Holdings::of(&life.shim);
+    let before = Holdings::steady(&life.shim);
     for number in 5..65 {
         run(number)?;
     }

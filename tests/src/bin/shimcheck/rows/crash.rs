@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::leak;
 use harness::shim::ttrpc::CallError;
 use harness::shim::{Bundle, until};
+use harness::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protos::ttrpc::api::DeleteResponse;
@@ -245,7 +246,7 @@ fn mid_create(fixture: &Fixture) -> Result<()> {
         let shim = fixture.start(&bundle)?;
         let task = shim.task(&bundle.id);
         let _creating = task.send("Create", &bundle.create_request())?;
-        std::thread::sleep(Duration::from_millis(moment));
+        wait::pass(Duration::from_millis(moment));
         crashed(&shim, &bundle).with_context(|| format!("{moment} ms into Create"))?;
         fixture.nothing_but_sockets_left().with_context(|| format!("{moment} ms into Create"))?;
     }
@@ -260,7 +261,7 @@ fn mid_start(fixture: &Fixture) -> Result<()> {
             ..Default::default()
         };
         let _starting = life.task.send("Start", &request)?;
-        std::thread::sleep(Duration::from_millis(moment / 3));
+        wait::pass(Duration::from_millis(moment / 3));
         crashed(&life.shim, &life.bundle)?;
         fixture
             .nothing_but_sockets_left()
@@ -280,7 +281,7 @@ fn mid_exec(fixture: &Fixture) -> Result<()> {
             ..Default::default()
         };
         let _starting = life.task.send("Start", &request)?;
-        std::thread::sleep(Duration::from_millis(moment));
+        wait::pass(Duration::from_millis(moment));
         crashed(&life.shim, &life.bundle)?;
         fixture.nothing_but_sockets_left().with_context(|| format!("{moment} ms into an exec"))?;
     }
@@ -292,7 +293,7 @@ fn mid_delete(fixture: &Fixture) -> Result<()> {
         let life = fixture.run("exit 0")?;
         life.exit_status()?;
         let _deleting = life.task.send("Delete", &life.task.delete_request(""))?;
-        std::thread::sleep(Duration::from_millis(moment / 3));
+        wait::pass(Duration::from_millis(moment / 3));
         crashed(&life.shim, &life.bundle)?;
         fixture
             .nothing_but_sockets_left()
@@ -314,7 +315,7 @@ fn runtime_dies(fixture: &Fixture) -> Result<()> {
         shim.leave(&bundle.id)?;
         return fake.must_be_used("create");
     }
-    std::thread::sleep(Duration::from_millis(100));
+    wait::pass(Duration::from_millis(100));
     crashed(&shim, &bundle)?;
     let mut left = Vec::new();
     // It has been killed, and may not have been given the time to die.

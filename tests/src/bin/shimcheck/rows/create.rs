@@ -1,11 +1,11 @@
 //! Create: what it makes, what it undoes, and what it reads.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::leak;
 use harness::shim::ttrpc::{CallError, Code};
+use harness::wait::{self, QUIET};
 use protos::ttrpc::api::Status;
 use serde_json::json;
 
@@ -90,8 +90,8 @@ fn create(fixture: &Fixture) -> Result<()> {
     let pid = i32::try_from(life.pid)?;
     ensure!(leak::state(pid).is_some_and(|state| state != 'Z'), "process {pid} is not there");
     ensure!(life.status()? == Status::CREATED, "the status is {:?}", life.status()?);
-    std::thread::sleep(Duration::from_millis(300));
-    ensure!(life.status()? == Status::CREATED, "it did not wait to be started");
+    let waits = wait::holds(QUIET, || life.status().is_ok_and(|status| status == Status::CREATED));
+    ensure!(waits, "it did not wait to be started");
     life.start()?;
     ensure!(life.exit_status()? == 5, "the exit status is not 5");
     life.end()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::shim::events::{Event, Manner};
 use harness::shim::until;
+use harness::wait;
 
 use crate::fixture::{Fixture, SOON, exit_status, finish, timed};
 use crate::row::{Row, row};
@@ -94,7 +95,8 @@ fn life(fixture: &Fixture) -> Result<()> {
     {
         let events = fixture.events.borrow();
         ensure!(events.wait_for(SOON, &id, "delete"), "no delete: {:?}", events.words(&id));
-        std::thread::sleep(Duration::from_millis(100));
+        // From here on no process is there that could publish one more.
+        life.shim.leave(&life.bundle.id)?;
         let words = events.words(&id);
         ensure!(words == ["create", "start", "exit", "delete"], "the events are {words:?}");
         for event in events.of(&id) {
@@ -129,7 +131,6 @@ fn life(fixture: &Fixture) -> Result<()> {
             }
         }
     }
-    life.shim.leave(&life.bundle.id)?;
     fixture.nothing_left()
 }
 
@@ -142,25 +143,37 @@ fn exec(fixture: &Fixture) -> Result<()> {
     {
         let events = fixture.events.borrow();
         ensure!(events.wait_for(SOON, id, "exit:e1"), "no exit: {:?}", events.words(id));
-        std::thread::sleep(Duration::from_millis(200));
+        // One more event of the exec would come before those of init's end.
+        finish(&life.task)?;
+        ensure!(events.wait_for(SOON, id, "delete"), "no delete: {:?}", events.words(id));
         let mut words = events.words(id);
         // An exec's Delete may be told, as long as it names the exec.
         words.retain(|word| word != "delete:e1");
         ensure!(
-            words == ["create", "start", "exec-added:e1", "exec-started:e1", "exit:e1"],
+            words
+                == [
+                    "create",
+                    "start",
+                    "exec-added:e1",
+                    "exec-started:e1",
+                    "exit:e1",
+                    "exit",
+                    "delete"
+                ],
             "the events are {words:?}"
         );
         for event in events.of(id) {
             match event {
                 Event::ExecStarted(event) => ensure!(event.pid == pid, "pid {}", event.pid),
-                Event::Exit(event) => {
+                Event::Exit(event) if event.id != event.container_id => {
                     ensure!(event.pid == pid && event.exit_status == 32, "exit: {event}");
                 }
                 _ => {}
             }
         }
     }
-    life.end()
+    life.shim.leave(&life.bundle.id)?;
+    fixture.nothing_left()
 }
 
 fn envelope(fixture: &Fixture) -> Result<()> {
@@ -253,7 +266,7 @@ fn down(fixture: &Fixture) -> Result<()> {
     fixture.events.borrow_mut().down();
     let (life, expected, slowest) = eventful(fixture)?;
     ensure!(slowest < Duration::from_secs(3), "a call took {slowest:?} with the endpoint down");
-    std::thread::sleep(Duration::from_secs(3));
+    wait::pass(Duration::from_secs(3));
     fixture.events.borrow_mut().up()?;
     expect(fixture, life.task.id(), &expected, Duration::from_secs(40))?;
     life.end()
@@ -262,7 +275,7 @@ fn down(fixture: &Fixture) -> Result<()> {
 fn long_down(fixture: &Fixture) -> Result<()> {
     fixture.events.borrow_mut().down();
     let (life, expected, _) = eventful(fixture)?;
-    std::thread::sleep(Duration::from_secs(30));
+    wait::pass(Duration::from_secs(30));
     fixture.events.borrow_mut().up()?;
     expect(fixture, life.task.id(), &expected, Duration::from_secs(40))?;
     life.end()

@@ -10,6 +10,7 @@ use harness::programs;
 use harness::shim::bundle::{process, shell};
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{launch, until};
+use harness::wait::{self, QUIET};
 use protos::ttrpc::api::Status;
 use protos::ttrpc::cgroups::metrics::Metrics;
 use protos::ttrpc::protobuf::Message;
@@ -117,12 +118,8 @@ fn pause(fixture: &Fixture) -> Result<()> {
     unless_unimplemented(life.task.pause(), "Pause")?;
     ensure!(life.status()? == Status::PAUSED, "the status is {:?}", life.status()?);
     // What it had written before may still be on its way.
-    let before = until(SOON, || {
-        let before = counted(&file);
-        std::thread::sleep(Duration::from_millis(400));
-        (counted(&file) == before).then_some(before)
-    });
-    let before = before.context("it went on counting")?;
+    let before = wait::steady(|| counted(&file));
+    ensure!(wait::holds(QUIET, || counted(&file) == before), "it went on counting");
     life.task.resume().context("Resume")?;
     ensure!(life.status()? == Status::RUNNING, "the status is {:?}", life.status()?);
     until(SOON, || (counted(&file) > before).then_some(())).context("it never went on")?;

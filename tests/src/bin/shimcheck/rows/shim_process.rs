@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::shim::ttrpc::Code;
 use harness::shim::{Dialect, Invocation, launch, task, until};
+use harness::wait::{self, QUIET};
 use nix::sys::signal::Signal;
 use protos::ttrpc::protobuf::Message;
 use protos::ttrpc::types::introspection::RuntimeInfo;
@@ -430,8 +431,7 @@ fn member(fixture: &Fixture) -> Result<()> {
     let removed = fixture.invocation(&first).delete_raw()?;
     ensure!(removed.status.success(), "delete of a member: {}", removed.complaint());
     one.shutdown()?;
-    std::thread::sleep(Duration::from_millis(300));
-    ensure!(shim.alive(), "the shim left with one member");
+    ensure!(wait::holds(QUIET, || shim.alive()), "the shim left with one member");
     refused(one.state(""), Code::NOT_FOUND, "State of the member that is gone")?;
     unless_unimplemented(two.pids(), "Pids")?;
     ensure!(two.state("")?.pid > 0);
@@ -483,12 +483,10 @@ fn leaves(fixture: &Fixture) -> Result<()> {
 
 fn connections(fixture: &Fixture) -> Result<()> {
     let life = fixture.run("exec sleep 100")?;
-    let settle = || std::thread::sleep(Duration::from_millis(200));
     for _ in 0..20 {
         life.task.state("")?;
     }
-    settle();
-    let (threads, descriptors) = (life.shim.threads(), life.shim.descriptors());
+    let (threads, descriptors) = wait::steady(|| (life.shim.threads(), life.shim.descriptors()));
     for round in 0..100_u32 {
         let client = life.shim.reconnect()?;
         // Good clients, half frames, frames that are too long, and frames that hold nothing.

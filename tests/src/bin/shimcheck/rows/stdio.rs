@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::shim::stream::Stream;
 use harness::shim::ttrpc::CallError;
+use harness::wait::{self, QUIET};
 use protos::ttrpc::api::Status;
 
 use super::task::contained;
@@ -327,7 +328,7 @@ fn unread(fixture: &Fixture) -> Result<()> {
     for _ in 0..20 {
         let (_, took) = timed(|| task.within(Duration::from_secs(3)).state(""));
         slowest = slowest.max(took);
-        std::thread::sleep(Duration::from_millis(50));
+        wait::pass(Duration::from_millis(50));
     }
     ensure!(slowest < Duration::from_secs(2), "State took {slowest:?}");
     let early = creating.wait::<protos::ttrpc::api::CreateTaskResponse>(Duration::from_secs(10));
@@ -367,8 +368,7 @@ fn restart(fixture: &Fixture) -> Result<()> {
         let seen = out.bytes().len();
         ensure!(out.wait(SOON, |bytes, _| bytes.len() > seen + 60), "nothing more arrives");
         out.leave();
-        std::thread::sleep(Duration::from_millis(150));
-        ensure!(life.status()? == Status::RUNNING, "the container died when its reader left");
+        ensure!(runs_for(&life, QUIET), "the container died when its reader left");
         out.resume()?;
     }
     life.tell()?;
@@ -383,13 +383,17 @@ fn restart(fixture: &Fixture) -> Result<()> {
     fixture.nothing_left()
 }
 
+/// Whether a container runs at every look during a time.
+fn runs_for(life: &Life, time: Duration) -> bool {
+    wait::holds(time, || life.status().is_ok_and(|status| status == Status::RUNNING))
+}
+
 fn slow_reader(fixture: &Fixture) -> Result<()> {
     let pipes = fixture.pipes()?;
     let life = begun(fixture, "seq 1 200000; exit 3", &pipes)?;
     let out = pipes.out()?;
     out.leave();
-    std::thread::sleep(Duration::from_secs(2));
-    ensure!(life.status()? == Status::RUNNING, "1.3 MB went where nobody reads");
+    ensure!(runs_for(&life, Duration::from_secs(2)), "1.3 MB went to a fifo without a reader");
     out.resume()?;
     ensure!(life.exit_status()? == 3);
     life.task.delete("")?;
@@ -400,12 +404,15 @@ fn slow_reader(fixture: &Fixture) -> Result<()> {
     fixture.nothing_left()
 }
 
+/// In this time `yes` fills every pipe between it and a reader that does not read.
+pub(super) const FULL: Duration = Duration::from_millis(300);
+
 fn never_read(fixture: &Fixture) -> Result<()> {
     let pipes = fixture.pipes()?;
     let life = begun(fixture, "exec yes", &pipes)?;
     ensure!(pipes.out()?.wait_for(SOON, "y\n"), "nothing arrives");
     pipes.out()?.leave();
-    std::thread::sleep(Duration::from_millis(300));
+    wait::pass(FULL);
     life.task.kill("", 9)?;
     ensure!(life.exit_status()? == 137);
     let (deleted, took) = timed(|| life.task.within(Duration::from_secs(25)).delete(""));
@@ -459,11 +466,7 @@ fn stdin_restart(fixture: &Fixture) -> Result<()> {
         input.write(word.as_bytes(), SOON)?;
         input.close();
         ensure!(pipes.out()?.wait_for(SOON, word), "{word:?} did not come back");
-        std::thread::sleep(Duration::from_millis(100));
-        ensure!(
-            life.status()? == Status::RUNNING,
-            "a client's leaving ended the container's input"
-        );
+        ensure!(runs_for(&life, QUIET), "a client's leaving ended the container's input");
     }
     life.task.close_stdin("")?;
     ensure!(life.exit_status()? == 9, "the end of stdin did not arrive");
@@ -539,8 +542,12 @@ fn surroundings(fixture: &Fixture) -> Result<()> {
     let script = "env; grep -E '^Sig(Blk|Ign):' /proc/self/status; exec sleep 100";
     let life = begun(fixture, script, &pipes)?;
     contained(&life)?;
-    ensure!(pipes.out()?.wait_for(SOON, "SigIgn:"), "it wrote {:?}", pipes.out()?.text());
-    std::thread::sleep(Duration::from_millis(50));
+    let whole = |bytes: &[u8], _| {
+        String::from_utf8_lossy(bytes)
+            .split_once("SigIgn:")
+            .is_some_and(|(_, rest)| rest.contains('\n'))
+    };
+    ensure!(pipes.out()?.wait(SOON, whole), "it wrote {:?}", pipes.out()?.text());
     let exec = fixture.pipes()?;
     life.exec_with("e1", "env; grep -E '^Sig(Blk|Ign):' /proc/self/status; true", &exec)?;
     exit_status(&life.task, "e1")?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::until;
+use harness::wait;
 use harness::{leak, proc};
 use protos::ttrpc::api::{Status, WaitResponse};
 
@@ -483,8 +484,8 @@ fn shutdown_busy(fixture: &Fixture) -> Result<()> {
     let life = fixture.run("exit 0")?;
     life.exit_status()?;
     life.task.shutdown()?;
-    std::thread::sleep(Duration::from_millis(500));
-    ensure!(life.shim.alive(), "the shim left with a task that was not deleted");
+    let stays = wait::holds(Duration::from_millis(500), || life.shim.alive());
+    ensure!(stays, "the shim left with a task that was not deleted");
     ensure!(life.status()? == Status::STOPPED);
     life.end()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use harness::shim::ttrpc::{CallError, Code};
 use harness::shim::{Task, until};
+use harness::wait::{self, QUIET};
 use protos::ttrpc::api::Status;
 
 use crate::fixture::{
@@ -152,7 +153,6 @@ fn reopened(fixture: &Fixture) -> Result<()> {
     invocation.debug = true;
     let shim = fixture.start_with(&invocation)?;
     log.leave();
-    std::thread::sleep(Duration::from_millis(50));
     let before = log.bytes().len();
     log.follow()?;
     let task = shim.task(&bundle.id);
@@ -241,7 +241,7 @@ fn during_create(fixture: &Fixture) -> Result<()> {
         let (answer, took) = timed(|| task.within(Duration::from_secs(2)).state(""));
         answer.with_context(|| format!("State, after {took:?}"))?;
         times.push(took);
-        std::thread::sleep(Duration::from_millis(4));
+        wait::pass(Duration::from_millis(4));
     }
     for pending in &creating {
         let _: protos::ttrpc::api::CreateTaskResponse =
@@ -267,11 +267,8 @@ fn whole(fixture: &Fixture, task: &Task, bundle: &harness::shim::Bundle) -> Resu
         Ok(_) => None,
         Err(why) if why.code() == Some(Code::NOT_FOUND) => {
             // It may still be on its way.
-            std::thread::sleep(Duration::from_millis(300));
-            match task.state("") {
-                Err(why) if why.code() == Some(Code::NOT_FOUND) => Some(Ok(false)),
-                _ => None,
-            }
+            let absent = || task.state("").is_err_and(|why| why.code() == Some(Code::NOT_FOUND));
+            wait::holds(QUIET, absent).then_some(Ok(false))
         }
         Err(why) => Some(Err(why)),
     });
@@ -288,6 +285,9 @@ fn whole(fixture: &Fixture, task: &Task, bundle: &harness::shim::Bundle) -> Resu
     fixture.nothing_left()
 }
 
+/// In this time a call whose client has given up ends, or is seen to hang; its end has no answer to wait for.
+const AFTER: Duration = Duration::from_millis(200);
+
 fn deadline_create(fixture: &Fixture) -> Result<()> {
     for deadline in [1, 5, 15, 30] {
         let bundle = fixture.shell("exec sleep 100")?;
@@ -295,7 +295,7 @@ fn deadline_create(fixture: &Fixture) -> Result<()> {
         let task = shim.task(&bundle.id);
         let hasty = task.with_deadline(Duration::from_millis(deadline));
         let pending = hasty.send("Create", &bundle.create_request())?;
-        std::thread::sleep(Duration::from_millis(deadline));
+        wait::pass(Duration::from_millis(deadline));
         drop(pending);
         whole(fixture, &task, &bundle).with_context(|| format!("a deadline of {deadline} ms"))?;
         shim.gone(SOON)?;
@@ -310,7 +310,7 @@ fn disconnect_create(fixture: &Fixture) -> Result<()> {
         let fickle = shim.reconnect()?;
         let pending = Task::new(&fickle, shim.reply.service(), &bundle.id)
             .send("Create", &bundle.create_request())?;
-        std::thread::sleep(Duration::from_millis(moment));
+        wait::pass(Duration::from_millis(moment));
         fickle.close();
         drop(pending);
         whole(fixture, &shim.task(&bundle.id), &bundle)
@@ -329,7 +329,7 @@ fn deadline_start(fixture: &Fixture) -> Result<()> {
         };
         let hasty = life.task.with_deadline(Duration::from_millis(deadline));
         drop(hasty.send("Start", &request)?);
-        std::thread::sleep(Duration::from_millis(100));
+        wait::pass(AFTER);
         let state = life.status()?;
         ensure!(
             matches!(state, Status::CREATED | Status::RUNNING | Status::STOPPED),
@@ -354,7 +354,7 @@ fn deadline_exec(fixture: &Fixture) -> Result<()> {
         };
         let hasty = life.task.with_deadline(Duration::from_millis(deadline));
         drop(hasty.send("Start", &request)?);
-        std::thread::sleep(Duration::from_millis(150));
+        wait::pass(AFTER);
         match life.task.kill(&exec, 9) {
             Ok(()) => {
                 exit_status(&life.task, &exec).context("after a Kill")?;
@@ -376,7 +376,7 @@ fn slow_to_delete<'s>(fixture: &'s Fixture, pipes: &Pipes) -> Result<Life<'s>> {
     life.start()?;
     ensure!(pipes.out()?.wait_for(SOON, "y\n"), "nothing arrives");
     pipes.out()?.leave();
-    std::thread::sleep(Duration::from_millis(200));
+    wait::pass(super::stdio::FULL);
     life.task.kill("", 9)?;
     life.exit_status()?;
     Ok(life)
@@ -387,7 +387,7 @@ fn deadline_delete(fixture: &Fixture) -> Result<()> {
     let life = slow_to_delete(fixture, &pipes)?;
     let hasty = life.task.with_deadline(Duration::from_millis(2));
     drop(hasty.send("Delete", &life.task.delete_request(""))?);
-    std::thread::sleep(Duration::from_millis(200));
+    wait::pass(AFTER);
     match life.task.within(Duration::from_secs(25)).delete("") {
         Ok(answer) => ensure!(answer.exit_status == 137, "{answer}"),
         Err(why) => ensure!(why.code() == Some(Code::NOT_FOUND), "the second Delete: {why}"),
@@ -404,9 +404,9 @@ fn disconnect_delete(fixture: &Fixture) -> Result<()> {
         Task::new(&fickle, life.shim.reply.service(), life.task.id())
             .send("Delete", &life.task.delete_request(""))?,
     );
-    std::thread::sleep(Duration::from_millis(5));
+    wait::pass(Duration::from_millis(5));
     fickle.close();
-    std::thread::sleep(Duration::from_millis(200));
+    wait::pass(AFTER);
     match life.task.within(Duration::from_secs(25)).delete("") {
         Ok(answer) => ensure!(answer.exit_status == 137, "{answer}"),
         Err(why) => ensure!(why.code() == Some(Code::NOT_FOUND), "the second Delete: {why}"),
@@ -438,8 +438,8 @@ fn daemon_restart(fixture: &Fixture) -> Result<()> {
     life.exec("e1", "exec sleep 100")?;
     life.shim.client.close();
     life.tell()?;
-    std::thread::sleep(Duration::from_millis(900));
-    ensure!(life.shim.alive(), "the shim left with its client");
+    let stays = wait::holds(Duration::from_millis(900), || life.shim.alive());
+    ensure!(stays, "the shim left with its client");
     let client = life.shim.reconnect()?;
     let task = Task::new(&client, life.shim.reply.service(), life.task.id());
     let (answer, took) = timed(|| task.connect());
