@@ -3,6 +3,7 @@
 //! Promise: the status is returned only when all output has been written; a daemon that dies
 //! meanwhile is started again, and tells the status that the shim kept.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use protos::grpc::containerd::services::tasks::v1::WaitRequest;
@@ -90,13 +91,15 @@ impl Exit {
                 let _ = end.await;
                 process.close_stdin(client).await;
             }
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         tokio::select! {
-            status = &mut self.0 => status
-                .map_err(|error| CliError::Usage(format!("wait was lost: {error}")))?,
-            () = signals.forward(client, &process.container, &process.exec) => Ok(0), // never ends
-            () = close => Ok(0), // nor does this
+            status = &mut self.0 => status.map_err(|cause| CliError::WaitLost {
+                id: process.container.clone(),
+                cause,
+            })?,
+            never = signals.forward(client, &process.container, &process.exec) => match never {},
+            never = close => match never {},
         }
     }
 

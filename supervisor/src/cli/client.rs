@@ -50,7 +50,7 @@ impl Client {
     /// Connects, starting the daemon where none listens.
     pub(crate) async fn connect(config: DaemonConfig, namespace: &str) -> Result<Self, CliError> {
         let value = MetadataValue::try_from(namespace)
-            .map_err(|_| CliError::Usage(format!("{namespace:?} is not a namespace")))?;
+            .map_err(|_| CliError::BadNamespace { namespace: namespace.to_owned() })?;
         let channel = daemon::connect(&config).await?;
         let connection = InterceptedService::new(channel, InNamespace(value));
         Ok(Self { connection, config, namespace: namespace.to_owned() })

@@ -1,20 +1,22 @@
 //! Why a command failed, and the status it exits with.
+//!
+//! Promise: an error's own text does not repeat its cause; [`CliError::report`] prints both. The
+//! command line has one status for its failures, wrong arguments among them, as docker and podman
+//! have it.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use tonic::Status;
 
-use super::spec::SpecError;
+use super::spec::{CommandFault, SpecError};
 use crate::config::ConfigError;
 use crate::error::DaemonError;
 
-/// The command line's own failure, as docker and podman have it.
+/// The command line's own failure.
 pub(crate) const OWN_FAILURE: u8 = 125;
-/// The container's command was found and could not be executed.
-pub(crate) const NOT_EXECUTABLE: u8 = 126;
-/// The container's command was not found.
-pub(crate) const NOT_FOUND: u8 = 127;
 
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +27,23 @@ pub(crate) enum CliError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error("{what}: {}", message(.status))]
-    Call { what: String, status: Box<Status> },
+    #[error(transparent)]
+    Command(#[from] CommandFault),
+    /// A call of the daemon's API.
+    #[error("{what}")]
+    Call {
+        what: String,
+        #[source]
+        answer: Answer,
+    },
+    #[error("{namespace:?} is not a namespace")]
+    BadNamespace { namespace: String },
+    #[error("unknown signal {text}")]
+    UnknownSignal { text: String },
+    #[error("-t needs a terminal, and standard input is none")]
+    NoTerminal,
+    #[error("{path} is a directory: pack it as a tar archive first")]
+    ArchiveIsDirectory { path: PathBuf },
     #[error(
         "image {name} is not here: import it first (supervisor import FILE), or name an archive"
     )]
@@ -39,14 +56,35 @@ pub(crate) enum CliError {
     NoContainer { id: String },
     #[error("container {id} is not running")]
     NotRunning { id: String },
-    #[error("command not found: {command}: {reason}")]
-    CommandNotFound { command: String, reason: String },
-    #[error("command is not executable: {command}: {reason}")]
-    CommandNotExecutable { command: String, reason: String },
-    #[error("{what}: {cause}")]
-    Io { what: String, cause: io::Error },
-    #[error("{0}")]
-    Usage(String),
+    #[error("container {id} has no OCI spec")]
+    NoSpec { id: String },
+    #[error("container {id}: parse its OCI spec")]
+    BadSpec {
+        id: String,
+        #[source]
+        cause: serde_json::Error,
+    },
+    #[error("container {id}: write its {document} as JSON")]
+    Encode {
+        id: String,
+        document: &'static str,
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// The task of this process that waited ended without a result.
+    #[error("wait for container {id}")]
+    WaitLost {
+        id: String,
+        #[source]
+        cause: tokio::task::JoinError,
+    },
+    /// A call of the operating system.
+    #[error("{what}")]
+    Io {
+        what: String,
+        #[source]
+        cause: io::Error,
+    },
     #[error("container {id}: interrupted by {signal} while it was being made; {left}")]
     Interrupted { id: String, signal: Signal, left: String },
     #[error("container {id} is not removed: {left}")]
@@ -56,10 +94,14 @@ pub(crate) enum CliError {
     Several { failed: usize, all: usize },
 }
 
+/// What the daemon answered to a call that failed, as it is printed.
+#[derive(Debug)]
+pub(crate) struct Answer(Box<Status>);
+
 impl CliError {
     /// A call that the daemon refused.
     pub(crate) fn call(what: impl Into<String>, status: Status) -> Self {
-        Self::Call { what: what.into(), status: Box::new(status) }
+        Self::Call { what: what.into(), answer: Answer(Box::new(status)) }
     }
 
     /// An operation of the system that failed.
@@ -67,42 +109,96 @@ impl CliError {
         Self::Io { what: what.into(), cause: cause.into() }
     }
 
+    /// The error and its causes on one line.
+    pub(crate) fn report(&self) -> String {
+        shim_sdk::error::report(self)
+    }
+
     /// Whether what was asked for may have been done in spite of the error.
     pub(crate) fn is_undecided(&self) -> bool {
         match self {
-            Self::Call { status, .. } => is_broken(status),
+            Self::Call { answer, .. } => answer.is_broken(),
             Self::Interrupted { .. } => true,
-            _ => false,
+            Self::Config(_)
+            | Self::Daemon(_)
+            | Self::Spec(_)
+            | Self::Command(_)
+            | Self::BadNamespace { .. }
+            | Self::UnknownSignal { .. }
+            | Self::NoTerminal
+            | Self::ArchiveIsDirectory { .. }
+            | Self::NoImage { .. }
+            | Self::BadImage { .. }
+            | Self::IdInUse { .. }
+            | Self::NoContainer { .. }
+            | Self::NotRunning { .. }
+            | Self::NoSpec { .. }
+            | Self::BadSpec { .. }
+            | Self::Encode { .. }
+            | Self::WaitLost { .. }
+            | Self::Io { .. }
+            | Self::Stays { .. }
+            | Self::Several { .. } => false,
         }
     }
 
     /// The status to exit with.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::CommandNotFound { .. } => NOT_FOUND,
-            Self::CommandNotExecutable { .. } => NOT_EXECUTABLE,
+            Self::Command(fault) => fault.exit_code(),
             Self::Several { .. } => 1,
-            // As a shell tells it.
+            // As a shell does for a command that a signal ended.
             Self::Interrupted { signal, .. } => 128 + *signal as u8,
-            _ => OWN_FAILURE,
+            Self::Config(_)
+            | Self::Daemon(_)
+            | Self::Spec(_)
+            | Self::Call { .. }
+            | Self::BadNamespace { .. }
+            | Self::UnknownSignal { .. }
+            | Self::NoTerminal
+            | Self::ArchiveIsDirectory { .. }
+            | Self::NoImage { .. }
+            | Self::BadImage { .. }
+            | Self::IdInUse { .. }
+            | Self::NoContainer { .. }
+            | Self::NotRunning { .. }
+            | Self::NoSpec { .. }
+            | Self::BadSpec { .. }
+            | Self::Encode { .. }
+            | Self::WaitLost { .. }
+            | Self::Io { .. }
+            | Self::Stays { .. } => OWN_FAILURE,
         }
     }
 }
 
-/// Whether a status was made here, of a connection that broke under the call: it has a source then.
-fn is_broken(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
-}
+impl Answer {
+    pub(crate) fn message(&self) -> &str {
+        self.0.message()
+    }
 
-/// What a status says; a code without words is named.
-fn message(status: &Status) -> String {
-    match status.code() {
-        _ if is_broken(status) => {
-            "the supervisor went away before it answered, and whether this was done is not known \
-             (see supervisor ps --all)"
-                .to_owned()
-        }
-        _ if !status.message().is_empty() => status.message().to_owned(),
-        code => code.to_string(),
+    /// Whether the connection broke under the call: only such a status was made in this process and
+    /// has a source.
+    fn is_broken(&self) -> bool {
+        std::error::Error::source(&*self.0).is_some()
     }
 }
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_broken() {
+            return f.write_str(
+                "the supervisor went away before it answered, and whether this was done is not \
+                 known (see supervisor ps --all)",
+            );
+        }
+        match (self.0.message(), self.0.code()) {
+            // A code without a message is printed by its meaning.
+            ("", code) => code.fmt(f),
+            (message, _) => f.write_str(message),
+        }
+    }
+}
+
+// The text is whole: the sources of a status are the transport's, which say nothing to a user.
+impl std::error::Error for Answer {}

@@ -61,14 +61,15 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     }
     let client = context.client().await?;
     let record = container::get(&client, &arguments.id).await?;
-    let spec: Spec = record
-        .spec
-        .as_ref()
-        .and_then(|spec| serde_json::from_slice(&spec.value).ok())
-        .ok_or_else(|| CliError::Usage(format!("container {} has no OCI spec", record.id)))?;
+    let spec = record.spec.ok_or_else(|| CliError::NoSpec { id: arguments.id.clone() })?;
+    let spec: Spec = serde_json::from_slice(&spec.value)
+        .map_err(|cause| CliError::BadSpec { id: arguments.id.clone(), cause })?;
     let process = process(&client, spec, &arguments).await?;
-    let json = serde_json::to_vec(&process)
-        .map_err(|error| CliError::Usage(format!("the process is not JSON: {error}")))?;
+    let json = serde_json::to_vec(&process).map_err(|cause| CliError::Encode {
+        id: arguments.id.clone(),
+        document: "process",
+        cause,
+    })?;
     let exec = Process { container: arguments.id.clone(), exec: random_hex(8)? };
     let streams = Streams { stdin: arguments.interactive, terminal: arguments.tty };
     let mut fifos = if arguments.detach {
@@ -118,7 +119,7 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     if outcome.is_err()
         && let Err(also) = delete(&client, &exec).await
     {
-        log::debug!("clean up: {also}"); // it may still run, or never have been
+        log::debug!("clean up: {}", also.report()); // it may still run, or never have been
     }
     outcome
 }
@@ -194,7 +195,7 @@ async fn delete(client: &Client, exec: &Process) -> Result<(), CliError> {
 
 /// The container's files change while it runs, so the runtime's words have to do.
 fn explain(error: CliError, arguments: &Arguments) -> CliError {
-    let CliError::Call { status, .. } = &error else { return error };
+    let CliError::Call { answer, .. } = &error else { return error };
     let command = arguments.args.first().cloned().unwrap_or_default();
-    spec::explain_by_words(&command, status.message()).unwrap_or(error)
+    spec::explain_by_words(&command, answer.message()).map_or(error, CliError::from)
 }

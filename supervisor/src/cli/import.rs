@@ -104,8 +104,7 @@ fn open(path: &Path) -> Result<File, CliError> {
     let failed = |cause| CliError::io(format!("open archive {}", path.display()), cause);
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
-        let what = format!("{} is a directory: pack it as a tar archive first", path.display());
-        return Err(CliError::Usage(what));
+        return Err(CliError::ArchiveIsDirectory { path: path.to_owned() });
     }
     Ok(file)
 }

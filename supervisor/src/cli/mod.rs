@@ -193,7 +193,7 @@ fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, C
 
 /// Prints an error the way every command does.
 fn complain(error: &CliError) {
-    let error = error.to_string();
+    let error = error.report();
     let _ = writeln!(std::io::stderr(), "supervisor: {}", escaped(&error, ERROR_BYTES));
 }
 

@@ -154,7 +154,10 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     };
     match timeout(PATIENCE, remove).await {
         Ok(Ok(())) => Err(error),
-        Ok(Err(also)) => Err(left_behind(error, &format!("its snapshot or record stays: {also}"))),
+        Ok(Err(also)) => {
+            let left = format!("its snapshot or record stays: {}", also.report());
+            Err(left_behind(error, &left))
+        }
         Err(_) => {
             let seconds = PATIENCE.as_secs();
             Err(left_behind(error, &format!("its snapshot or record stays after {seconds} s")))
@@ -175,7 +178,7 @@ async fn unprepared(client: &Client, id: &str, error: CliError) -> CliError {
     };
     match timeout(PATIENCE, remove).await {
         Ok(Ok(())) => error,
-        Ok(Err(also)) => left_behind(error, &format!("its snapshot may stay: {also}")),
+        Ok(Err(also)) => left_behind(error, &format!("its snapshot may stay: {}", also.report())),
         Err(_) => left_behind(error, "its snapshot may stay: the supervisor does not answer"),
     }
 }
@@ -339,7 +342,7 @@ async fn start_task(client: &Client, id: &str, signals: &mut Signals) -> Result<
 async fn without_task(client: &Client, id: &str, error: CliError) -> CliError {
     match super::rm::end(client, id).await {
         Ok(()) => error,
-        Err(also) => left_behind(error, &also.to_string()),
+        Err(also) => left_behind(error, &also.report()),
     }
 }
 
@@ -417,8 +420,11 @@ async fn create_record(
     spec: &oci_spec::runtime::Spec,
     arguments: &Arguments,
 ) -> Result<(), CliError> {
-    let json = serde_json::to_vec(spec)
-        .map_err(|error| CliError::Usage(format!("the spec is not JSON: {error}")))?;
+    let json = serde_json::to_vec(spec).map_err(|cause| CliError::Encode {
+        id: id.to_owned(),
+        document: "OCI spec",
+        cause,
+    })?;
     let mut labels: HashMap<String, String> =
         image.config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     if !image.config.stop_signal.is_empty() {
@@ -517,8 +523,8 @@ fn explain(
     env: &[String],
     cwd: &Path,
 ) -> CliError {
-    let (CliError::Call { status, .. }, Some(mut merged)) = (&error, merged) else { return error };
+    let (CliError::Call { answer, .. }, Some(mut merged)) = (&error, merged) else { return error };
     let command = args.first().cloned().unwrap_or_default();
     let tried = spec::search_path(&mut merged, &command, env, cwd);
-    spec::explain(&tried, &command, status.message()).unwrap_or(error)
+    spec::explain(&tried, &command, answer.message()).map_or(error, CliError::from)
 }

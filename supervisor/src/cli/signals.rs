@@ -1,6 +1,7 @@
 //! Signals that this process gets and the container is meant to.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 use nix::sys::signal::Signal;
 use protos::grpc::containerd::services::tasks::v1::{KillRequest, ResizePtyRequest};
@@ -44,8 +45,13 @@ impl Signals {
         Ok(Self { streams, resized, kept: VecDeque::new() })
     }
 
-    /// Passes signals on for ever. Run it beside what ends.
-    pub(crate) async fn forward(&mut self, client: &Client, container: &str, exec: &str) {
+    /// Passes signals to the process until it is dropped.
+    pub(crate) async fn forward(
+        &mut self,
+        client: &Client,
+        container: &str,
+        exec: &str,
+    ) -> Infallible {
         if self.resized.is_some() {
             resize(client, container, exec).await;
         }
@@ -128,7 +134,7 @@ async fn resize(client: &Client, container: &str, exec: &str) {
 
 /// Parses a signal by name, with or without SIG, or by number.
 pub(crate) fn parse(text: &str) -> Result<u32, CliError> {
-    let unknown = || CliError::Usage(format!("unknown signal {text}"));
+    let unknown = || CliError::UnknownSignal { text: text.to_owned() };
     if let Ok(number) = text.parse::<u32>() {
         return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
     }

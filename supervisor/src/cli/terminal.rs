@@ -18,7 +18,7 @@ pub(crate) fn require() -> Result<(), CliError> {
     if io::stdin().is_terminal() {
         return Ok(());
     }
-    Err(CliError::Usage("-t needs a terminal, and standard input is none".into()))
+    Err(CliError::NoTerminal)
 }
 
 impl RawTerminal {

@@ -28,7 +28,7 @@ pub(crate) async fn unpack(client: &Client, image: &RunImage) -> Result<(), CliE
                 let key = format!("extract-{} {}", random_hex(8)?, layer.chain_id);
                 if let Err(error) = unpack_layer(client, image, layer, &parent, &key).await {
                     if let Err(also) = container::remove_snapshot(client, SNAPSHOTTER, &key).await {
-                        log::warn!("clean up: {also}");
+                        log::warn!("clean up: {}", also.report());
                     }
                     return Err(error);
                 }

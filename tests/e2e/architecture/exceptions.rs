@@ -32,11 +32,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     ),
     except(
         Rule::Circle,
-        "supervisor/src/cli/spec/process.rs -> supervisor/src/cli/error.rs",
-        "the error of `spec/` is to be built from its own causes",
-    ),
-    except(
-        Rule::Circle,
         "supervisor/src/metadata/transaction.rs -> supervisor/src/metadata/copy.rs",
         RECORDS,
     ),

@@ -61,14 +61,37 @@ pub(crate) enum SpecError {
     NoSuchUser { name: String },
     #[error("group {name} is not in the image's /etc/group")]
     NoSuchGroup { name: String },
-    #[error("read /{path} in the image: {cause}")]
-    ReadAccounts { path: &'static str, cause: io::Error },
+    #[error("read /{path} in the image")]
+    ReadAccounts {
+        path: &'static str,
+        #[source]
+        cause: io::Error,
+    },
     #[error("no command: the image has none, and none was given")]
     NoCommand,
     #[error("working directory {0} is not an absolute path")]
     RelativeDirectory(PathBuf),
     #[error("environment variable {0:?} has no name")]
     BadVariable(String),
+}
+
+/// Why a container's own command cannot run, with the runtime's message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandFault {
+    #[error("command not found: {command}: {reason}")]
+    NotFound { command: String, reason: String },
+    #[error("command is not executable: {command}: {reason}")]
+    NotExecutable { command: String, reason: String },
+}
+
+impl CommandFault {
+    /// The status that a shell exits with when it cannot run a command.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+        }
+    }
 }
 
 const MASKED: [&str; 12] = [

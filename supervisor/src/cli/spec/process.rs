@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use installer::merged::Merged;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
-use super::SpecError;
-use crate::cli::error::CliError;
+use super::{CommandFault, SpecError};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const S_IFMT: u32 = 0o170_000;
@@ -139,7 +138,7 @@ pub(crate) fn explain(
     tried: &[(PathBuf, Option<u32>)],
     command: &str,
     message: &str,
-) -> Option<CliError> {
+) -> Option<CommandFault> {
     const ABOUT_COMMANDS: [&str; 8] = [
         "executable",
         "no such file or directory",
@@ -162,25 +161,25 @@ pub(crate) fn explain(
         // The file is there: its format or its interpreter is what fails.
         let format = lower.contains("exec format error") || lower.contains("enoexec");
         let denied = lower.contains("permission denied") || lower.contains("eacces");
-        return (format || denied).then_some(CliError::CommandNotExecutable { command, reason });
+        return (format || denied).then_some(CommandFault::NotExecutable { command, reason });
     }
     // What lies at a path that was named is at fault; on a search path it is as good as absent.
     let named = command.contains('/');
     let there = modes.iter().any(|mode| named || is_file(*mode));
     Some(if there {
-        CliError::CommandNotExecutable { command, reason }
+        CommandFault::NotExecutable { command, reason }
     } else {
-        CliError::CommandNotFound { command, reason }
+        CommandFault::NotFound { command, reason }
     })
 }
 
 /// The same where the files cannot be looked at.
-pub(crate) fn explain_by_words(command: &str, message: &str) -> Option<CliError> {
+pub(crate) fn explain_by_words(command: &str, message: &str) -> Option<CommandFault> {
     let lower = message.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|words| lower.contains(words));
     let (command, reason) = (command.to_owned(), message.to_owned());
     if any(&["executable file not found", "no such file or directory", "enoent"]) {
-        Some(CliError::CommandNotFound { command, reason })
+        Some(CommandFault::NotFound { command, reason })
     } else if any(&[
         "permission denied",
         "eacces",
@@ -188,7 +187,7 @@ pub(crate) fn explain_by_words(command: &str, message: &str) -> Option<CliError>
         "enoexec",
         "is a directory",
     ]) {
-        Some(CliError::CommandNotExecutable { command, reason })
+        Some(CommandFault::NotExecutable { command, reason })
     } else {
         None
     }
