@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shim_sdk::error::report;
 use shim_sdk::{Checkpoint, ContainerId};
 
 use crate::engine::{CheckpointRequest, Engine, RestoreRequest};
@@ -91,10 +92,13 @@ fn explain(error: EngineError, bundle: &Path, work: &Path) -> EngineError {
         log::debug!("keep {}: {cause}", DUMP_LOG.0);
     }
     match error {
-        EngineError::Refused { operation, kind, message } => {
-            let first = message.lines().next().unwrap_or_default();
-            let message = format!("{first} path= {}", kept.display());
-            EngineError::Refused { operation, kind, message }
+        EngineError::Refused { .. }
+        | EngineError::Spawn { .. }
+        | EngineError::Process { .. }
+        | EngineError::TimedOut { .. } => {
+            let text = report(&error);
+            let message = text.lines().next().unwrap_or_default().to_owned();
+            EngineError::Checkpoint { kind: error.kind(), message, log: kept }
         }
         other => other,
     }

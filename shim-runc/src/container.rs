@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::Signal as Number;
-use shim_sdk::{ContainerId, Io, Kind, Notifier, Payload, Pid, ProcessHandle, Signal};
+use shim_sdk::{ContainerId, Io, Notifier, Payload, Pid, ProcessHandle, Signal};
 
 use crate::cgroup::record::{self, Others};
 use crate::cgroup::{Cgroup, Freeze};
 use crate::checkpoint::{self, Restore};
 use crate::engine::{AnyEngine, CreateRequest, Engine, ExecRequest, INIT_PID_FILE, UpdateRequest};
-use crate::error::{EngineError, Input, Operation, SystemCall};
+use crate::error::{EngineError, Input, Limitation, Operation, SystemCall};
 use crate::oom;
 use crate::options::Options;
 use crate::spec::SpecExcerpt;
@@ -102,7 +102,7 @@ impl Container {
         if matches!(engine, AnyEngine::Libcontainer(_)) {
             return Err(EngineError::Unsupported {
                 operation: Operation::Restore,
-                why: "libcontainer has no checkpoints".to_owned(),
+                limit: Limitation::NoCheckpoints,
             });
         }
         options.write(bundle)?;
@@ -302,11 +302,7 @@ impl Container {
         let made = self.created(Operation::Stats)?;
         match made.cgroup.filter(Cgroup::exists) {
             Some(cgroup) => stats::of(&cgroup),
-            None => Err(EngineError::Refused {
-                operation: Operation::Stats,
-                kind: Kind::NotFound,
-                message: "the container has no cgroup".to_owned(),
-            }),
+            None => Err(EngineError::NoCgroup),
         }
     }
 
@@ -336,11 +332,7 @@ impl Container {
     fn created(&self, operation: Operation) -> Result<CreatedContainer, EngineError> {
         match &*self.state.borrow() {
             State::Created(made) => Ok(made.clone()),
-            State::ToRestore(..) => Err(EngineError::Refused {
-                operation,
-                kind: Kind::FailedPrecondition,
-                message: "the container has not been restored yet".to_owned(),
-            }),
+            State::ToRestore(..) => Err(EngineError::NotRestored { operation }),
         }
     }
 }

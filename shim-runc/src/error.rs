@@ -14,13 +14,70 @@ use shim_sdk::{ExecId, Kind};
 /// An operation on a container or a process in it failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// The engine refused the operation or failed; `message` is the engine's own text.
+    /// The runtime program or libcontainer's helper refused the operation or failed; `message` is its
+    /// own text.
     #[error("{operation}: {message}")]
     Refused { operation: Operation, kind: Kind, message: String },
 
-    /// The engine's helper process ended before it answered.
-    #[error("{operation}: {who} ended without an answer ({how})")]
-    Gone { operation: Operation, who: String, how: String },
+    /// The runtime program could not be run.
+    #[error("{operation}")]
+    Spawn {
+        operation: Operation,
+        #[source]
+        cause: shim_sdk::Error,
+    },
+
+    /// A process that is part of the operation could not be opened or waited for.
+    #[error("{operation}")]
+    Process {
+        operation: Operation,
+        #[source]
+        cause: shim_sdk::Error,
+    },
+
+    /// The runtime program did not end in time.
+    #[error("{operation}: {} took longer than {limit:?} and was killed", .program.display())]
+    TimedOut { operation: Operation, program: PathBuf, limit: Duration },
+
+    /// The root file system has a link by which this version of the runtime would change files of the
+    /// host. `version` is the first line of what `--version` printed.
+    #[error(
+        "{operation}: /{link} of the root file system is a link, by which {} ({version}) would \
+         change files of the host; use runc 1.3.6, 1.4.3 or later, or libcontainer",
+        .program.display()
+    )]
+    LinkToHost { operation: Operation, link: String, program: PathBuf, version: String },
+
+    /// libcontainer's helper could not be started, or did not answer.
+    #[error("{operation}")]
+    NoAnswer {
+        operation: Operation,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The container's init ended before or during an exec.
+    #[error("{}: cannot exec in a stopped container", Operation::Exec)]
+    InitEnded,
+
+    /// The container has no cgroup whose statistics could be read.
+    #[error("{}: the container has no cgroup", Operation::Stats)]
+    NoCgroup,
+
+    /// The container is created by a restore, which has not happened yet.
+    #[error("{operation}: the container has not been restored yet")]
+    NotRestored { operation: Operation },
+
+    /// The sum of memory and swap is less than the memory limit.
+    #[error(
+        "{}: memory and swap together ({sum}) must not be less than the memory limit",
+        Operation::Update
+    )]
+    SwapBelowMemory { sum: i64 },
+
+    /// A checkpoint failed. `message` is the first line of the error, `log` is where criu's log is.
+    #[error("{message} path= {}", .log.display())]
+    Checkpoint { kind: Kind, message: String, log: PathBuf },
 
     /// An operation on a file failed.
     #[error("{action} {}", .path.display())]
@@ -67,8 +124,8 @@ pub(crate) enum EngineError {
     },
 
     /// This engine or this host does not support the operation.
-    #[error("{operation}: {why}")]
-    Unsupported { operation: Operation, why: String },
+    #[error("{operation}: {limit}")]
+    Unsupported { operation: Operation, limit: Limitation },
 }
 
 impl EngineError {
@@ -97,14 +154,52 @@ impl EngineError {
     /// The error kind of containerd for this error.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Refused { kind, .. } => *kind,
+            Self::Refused { kind, .. } | Self::Checkpoint { kind, .. } => *kind,
+            Self::Process { cause, .. } => cause.kind(),
             Self::File { cause, .. } | Self::System { cause, .. } => Kind::from_io(cause),
-            // NOT_FOUND would say that the container does not exist, not the program.
-            Self::Version { .. } | Self::EncodeStatistics { .. } => Kind::Unknown,
-            Self::StartTimedOut { .. } => Kind::DeadlineExceeded,
-            Self::Gone { .. } => Kind::Unavailable,
-            Self::Malformed { .. } => Kind::InvalidArgument,
+            // NOT_FOUND would mean that the container does not exist, not the program.
+            Self::Spawn { .. } | Self::Version { .. } | Self::EncodeStatistics { .. } => {
+                Kind::Unknown
+            }
+            Self::TimedOut { .. } | Self::StartTimedOut { .. } => Kind::DeadlineExceeded,
+            Self::NoAnswer { .. } => Kind::Unavailable,
+            Self::LinkToHost { .. } | Self::InitEnded | Self::NotRestored { .. } => {
+                Kind::FailedPrecondition
+            }
+            Self::NoCgroup => Kind::NotFound,
+            Self::Malformed { .. } | Self::SwapBelowMemory { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,
+        }
+    }
+}
+
+/// What an engine or a host cannot do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Limitation {
+    /// The engine does not have the operation.
+    Engine,
+    /// libcontainer cannot restore a container.
+    NoCheckpoints,
+    /// A host with cgroup v1 has no devices controller.
+    NoDevicesController,
+    /// `unified` resources on a host with cgroup v1.
+    UnifiedOnV1,
+    /// The container has no cgroup of the controller that a file belongs to.
+    NoController { file: String, controller: String },
+}
+
+impl fmt::Display for Limitation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Engine => f.write_str("this runtime cannot do that"),
+            Self::NoCheckpoints => f.write_str("libcontainer has no checkpoints"),
+            Self::NoDevicesController => {
+                f.write_str("this host has no control group that limits devices")
+            }
+            Self::UnifiedOnV1 => f.write_str("unified resources need cgroup v2, this host has v1"),
+            Self::NoController { file, controller } => {
+                write!(f, "{file}: the container has no cgroup of controller {controller}")
+            }
         }
     }
 }

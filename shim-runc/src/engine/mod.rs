@@ -20,7 +20,7 @@ pub(crate) use request::{
 };
 pub(crate) use select::{AnyEngine, EngineSelection};
 
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Limitation, Operation};
 
 /// Creates and removes containers, and starts processes in them.
 #[allow(async_fn_in_trait)] // every future runs on the shim's one thread
@@ -70,7 +70,7 @@ pub(crate) trait Engine {
 }
 
 fn unsupported(operation: Operation) -> EngineError {
-    EngineError::Unsupported { operation, why: "this runtime cannot do that".to_owned() }
+    EngineError::Unsupported { operation, limit: Limitation::Engine }
 }
 
 /// The file in the bundle with the pid of a container's init, for a later `delete`.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 
 use super::Groups;
 use crate::cgroup::write;
-use crate::error::{EngineError, Operation};
+use crate::error::{EngineError, Limitation, Operation};
 
 impl Groups {
     /// Sets the limits that are given; devices are not among them.
@@ -51,7 +51,7 @@ impl Groups {
         if resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()) {
             return Err(EngineError::Unsupported {
                 operation: Operation::Update,
-                why: "unified resources need cgroup v2, this host has v1".to_owned(),
+                limit: Limitation::UnifiedOnV1,
             });
         }
         Ok(())
@@ -200,7 +200,10 @@ impl Groups {
     fn set(&self, controller: &str, file: &str, value: impl ToString) -> Result<(), EngineError> {
         let group = self.controller(controller).ok_or_else(|| EngineError::Unsupported {
             operation: Operation::Update,
-            why: format!("{file}: the container has no cgroup of controller {controller}"),
+            limit: Limitation::NoController {
+                file: file.to_owned(),
+                controller: controller.to_owned(),
+            },
         })?;
         write(&Path::new(group).join(file), value)
     }

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Lin
 
 use super::Group;
 use crate::cgroup::write;
-use crate::error::{EngineError, Input, Operation};
+use crate::error::{EngineError, Input};
 
 impl Group {
     /// Sets what of a spec's resources is given.
@@ -161,11 +161,7 @@ fn io_weight(weight: u16) -> u64 {
 }
 
 fn bad_swap(sum: i64) -> EngineError {
-    EngineError::Refused {
-        operation: Operation::Update,
-        kind: shim_sdk::Kind::InvalidArgument,
-        message: format!("memory and swap together ({sum}) must not be less than the memory limit"),
-    }
+    EngineError::SwapBelowMemory { sum }
 }
 
 #[cfg(test)]

@@ -39,7 +39,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
-use shim_sdk::{ContainerId, Io, Kind, Pid};
+use shim_sdk::error::report;
+use shim_sdk::{ContainerId, Io, Pid};
 use tokio::io::Interest;
 
 use crate::cgroup::record;
@@ -185,7 +186,7 @@ impl Libcontainer {
             Ok(answer) => answer,
             Err(error) => {
                 self.clean_up_half_made(id).await;
-                return Err(gone(Operation::Create, &error));
+                return Err(no_answer(Operation::Create, error));
             }
         };
         match (answer.reply, answer.fds.pop()) {
@@ -198,7 +199,7 @@ impl Libcontainer {
                 self.pool.forget(id);
                 Err(refused(Operation::Create, failure))
             }
-            _ => Err(gone(Operation::Create, &AskError::Nonsense)),
+            _ => Err(no_answer(Operation::Create, AskError::Nonsense)),
         }
     }
 
@@ -241,7 +242,7 @@ impl Libcontainer {
         fds.push(file.as_fd());
         let mut answer = match self.ask(id, &request, &fds).await {
             Ok(answer) => answer,
-            Err(error) => return Err(gone(Operation::Exec, &error)),
+            Err(error) => return Err(no_answer(Operation::Exec, error)),
         };
         match (answer.reply, answer.fds.pop()) {
             (Reply::Executed { pid }, Some(report)) => {
@@ -249,7 +250,7 @@ impl Libcontainer {
                 self.follow_exec(pid, report).await
             }
             (Reply::Failed(failure), _) => Err(refused(Operation::Exec, failure)),
-            _ => Err(gone(Operation::Exec, &AskError::Nonsense)),
+            _ => Err(no_answer(Operation::Exec, AskError::Nonsense)),
         }
     }
 
@@ -314,8 +315,8 @@ impl Libcontainer {
         match self.ask(id, request, &[]).await {
             Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
             Ok(Answer { reply: Reply::Failed(failure), .. }) => Err(refused(operation, failure)),
-            Ok(_) => Err(gone(operation, &AskError::Nonsense)),
-            Err(error) => Err(gone(operation, &error)),
+            Ok(_) => Err(no_answer(operation, AskError::Nonsense)),
+            Err(error) => Err(no_answer(operation, error)),
         }
     }
 
@@ -377,7 +378,7 @@ impl Libcontainer {
                     left = error;
                 }
                 Err(error) => {
-                    log::warn!("{error}");
+                    log::warn!("{}", report(&error));
                     helper.kill(|pid| self.is_known(pid)).await;
                     return Err(error);
                 }
@@ -397,7 +398,7 @@ impl Libcontainer {
             }
         }
         if let Some(error) = last {
-            log::warn!("clean up the half-made container {id}: {error}");
+            log::warn!("clean up the half-made container {id}: {}", report(&error));
         }
     }
 
@@ -481,7 +482,7 @@ impl<'a> From<&'a Io> for Streams<'a> {
 
 fn known(operation: Operation, pid: i32) -> Result<Pid, EngineError> {
     let known = u32::try_from(pid).ok().and_then(Pid::new);
-    known.ok_or_else(|| gone(operation, &AskError::Nonsense))
+    known.ok_or_else(|| no_answer(operation, AskError::Nonsense))
 }
 
 /// Follows a report to its end.
@@ -516,18 +517,10 @@ fn refused(operation: Operation, failure: Failure) -> EngineError {
     EngineError::Refused { operation, kind: reason.kind(), message }
 }
 
-fn gone(operation: Operation, error: &AskError) -> EngineError {
-    let message = match (error, std::error::Error::source(error)) {
-        (AskError::Died { how }, _) => {
-            let who = "the libcontainer helper".to_owned();
-            return EngineError::Gone { operation, who, how: how.clone() };
-        }
-        (AskError::Ended, _) => {
-            let message = "cannot exec in a stopped container".to_owned();
-            return EngineError::Refused { operation, kind: Kind::FailedPrecondition, message };
-        }
-        (_, Some(cause)) => format!("{error}: {cause}"),
-        (_, None) => error.to_string(),
-    };
-    EngineError::Refused { operation, kind: Kind::Unavailable, message }
+/// A call that the helper did not answer.
+fn no_answer(operation: Operation, cause: AskError) -> EngineError {
+    match cause {
+        AskError::Ended => EngineError::InitEnded,
+        cause => EngineError::NoAnswer { operation, cause: cause.into() },
+    }
 }

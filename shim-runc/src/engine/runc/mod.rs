@@ -25,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shim_sdk::error::report;
 use shim_sdk::file::read_regular;
 use shim_sdk::{ContainerId, Io, Kind, Pid, Program, spawn};
 
@@ -107,20 +108,15 @@ impl Runc {
         if creates_process(operation) {
             warm_threadgroup_lock::get_ready();
         }
-        // NOT_FOUND would mean that the container does not exist, not the program.
-        let running = spawn(program).await.map_err(|cause| EngineError::Refused {
-            operation,
-            kind: Kind::Unknown,
-            message: cause.report(),
-        })?;
+        let running =
+            spawn(program).await.map_err(|cause| EngineError::Spawn { operation, cause })?;
         let pid = running.pid();
         let ended = async {
             if capture {
-                let output = running.output(None).await.map_err(|cause| EngineError::Refused {
-                    operation,
-                    kind: cause.kind(),
-                    message: cause.report(),
-                })?;
+                let output = running
+                    .output(None)
+                    .await
+                    .map_err(|cause| EngineError::Process { operation, cause })?;
                 Ok((output.exit.status, output.stderr))
             } else {
                 let mut running = running;
@@ -130,10 +126,8 @@ impl Runc {
         let limit = self.limit(operation);
         let Ok(ended) = tokio::time::timeout(limit, ended).await else {
             process_tree::end(pid).await;
-            let message =
-                format!("{} took longer than {limit:?} and was killed", self.program.display());
-            let kind = Kind::DeadlineExceeded;
-            return Err(EngineError::Refused { operation, kind, message });
+            let program = self.program.clone();
+            return Err(EngineError::TimedOut { operation, program, limit });
         };
         let (status, stderr) = ended?;
         if status == 0 {
@@ -230,7 +224,7 @@ impl Engine for Runc {
                     && self.state_directory(request.id).exists()
                     && let Err(cause) = self.delete(request.id, true).await
                 {
-                    ::log::debug!("clean up after a failed create: {cause}");
+                    ::log::debug!("clean up after a failed create: {}", report(&cause));
                 }
                 return Err(error);
             }
@@ -309,7 +303,7 @@ impl Engine for Runc {
                 Ok(())
             }
             // The state is removed. Cgroups that hold processes of others are left, and stay.
-            Err(EngineError::Refused { .. })
+            Err(_)
                 if force && self.has_state_directories() && !self.state_directory(id).exists() =>
             {
                 Ok(())

@@ -20,7 +20,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat,
 };
 use rustix::io::Errno;
-use shim_sdk::{Kind, Program, spawn};
+use shim_sdk::{Program, spawn};
 
 use crate::cgroup::remove;
 use crate::error::{EngineError, Operation};
@@ -59,12 +59,8 @@ pub(super) async fn check(
         return Ok(());
     }
     let version = told.lines().next().unwrap_or("it does not tell its version").to_owned();
-    let message = format!(
-        "/{link} of the root file system is a link, by which {} ({version}) would change files of \
-         the host; use runc 1.3.6, 1.4.3 or later, or libcontainer",
-        program.display()
-    );
-    Err(EngineError::Refused { operation, kind: Kind::FailedPrecondition, message })
+    let program = program.to_owned();
+    Err(EngineError::LinkToHost { operation, link, program, version })
 }
 
 /// The first link in the root file system that a vulnerable runtime would follow on the host.

@@ -39,11 +39,8 @@ pub(super) async fn through_fifo(
     let Ok(reader) = rustix::fs::open(&fifo, flags, Mode::empty()) else {
         return Ok(false);
     };
-    let process = ProcessHandle::open(init).map_err(|cause| EngineError::Refused {
-        operation: Operation::Start,
-        kind: cause.kind(),
-        message: cause.report(),
-    })?;
+    let process = ProcessHandle::open(init)
+        .map_err(|cause| EngineError::Process { operation: Operation::Start, cause })?;
     let Some(pidfd) = process.pidfd() else {
         return Ok(false);
     };

@@ -201,7 +201,8 @@ fn a_runtime_that_cannot_be_run_is_named_and_is_not_taken_for_a_missing_containe
         let mut fixture = Fixture::new("norun", "true");
         fixture.runc.program = "/no/such/runtime".into();
         let error = fixture.create(Io::null()).await.unwrap_err();
-        assert!(error.to_string().contains("/no/such/runtime"), "{error}");
+        let text = report(&error);
+        assert!(text.contains("/no/such/runtime"), "{text}");
         assert_eq!(error.kind(), Kind::Unknown);
     });
 }

@@ -15,7 +15,7 @@ use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources, Spec};
 
 use super::validate;
 use crate::cgroup::v1::Groups;
-use crate::error::{EngineError, Operation, SystemCall};
+use crate::error::{EngineError, Limitation, Operation, SystemCall};
 
 /// What every container may use, whatever its spec says: making any device; null, zero, full,
 /// random, urandom and tty; terminals of its own; network tunnels. As libcontainer has it.
@@ -59,7 +59,7 @@ pub(super) fn set(groups: &Groups, resources: &LinuxResources) -> Result<(), Eng
     let Some(group) = groups.controller("devices") else {
         return Err(EngineError::Unsupported {
             operation: Operation::Create,
-            why: "this host has no control group that limits devices".to_owned(),
+            limit: Limitation::NoDevicesController,
         });
     };
     let (allow, deny) = (Rules::open(group, "devices.allow")?, Rules::open(group, "devices.deny")?);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde_json::{Value, json};
+use shim_sdk::error::report;
 
 use super::super::helper::{cgroup_directories, cgroup_pids, cgroup_remove};
 use super::super::{Libcontainer, Streams};
@@ -110,13 +111,13 @@ impl Fixture {
             .engine
             .create_container(&self.id, &self.bundle(), (false, self.no_new_keyring), &streams)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| report(&error))?;
         self.started.push(pid);
         Ok((pid, read))
     }
 
     pub(super) async fn start(&self) -> Result<(), String> {
-        self.engine.start_container(&self.id).await.map_err(|error| error.to_string())
+        self.engine.start_container(&self.id).await.map_err(|error| report(&error))
     }
 
     /// Runs a further process; what it writes comes out of the returned pipe.
@@ -131,7 +132,7 @@ impl Fixture {
             .engine
             .exec_process(&self.id, process.to_string().as_bytes(), &streams)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| report(&error))?;
         self.started.push(pid);
         Ok((pid, read))
     }
