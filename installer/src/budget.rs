@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sum_of_charges_is_bounded_whoever_charges() {
+    fn the_sum_of_charges_of_all_threads_is_bounded() {
         let budget = Budget::new(Limits { max_entries: 3, ..Limits::default() });
         let other = budget.clone();
         budget.charge(Cost::Entries, 2).unwrap();

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::budget::{Budget, Cost};
 use crate::error::InstallError;
-use crate::extract::{Archive, Entry, EntryKind, EntryName, ExtractError, decompressed_within};
+use crate::layer::{Archive, Entry, EntryKind, EntryName, ExtractError, decompressed_within};
 use crate::receipt::{InstalledFile, Receipts};
 
 const WHITEOUT: &str = ".wh.";
@@ -44,7 +44,7 @@ pub struct Layer {
 /// What the caller asks for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Install over files of other images, and over files of nobody.
+    /// Install over files of other images, and over files that no receipt names.
     pub replace: bool,
     /// Also what is in `lib/`.
     pub libs: bool,

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 const OPEN: usize = 24;
 /// Begins the names of directories that were moved to the top of a tree whose removal did not end.
 pub const LIFTED: &str = ".removing-";
-/// How often one directory is emptied again because somebody else puts names into it.
+/// How often one directory is emptied again because another process puts names into it.
 const MAX_PASSES: u32 = 64;
 /// Directories open at once where nothing can be moved.
 const OPEN_AT_MOST: usize = 256;
@@ -89,7 +89,7 @@ impl Level {
             // The first buffer that has more than the two names that every directory has.
             while let Some(entry) = listing.next() {
                 let entry = match entry {
-                    Err(Errno::NOENT) => break, // somebody else removed this directory
+                    Err(Errno::NOENT) => break, // another process removed this directory
                     other => other?,
                 };
                 match entry.file_name().to_bytes() {
@@ -182,7 +182,7 @@ fn lift(levels: &[Level], name: &[u8], moved: &mut u64) -> rustix::io::Result<()
         let new = format!("{LIFTED}{moved}");
         let flags = RenameFlags::NOREPLACE;
         match fs::renameat_with(&last.directory, name, &top.directory, &new, flags) {
-            Err(Errno::EXIST) => {} // somebody else's name
+            Err(Errno::EXIST) => {} // a name of another process
             other => return other,
         }
     }

@@ -1,6 +1,6 @@
 //! Builds a generation beside the current one.
 //!
-//! It begins as the current one, by hard links, so that files of other images and of nobody stay;
+//! It begins as the current one, by hard links, so files of other images, and files that no receipt names, stay;
 //! then what goes is removed and what comes is written, verified and synced. Nothing that is shown
 //! is touched: links are broken by making new files, never written through.
 
@@ -135,7 +135,7 @@ pub(crate) fn write(
     }
 }
 
-/// Removes a file, or a directory that somebody put in its place.
+/// Removes a file, or a directory that was put in its place.
 pub(crate) fn remove(generation: &Path, path: &str) -> Result<(), InstallError> {
     let path = generation.join(path);
     remove_tree(&path).call("remove", &path)

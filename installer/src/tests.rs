@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::plan::{Image, Layer, Options, hex_digest};
-use crate::{InstallError, Kind, Opt};
+use crate::{InstallError, Kind, ManagedDirectory};
 
 const PLAIN: Options = Options { replace: false, libs: false };
 const REPLACE: Options = Options { replace: true, libs: false };
@@ -57,18 +57,18 @@ fn image(name: &str, layers: &[&[Entry<'_>]]) -> Image {
 
 struct Place {
     root: TempDir,
-    opt: Opt,
+    managed: ManagedDirectory,
 }
 
 impl Place {
     fn new() -> Self {
         let root = TempDir::new().unwrap();
-        let opt = Opt::new(root.path().join("opt"));
-        Self { root, opt }
+        let managed = ManagedDirectory::new(root.path().join("opt"));
+        Self { root, managed }
     }
 
     fn at(&self, path: &str) -> PathBuf {
-        self.opt.path().join(path)
+        self.managed.path().join(path)
     }
 
     fn read(&self, path: &str) -> Option<String> {
@@ -98,7 +98,7 @@ fn what_is_in_bin_is_installed_as_roots_and_receipted() {
             file("etc/passwd", "no"),
         ]],
     );
-    let receipt = place.opt.install(&image, PLAIN).unwrap();
+    let receipt = place.managed.install(&image, PLAIN).unwrap();
     assert_eq!(place.read("bin/tool").unwrap(), "v1");
     assert_eq!(place.read("bin/alias").unwrap(), "v1");
     assert_eq!(place.read("bin/twin").unwrap(), "v1");
@@ -110,7 +110,7 @@ fn what_is_in_bin_is_installed_as_roots_and_receipted() {
     let paths: Vec<_> = receipt.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["bin/alias", "bin/tool", "bin/twin"]);
     assert_eq!(receipt.files[1].digest, hex_digest(Sha256::digest("v1")));
-    assert_eq!(place.opt.receipts().unwrap(), [receipt]);
+    assert_eq!(place.managed.receipts().unwrap(), [receipt]);
 }
 
 /// A file that anybody may write, run by root from then on.
@@ -122,7 +122,7 @@ fn installed_files_have_one_of_two_modes_whatever_the_image_says() {
     let entries: Vec<Entry<'_>> = std::iter::zip(&names, &modes)
         .map(|(name, (mode, _))| (name.as_str(), b'0', "", *mode, "x"))
         .collect();
-    place.opt.install(&image("tool", &[&entries]), PLAIN).unwrap();
+    place.managed.install(&image("tool", &[&entries]), PLAIN).unwrap();
     let mode = |path: &str| fs::metadata(place.at(path)).unwrap().permissions().mode() & 0o7777;
     for (name, (_, installed)) in std::iter::zip(&names, &modes) {
         assert_eq!(mode(name), *installed, "{name}");
@@ -134,7 +134,7 @@ fn installed_files_have_one_of_two_modes_whatever_the_image_says() {
 fn libraries_come_only_when_asked_for() {
     let place = Place::new();
     let entries = [file("bin/tool", "v1"), file("lib/tool.so", "so")];
-    place.opt.install(&image("tool", &[&entries]), LIBS).unwrap();
+    place.managed.install(&image("tool", &[&entries]), LIBS).unwrap();
     assert_eq!(place.read("lib/tool.so").unwrap(), "so");
 }
 
@@ -143,48 +143,51 @@ fn upper_layers_replace_and_remove_what_lower_ones_have() {
     let place = Place::new();
     let lower = [file("bin/a", "old"), file("bin/b", "b"), file("bin/c", "c")];
     let upper = [file("bin/a", "new"), file("bin/.wh.b", "")];
-    place.opt.install(&image("tool", &[&lower, &upper]), PLAIN).unwrap();
+    place.managed.install(&image("tool", &[&lower, &upper]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["a", "c"]);
     assert_eq!(place.read("bin/a").unwrap(), "new");
     let opaque = [file("bin/d", "d"), file("bin/.wh..wh..opq", "")];
-    place.opt.install(&image("tool", &[&lower, &opaque]), PLAIN).unwrap();
+    place.managed.install(&image("tool", &[&lower, &opaque]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["d"]);
 }
 
 #[test]
 fn an_image_replaces_its_own_files_and_no_others_unless_told_to() {
     let place = Place::new();
-    place.opt.install(&image("a", &[&[file("bin/x", "1"), file("bin/y", "1")]]), PLAIN).unwrap();
-    place.opt.install(&image("a", &[&[file("bin/x", "2")]]), PLAIN).unwrap();
+    place
+        .managed
+        .install(&image("a", &[&[file("bin/x", "1"), file("bin/y", "1")]]), PLAIN)
+        .unwrap();
+    place.managed.install(&image("a", &[&[file("bin/x", "2")]]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["x"]);
     let other = image("b", &[&[file("bin/x", "3"), file("bin/z", "3")]]);
-    let error = place.opt.install(&other, PLAIN).unwrap_err();
+    let error = place.managed.install(&other, PLAIN).unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists);
     assert!(error.to_string().contains("bin/x (of a)"), "{error}");
     assert_eq!(place.names("bin"), ["x"]);
-    place.opt.install(&other, REPLACE).unwrap();
+    place.managed.install(&other, REPLACE).unwrap();
     assert_eq!(place.read("bin/x").unwrap(), "3");
     // The file belongs to the other image now, and the first one has none left.
-    let images: Vec<_> = place.opt.receipts().unwrap().into_iter().map(|r| r.image).collect();
+    let images: Vec<_> = place.managed.receipts().unwrap().into_iter().map(|r| r.image).collect();
     assert_eq!(images, ["b"]);
 }
 
 #[test]
 fn uninstall_and_rollback_show_complete_sets() {
     let place = Place::new();
-    place.opt.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
-    place.opt.install(&image("b", &[&[file("bin/b", "1")]]), PLAIN).unwrap();
-    place.opt.uninstall("a").unwrap();
+    place.managed.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
+    place.managed.install(&image("b", &[&[file("bin/b", "1")]]), PLAIN).unwrap();
+    place.managed.uninstall("a").unwrap();
     assert_eq!(place.names("bin"), ["b"]);
     let names = |receipts: Vec<crate::Receipt>| {
         receipts.into_iter().map(|receipt| receipt.image).collect::<Vec<_>>()
     };
-    assert_eq!(names(place.opt.rollback().unwrap()), ["a", "b"]);
+    assert_eq!(names(place.managed.rollback().unwrap()), ["a", "b"]);
     assert_eq!(place.names("bin"), ["a", "b"]);
-    assert_eq!(names(place.opt.rollback().unwrap()), ["a"]);
+    assert_eq!(names(place.managed.rollback().unwrap()), ["a"]);
     assert_eq!(place.names("bin"), ["a"]);
-    assert_eq!(place.opt.rollback().unwrap_err().kind(), Kind::NotFound);
-    assert_eq!(place.opt.uninstall("b").unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(place.managed.rollback().unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(place.managed.uninstall("b").unwrap_err().kind(), Kind::NotFound);
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn nothing_is_written_when_anything_is_refused() {
     for bad in long {
         let place = Place::new();
         let entries = [&[file("bin/good", "good")], *bad].concat();
-        let error = place.opt.install(&image("bad", &[&entries]), REPLACE).unwrap_err();
+        let error = place.managed.install(&image("bad", &[&entries]), REPLACE).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
         assert!(error.to_string().contains("refused entry"), "{error}");
         assert_eq!(place.names(""), [".lock", "generations"], "{error}");
@@ -219,10 +222,13 @@ fn nothing_is_written_when_anything_is_refused() {
 fn images_without_binaries_and_with_wrong_layers_are_refused() {
     let place = Place::new();
     let nothing = image("data", &[&[file("etc/x", "x")]]);
-    assert_eq!(place.opt.install(&nothing, PLAIN).unwrap_err().kind(), Kind::FailedPrecondition);
+    assert_eq!(
+        place.managed.install(&nothing, PLAIN).unwrap_err().kind(),
+        Kind::FailedPrecondition
+    );
     let mut wrong = image("tool", &[&[file("bin/x", "x")]]);
     wrong.layers[0].digest = format!("sha256:{}", "0".repeat(64));
-    let error = place.opt.install(&wrong, PLAIN).unwrap_err();
+    let error = place.managed.install(&wrong, PLAIN).unwrap_err();
     assert!(matches!(error, InstallError::WrongDigest { .. }), "{error}");
     assert_eq!(place.names("generations"), Vec::<String>::new());
 }
@@ -234,26 +240,27 @@ fn files_from_before_are_kept_and_shown_throughout() {
     fs::write(place.at("bin/old"), "old").unwrap();
     fs::write(place.at("bin/sub/deep"), "deep").unwrap();
     symlink("old", place.at("bin/link")).unwrap();
-    let error = place.opt.install(&image("a", &[&[file("bin/old", "new")]]), PLAIN).unwrap_err();
+    let error =
+        place.managed.install(&image("a", &[&[file("bin/old", "new")]]), PLAIN).unwrap_err();
     assert!(error.to_string().contains("of no image"), "{error}");
-    place.opt.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
+    place.managed.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["a", "link", "old", "sub"]);
     assert_eq!(place.read("bin/sub/deep").unwrap(), "deep");
     assert!(fs::symlink_metadata(place.at("bin")).unwrap().is_symlink());
     // A file that another program adds through the shown directory survives the next switch.
     fs::write(place.at("bin/added"), "added").unwrap();
-    place.opt.install(&image("b", &[&[file("bin/b", "1")]]), PLAIN).unwrap();
+    place.managed.install(&image("b", &[&[file("bin/b", "1")]]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["a", "added", "b", "link", "old", "sub"]);
 }
 
 #[test]
 fn leftovers_of_a_crash_are_swept_and_old_generations_dropped() {
     let place = Place::new();
-    place.opt.install(&image("a", &[&[file("bin/a", "0")]]), PLAIN).unwrap();
+    place.managed.install(&image("a", &[&[file("bin/a", "0")]]), PLAIN).unwrap();
     fs::create_dir_all(place.at("generations/77/bin")).unwrap();
     symlink("generations/77", place.at(".next")).unwrap();
     for version in ["1", "2", "3", "4", "5", "6"] {
-        place.opt.install(&image("a", &[&[file("bin/a", version)]]), PLAIN).unwrap();
+        place.managed.install(&image("a", &[&[file("bin/a", version)]]), PLAIN).unwrap();
     }
     assert_eq!(place.read("bin/a").unwrap(), "6");
     assert_eq!(place.names("generations").len(), 4);
@@ -268,7 +275,7 @@ fn a_reader_never_sees_an_incomplete_set() {
         let entries: Vec<_> = names.iter().map(|name| file(name, version)).collect();
         image("set", &[&entries])
     };
-    place.opt.install(&set("0"), PLAIN).unwrap();
+    place.managed.install(&set("0"), PLAIN).unwrap();
     let bin = place.at("bin");
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let reader = thread::spawn({
@@ -288,7 +295,7 @@ fn a_reader_never_sees_an_incomplete_set() {
         }
     });
     for version in 1..10 {
-        place.opt.install(&set(&version.to_string()), PLAIN).unwrap();
+        place.managed.install(&set(&version.to_string()), PLAIN).unwrap();
     }
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     reader.join().unwrap();
@@ -299,26 +306,26 @@ fn installations_at_the_same_time_all_arrive() {
     let place = Place::new();
     let threads: Vec<_> = (0..8)
         .map(|n| {
-            let opt = place.opt.clone();
+            let managed = place.managed.clone();
             thread::spawn(move || {
                 let (name, path) = (format!("i{n}"), format!("bin/f{n}"));
-                opt.install(&image(&name, &[&[file(&path, "x")]]), PLAIN).unwrap();
+                managed.install(&image(&name, &[&[file(&path, "x")]]), PLAIN).unwrap();
             })
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(place.names("bin").len(), 8);
-    assert_eq!(place.opt.receipts().unwrap().len(), 8);
+    assert_eq!(place.managed.receipts().unwrap().len(), 8);
 }
 
 #[test]
 fn receipts_of_a_newer_program_are_refused_not_lost() {
     let place = Place::new();
-    place.opt.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
+    place.managed.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
     let path = fs::canonicalize(place.at("current")).unwrap().join("receipts.json");
     let text = fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
     fs::write(&path, text).unwrap();
-    let error = place.opt.receipts().unwrap_err();
+    let error = place.managed.receipts().unwrap_err();
     assert!(error.to_string().contains("newer"), "{error}");
     assert!(Path::new(&path).exists());
 }

@@ -111,14 +111,14 @@ impl Domain {
         if let Err(why) = std::fs::create_dir_all(&config.opt) {
             log::warn!("mkdir({}): {why}; nothing can be installed", config.opt.display());
         }
-        let opt = installer::Opt::new(&config.opt);
+        let managed = installer::ManagedDirectory::new(&config.opt);
         let images = Images::new(database.clone(), events.clone());
         Ok(Self {
             config: config.clone(),
             uuid,
             id,
             namespaces: Namespaces::new(database.clone()),
-            installer: Installer::new(opt, images.clone(), content.clone()),
+            installer: Installer::new(managed, images.clone(), content.clone()),
             images,
             containers,
             leases,

@@ -6,7 +6,7 @@
 use std::io;
 
 use installer::budget::{Budget, Cost};
-use installer::{Image, Layer, Opt, Options, Receipt};
+use installer::{Image, Layer, ManagedDirectory, Options, Receipt};
 use shim_sdk::Kind;
 
 use crate::content::{ContentError, Descriptor, Digest, Store};
@@ -20,14 +20,14 @@ const MAX_DEPTH: usize = 4;
 /// The managed directory and what can be installed into it.
 #[derive(Clone)]
 pub(crate) struct Installer {
-    opt: Opt,
+    managed: ManagedDirectory,
     images: Images,
     content: Store,
 }
 
 /// Why binaries were not installed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InstallError {
+pub(crate) enum ImageInstallError {
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub(crate) enum InstallError {
     Interrupted(tokio::task::JoinError),
 }
 
-impl InstallError {
+impl ImageInstallError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Record(error) => error.kind(),
@@ -59,13 +59,13 @@ impl InstallError {
 }
 
 impl Installer {
-    pub(crate) fn new(opt: Opt, images: Images, content: Store) -> Self {
-        Self { opt, images, content }
+    pub(crate) fn new(managed: ManagedDirectory, images: Images, content: Store) -> Self {
+        Self { managed, images, content }
     }
 
     /// The managed directory.
-    pub(crate) fn opt(&self) -> &Opt {
-        &self.opt
+    pub(crate) fn managed(&self) -> &ManagedDirectory {
+        &self.managed
     }
 
     /// Installs the binaries of an image.
@@ -75,32 +75,32 @@ impl Installer {
         image: &str,
         options: Options,
         budget: &Budget,
-    ) -> Result<Receipt, InstallError> {
+    ) -> Result<Receipt, ImageInstallError> {
         let record = self.images.get(namespace, image).await?;
         let (installer, namespace, budget) = (self.clone(), namespace.clone(), budget.clone());
         blocking(move || {
             let image = installer.layers(&namespace, &record.name, &record.target, &budget)?;
-            Ok(installer.opt.install_within(&image, options, &budget)?)
+            Ok(installer.managed.install_within(&image, options, &budget)?)
         })
         .await
     }
 
     /// Removes what an image installed; the image itself need not be here any more.
-    pub(crate) async fn uninstall(&self, image: String) -> Result<Receipt, InstallError> {
-        let opt = self.opt.clone();
-        blocking(move || Ok(opt.uninstall(&image)?)).await
+    pub(crate) async fn uninstall(&self, image: String) -> Result<Receipt, ImageInstallError> {
+        let managed = self.managed.clone();
+        blocking(move || Ok(managed.uninstall(&image)?)).await
     }
 
     /// Returns to the set before the last switch.
-    pub(crate) async fn rollback(&self) -> Result<Vec<Receipt>, InstallError> {
-        let opt = self.opt.clone();
-        blocking(move || Ok(opt.rollback()?)).await
+    pub(crate) async fn rollback(&self) -> Result<Vec<Receipt>, ImageInstallError> {
+        let managed = self.managed.clone();
+        blocking(move || Ok(managed.rollback()?)).await
     }
 
     /// What is installed.
-    pub(crate) async fn receipts(&self) -> Result<Vec<Receipt>, InstallError> {
-        let opt = self.opt.clone();
-        blocking(move || Ok(opt.receipts()?)).await
+    pub(crate) async fn receipts(&self) -> Result<Vec<Receipt>, ImageInstallError> {
+        let managed = self.managed.clone();
+        blocking(move || Ok(managed.receipts()?)).await
     }
 
     /// The layers for this host of an image.
@@ -110,8 +110,8 @@ impl Installer {
         name: &str,
         target: &Descriptor,
         budget: &Budget,
-    ) -> Result<Image, InstallError> {
-        let bad = |cause| InstallError::Image { image: name.to_owned(), cause };
+    ) -> Result<Image, ImageInstallError> {
+        let bad = |cause| ImageInstallError::Image { image: name.to_owned(), cause };
         let (mut media_type, mut digest) = (target.media_type.clone(), target.digest.clone());
         for _ in 0..MAX_DEPTH {
             let document = format!("manifest {digest}");
@@ -172,7 +172,7 @@ impl Installer {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, InstallError> + Send + 'static,
-) -> Result<T, InstallError> {
-    tokio::task::spawn_blocking(work).await.map_err(InstallError::Interrupted)?
+    work: impl FnOnce() -> Result<T, ImageInstallError> + Send + 'static,
+) -> Result<T, ImageInstallError> {
+    tokio::task::spawn_blocking(work).await.map_err(ImageInstallError::Interrupted)?
 }

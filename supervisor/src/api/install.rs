@@ -49,7 +49,7 @@ impl wire::install_server::Install for Install {
         let receipts = self.installer.receipts().await.map_err(refuse)?;
         Ok(Response::new(wire::ListResponse {
             receipts: receipts.into_iter().map(to_wire).collect(),
-            path: self.installer.opt().path().to_string_lossy().into_owned(),
+            path: self.installer.managed().path().to_string_lossy().into_owned(),
         }))
     }
 

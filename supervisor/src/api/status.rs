@@ -100,7 +100,7 @@ has_kind!(
     crate::content::ContentError,
     crate::gc::CollectError,
     crate::image::ImageError,
-    crate::install::InstallError,
+    crate::install::ImageInstallError,
     crate::metadata::MetadataError,
     crate::metadata::RecordError,
     crate::snapshot::SnapshotError,

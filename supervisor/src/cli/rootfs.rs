@@ -9,7 +9,7 @@
 
 use std::path::PathBuf;
 
-use installer::merged::Merged;
+use installer::layer::merged::Merged;
 use protos::grpc::containerd::types;
 use shim_sdk::mount::split_lowerdir;
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use installer::merged::Merged;
+use installer::layer::merged::Merged;
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Mount;
 use protos::any;

@@ -3,7 +3,7 @@
 use std::io;
 
 use installer::budget::Exhausted;
-use installer::extract::ExtractError;
+use installer::layer::ExtractError;
 use shim_sdk::Kind;
 
 use super::reference::InvalidReference;

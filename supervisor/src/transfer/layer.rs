@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use installer::budget::{Budget, Exhausted};
-use installer::extract::{self, ExtractError, Whiteouts};
+use installer::layer::{self, ExtractError, Whiteouts};
 use shim_sdk::Kind;
 use shim_sdk::mount::{MountError, mount_all, split_lowerdir, unmount_recursive};
 
@@ -153,15 +153,9 @@ impl Drop for MountPoint {
 }
 
 fn extract(layer: File, place: &Place, sync: bool, budget: &Budget) -> Result<Applied, LayerError> {
-    let tar = extract::decompressed_within(layer, budget).map_err(LayerError::Read)?;
+    let tar = layer::decompressed_within(layer, budget).map_err(LayerError::Read)?;
     let mut counted = Counted { inner: tar, hasher: Hasher::default(), size_bytes: 0 };
-    extract::apply_layer_within(
-        &mut counted,
-        &place.into,
-        &place.parents,
-        place.whiteouts,
-        budget,
-    )?;
+    layer::apply_within(&mut counted, &place.into, &place.parents, place.whiteouts, budget)?;
     if sync {
         sync_file_system(&place.into)?;
     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use installer::budget::Budget;
-use installer::extract::{self, Archive, EntryKind, ExtractError};
+use installer::layer::{Archive, EntryKind, ExtractError, decompressed_within};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::layer;
@@ -90,7 +90,7 @@ impl Importer {
         let (_, blob) = self.content.open_blob(namespace, &layer.blob)?;
         let budget = Budget::default();
         let beginning = |cause| ExtractError::Read { entries: 0, cause };
-        let reader = extract::decompressed_within(blob, &budget).map_err(beginning)?;
+        let reader = decompressed_within(blob, &budget).map_err(beginning)?;
         let mut archive = Archive::new(reader, &budget);
         let failed = |cause| {
             let document = format!("what layer {} was unpacked to", layer.blob);

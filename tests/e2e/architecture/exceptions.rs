@@ -22,11 +22,6 @@ const EARLIER: &str = "written before the rule; rustix has the same call";
 pub(super) const EXCEPTIONS: &[Exception] = &[
     except(
         Rule::Circle,
-        "installer/src/extract/error.rs -> installer/src/error.rs",
-        "the kind of an error is to move out of `error.rs`",
-    ),
-    except(
-        Rule::Circle,
         "shim-runc/src/cgroup/record.rs -> shim-runc/src/cgroup/remove.rs",
         "the path of a record and its removal are to part",
     ),

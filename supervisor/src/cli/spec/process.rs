@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use installer::merged::Merged;
+use installer::layer::merged::Merged;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
 use super::{CommandFault, SpecError};

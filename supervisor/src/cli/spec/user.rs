@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use installer::merged::Merged;
+use installer::layer::merged::Merged;
 use oci_spec::runtime::User;
 
 use super::SpecError;

@@ -158,7 +158,7 @@ fn link(media_type: &str, stored: &StoredFile) -> RawDescriptor {
 }
 
 fn layer_type(stored: &StoredFile) -> &'static str {
-    use installer::extract::Compression;
+    use installer::layer::Compression;
     match Compression::detect(&stored.head) {
         Compression::None => media_type::DOCKER_LAYER,
         Compression::Gzip => media_type::DOCKER_LAYER_GZIP,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use installer::budget::{Budget, Cost};
-use installer::extract::{self, Archive, EntryKind, ExtractError};
+use installer::layer::{self, Archive, EntryKind, ExtractError};
 
 use super::ImageError;
 use super::error::quoted;
@@ -94,7 +94,7 @@ pub(crate) fn read(
     sink: &BlobSink,
 ) -> Result<ArchiveFiles, ImageError> {
     let beginning = |cause| ExtractError::Read { entries: 0, cause };
-    let reader = extract::decompressed_within(archive, &sink.budget).map_err(beginning)?;
+    let reader = layer::decompressed_within(archive, &sink.budget).map_err(beginning)?;
     let mut tar = Archive::new(reader, &sink.budget);
     let mut contents = ArchiveFiles::default();
     while let Some(entry) = tar.next_entry()? {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::archive::Entry;
 use super::error::EntryName;
-use crate::merged::below;
+use crate::layer::merged::below;
 
 /// Overlayfs's own attributes: an archive that could set them could make a directory stand for
 /// another one.

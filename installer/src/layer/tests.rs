@@ -101,7 +101,7 @@ impl Layers {
         fs::create_dir(&into).unwrap();
         let parents: Vec<_> = self.applied.iter().rev().cloned().collect();
         self.applied.push(into.clone());
-        apply_layer(&tar.end()[..], &into, &parents, Whiteouts::Overlay, &Limits::default())?;
+        apply(&tar.end()[..], &into, &parents, Whiteouts::Overlay, &Limits::default())?;
         Ok(into)
     }
 
@@ -285,8 +285,7 @@ fn where_links_lead_counts_towards_depth() {
     let limits = Limits { max_depth: 8, ..Limits::default() };
     let tar = Tar::default().directory("a/b/c/d/e").symlink("l", "a/b/c/d/e").file("l/f/g/h", "");
     let tar = tar.file("l/f/g/i", "").file("l/f/g/h2/i", "");
-    let error =
-        apply_layer(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err();
+    let error = apply(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err();
     assert_eq!(error.kind(), Kind::ResourceExhausted);
     assert!(root.path().join("a/b/c/d/e/f/g/i").exists(), "eight components are allowed");
     assert!(!root.path().join("a/b/c/d/e/f/g/h2/i").exists());
@@ -496,7 +495,7 @@ fn removing_whiteouts_leave_what_the_layer_itself_made() {
         .file("f", "new")
         .file(".wh.f", "");
     let limits = Limits::default();
-    apply_layer(&tar.end()[..], into, &[], Whiteouts::Remove, &limits).unwrap();
+    apply(&tar.end()[..], into, &[], Whiteouts::Remove, &limits).unwrap();
     let found: BTreeMap<_, _> = ["d/sub/new", "d/linked", "d/old", "d/sub/old", "gone", "f"]
         .into_iter()
         .map(|name| (name, into.join(name).exists()))
@@ -509,7 +508,7 @@ fn removing_whiteouts_leave_what_the_layer_itself_made() {
 fn limits_hold_for_entries_bytes_and_depth() {
     let apply = |tar: Tar, limits: Limits| {
         let root = TempDir::new().unwrap();
-        apply_layer(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err()
+        apply(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err()
     };
     let small = Limits { max_entries: 2, max_depth: 3, ..Limits::default() };
     let short = Limits { max_bytes: 4, ..Limits::default() };
@@ -551,7 +550,7 @@ fn truncated_and_garbled_archives_are_errors_at_every_length() {
     let limits = Limits::default();
     for length in (0..whole.len() - 1024).step_by(97) {
         let root = TempDir::new().unwrap();
-        let outcome = apply_layer(&whole[..length], root.path(), &[], Whiteouts::Overlay, &limits);
+        let outcome = apply(&whole[..length], root.path(), &[], Whiteouts::Overlay, &limits);
         // At a boundary between entries an archive without its end mark is accepted, as elsewhere.
         assert!(outcome.is_err() || length % 512 == 0, "{length}");
     }
@@ -574,7 +573,7 @@ fn truncated_and_garbled_archives_are_errors_at_every_length() {
         let into = root.path().join("into");
         fs::create_dir(&into).unwrap();
         let limits = Limits { max_bytes: 1 << 20, ..Limits::default() };
-        let _ = apply_layer(&garbled[..], &into, &[], Whiteouts::Overlay, &limits);
+        let _ = apply(&garbled[..], &into, &[], Whiteouts::Overlay, &limits);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 }

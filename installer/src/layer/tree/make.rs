@@ -9,10 +9,10 @@ use rustix::io::Errno;
 
 use super::{Directory, Tree, readlink, refused, system};
 use crate::budget::Cost;
-use crate::extract::archive::{Archive, Entry, EntryKind};
-use crate::extract::error::{EntryName, ExtractError, Refusal};
-use crate::extract::metadata::{self, Call as _, Failed, Metadata, Outcome};
-use crate::merged::{Found, below, join, split};
+use crate::layer::archive::{Archive, Entry, EntryKind};
+use crate::layer::error::{EntryName, ExtractError, Refusal};
+use crate::layer::merged::{Found, below, join, split};
+use crate::layer::metadata::{self, Call as _, Failed, Metadata, Outcome};
 
 /// Bytes copied in one call, so that a transfer that is not wanted any more ends soon.
 const COPY_BYTES: usize = 8 << 20;

@@ -24,6 +24,7 @@ mod decompress;
 mod error;
 #[cfg(test)]
 mod fuzz;
+pub mod merged;
 mod metadata;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,7 @@ pub struct Applied {
 /// end too, so that a caller who digests it sees every byte.
 ///
 /// On an error `into` holds part of the layer; the caller removes it.
-pub fn apply_layer(
+pub fn apply(
     tar: impl Read,
     into: &Path,
     parents: &[PathBuf],
@@ -77,12 +78,12 @@ pub fn apply_layer(
 ) -> Result<Applied, ExtractError> {
     let budget = Budget::new(limits.clone());
     let tar = budget.meter(budget.meter(tar, Cost::Input), Cost::Output);
-    apply_layer_within(tar, into, parents, whiteouts, &budget)
+    apply_within(tar, into, parents, whiteouts, &budget)
 }
 
-/// [`apply_layer`], charged to `budget`, except for the bytes of `tar`: whoever made it charges
+/// [`apply`], charged to `budget`, except for the bytes of `tar`: the reader that makes them charges
 /// them, as [`decompressed_within`] does.
-pub fn apply_layer_within(
+pub fn apply_within(
     tar: impl Read,
     into: &Path,
     parents: &[PathBuf],

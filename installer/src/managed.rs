@@ -8,22 +8,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::budget::Budget;
-use crate::commit::Layout;
 use crate::error::{Call as _, InstallError};
 use crate::plan::{self, Image, Options};
 use crate::receipt::{Receipt, Receipts};
 use crate::remove::remove_tree;
 use crate::stage;
+use crate::switch::Layout;
 
 const LOCK: &str = ".lock";
 
 /// A managed directory, usually `/opt/containerd`.
 #[derive(Debug, Clone)]
-pub struct Opt {
+pub struct ManagedDirectory {
     layout: Layout,
 }
 
-impl Opt {
+impl ManagedDirectory {
     /// The managed directory at a path, which need not be there yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { layout: Layout { root: path.into() } }

@@ -22,7 +22,7 @@ use super::archive::{Archive, Entry, EntryKind};
 use super::error::{EntryName, ExtractError, Refusal};
 use super::metadata::{self, Call, Failed, Metadata, Outcome};
 use crate::budget::{Budget, Cost, Exhausted};
-use crate::merged::{
+use crate::layer::merged::{
     BENEATH, Found, MAX_LINKS, MAX_PATH_BYTES, Merged, below, join, reversed, split,
 };
 

@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read};
 
 use ::fuzz::Target;
 
-use super::{Applied, Limits, Whiteouts, apply_layer, decompressed};
+use super::{Applied, Limits, Whiteouts, apply, decompressed};
 
 /// What overlay and attributes are called, and where an attack would like to go.
 const WORDS: &[&str] = &[
@@ -49,7 +49,7 @@ fn layers_stay_inside_and_within_their_limits() {
             for whiteouts in [Whiteouts::Overlay, Whiteouts::Remove] {
                 let into = base.path().join("into");
                 fs::create_dir(&into).unwrap();
-                let outcome = apply_layer(layer, &into, &[], whiteouts, &limits);
+                let outcome = apply(layer, &into, &[], whiteouts, &limits);
                 if let Ok(Applied { size_bytes, entries }) = outcome {
                     assert!(size_bytes <= limits.max_bytes && entries <= limits.max_entries);
                 }

@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use super::{Directory, Tree};
 use crate::budget::Cost;
-use crate::extract::Whiteouts;
-use crate::extract::metadata::{Call as _, Outcome};
-use crate::merged::{self, Found, OPAQUE, join, split, within};
+use crate::layer::Whiteouts;
+use crate::layer::merged::{self, Found, OPAQUE, join, split, within};
+use crate::layer::metadata::{Call as _, Outcome};
 use crate::remove::remove_at;
 
 impl Tree {

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::budget::{Budget, Cost, Exhausted};
-use crate::extract::archive::{Archive, EntryKind};
-use crate::extract::{apply_layer_within, decompressed_within};
+use crate::layer::archive::{Archive, EntryKind};
+use crate::layer::{apply_within, decompressed_within};
 
 fn error_of(tar: Tar) -> ExtractError {
     let root = TempDir::new().unwrap();
     let limits = Limits::default();
-    apply_layer(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err()
+    apply(&tar.end()[..], root.path(), &[], Whiteouts::Overlay, &limits).unwrap_err()
 }
 
 /// 13.9 MB of pax headers before one entry made 3.1 GB of memory.
@@ -46,7 +46,7 @@ fn headers_are_charged_to_the_transfer_however_many_archives_it_reads() {
         let root = TempDir::new().unwrap();
         let layer = layer();
         let whiteouts = Whiteouts::Overlay;
-        outcomes.push(apply_layer_within(&layer[..], root.path(), &[], whiteouts, &budget).is_ok());
+        outcomes.push(apply_within(&layer[..], root.path(), &[], whiteouts, &budget).is_ok());
     }
     assert_eq!(outcomes, [true, true, true, false]);
 }
@@ -77,7 +77,7 @@ fn attributes_that_are_left_out_are_said_once_a_layer() {
     });
     let root = TempDir::new().unwrap();
     let layer = tar.end();
-    apply_layer(&layer[..], root.path(), &[], Whiteouts::Overlay, &Limits::default()).unwrap();
+    apply(&layer[..], root.path(), &[], Whiteouts::Overlay, &Limits::default()).unwrap();
     // One for overlayfs's own, one for what no file system has.
     let lines = LINES.load(Ordering::Relaxed);
     assert!((1..=2).contains(&lines), "{lines} lines");
@@ -90,7 +90,7 @@ fn over(below: Tar, tar: Tar, limits: Limits) -> Result<(), ExtractError> {
     let into = layers.root.path().join("over");
     fs::create_dir(&into).unwrap();
     let layer = tar.end();
-    apply_layer(&layer[..], &into, &[below], Whiteouts::Overlay, &limits).map(drop)
+    apply(&layer[..], &into, &[below], Whiteouts::Overlay, &limits).map(drop)
 }
 
 /// What whiteouts hide was remembered without an end, when nothing but whiteouts followed.
@@ -139,7 +139,7 @@ fn what_is_behind_the_end_is_bounded() {
     let apply = |zeros: u64| {
         let root = TempDir::new().unwrap();
         let stream = tar.chain(std::io::repeat(0).take(zeros));
-        apply_layer_within(stream, root.path(), &[], Whiteouts::Overlay, &Budget::default())
+        apply_within(stream, root.path(), &[], Whiteouts::Overlay, &Budget::default())
     };
     use std::io::Read as _;
     assert!(apply(1 << 20).is_ok());
@@ -155,7 +155,7 @@ fn what_must_be_remembered_is_charged_and_given_back() {
     let root = TempDir::new().unwrap();
     let budget = Budget::new(limits.clone());
     let apply = |tar: Vec<u8>, into: &Path, budget: &Budget| {
-        apply_layer_within(&tar[..], into, &[], Whiteouts::Remove, budget)
+        apply_within(&tar[..], into, &[], Whiteouts::Remove, budget)
     };
     // A base layer on an empty directory needs no memory of what it made.
     apply(many(), root.path(), &budget).unwrap();
@@ -177,8 +177,7 @@ fn a_stopped_transfer_ends_with_its_next_entry() {
     let reader = decompressed_within(std::io::Cursor::new(tar), &budget).unwrap();
     budget.stop();
     let root = TempDir::new().unwrap();
-    let error =
-        apply_layer_within(reader, root.path(), &[], Whiteouts::Overlay, &budget).unwrap_err();
+    let error = apply_within(reader, root.path(), &[], Whiteouts::Overlay, &budget).unwrap_err();
     assert_eq!(error.kind(), Kind::Cancelled);
     assert!(fs::read_dir(root.path()).unwrap().next().is_none());
 }
@@ -346,8 +345,8 @@ fn a_hard_link_to_a_file_below_copies_its_data_and_charges_it() {
     let budget = Budget::new(Limits { free_expansion_bytes: 1 << 19, ..Limits::default() });
     let tar = Tar::default().hard_link("g", "f").end();
     let root = TempDir::new().unwrap();
-    let error = apply_layer_within(&tar[..], root.path(), &[base], Whiteouts::Overlay, &budget)
-        .unwrap_err();
+    let error =
+        apply_within(&tar[..], root.path(), &[base], Whiteouts::Overlay, &budget).unwrap_err();
     assert!(
         matches!(error, ExtractError::Budget { cause: Exhausted::Expansion { .. }, .. }),
         "{error}"
