@@ -1,11 +1,10 @@
-//! What happens to containers, as others are told of it.
+//! Events of containers, and their queue.
 //!
-//! The queue between the core, which says what happened, and the publisher, which tells the
-//! daemon. Pushing is synchronous and never waits, so the order of events is the order in which
-//! the core decides.
+//! `process/` pushes events; the publisher (`wire/publish.rs`) sends them to the daemon. Pushing is
+//! synchronous and never waits, so events are in the order in which they were decided.
 //!
-//! Promise: bounded. When the daemon is away for long, the oldest events other than exits and
-//! deletions go first, and how many went is counted.
+//! Promise: the queue is bounded. If it is full because the daemon is away, the oldest event that
+//! is no exit and no deletion is dropped, with a warning in the log.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,10 +16,10 @@ use tokio::sync::Notify;
 use crate::stdio::Stdio;
 use crate::{ContainerId, ExecId, Exit, Mount, Pid};
 
-/// How many events wait for a daemon that is away.
+/// The most events that wait for the daemon.
 const MAX_WAITING: usize = 2048;
 
-/// Something that happened.
+/// An event of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Created {
@@ -67,20 +66,20 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// Whether losing it would leave a client waiting for ever.
+    /// Whether a client that never got it could wait without end.
     fn is_final(&self) -> bool {
         matches!(self, Self::Exited { .. } | Self::Deleted { .. })
     }
 }
 
-/// An event and its time.
+/// An event with its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stamped {
     pub(crate) at: SystemTime,
     pub(crate) event: Event,
 }
 
-/// The queue's two ends.
+/// The queue. Its clones are the same queue.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EventQueue(Arc<Shared>);
 
@@ -89,9 +88,9 @@ struct Shared {
     waiting: Mutex<VecDeque<Stamped>>,
     /// Wakes the publisher for a new event.
     arrived: Notify,
-    /// Wakes whoever waits for the queue to be empty.
+    /// Wakes the tasks that wait for an empty queue.
     emptied: Notify,
-    /// Wakes a publisher that waits before it tries again.
+    /// Wakes a publisher that waits before its next try.
     hurried: Notify,
 }
 
@@ -106,15 +105,15 @@ impl EventQueue {
         }
         waiting.push_back(Stamped { at: SystemTime::now(), event });
         drop(waiting);
-        // A permit is stored when nobody waits yet, so this wakeup cannot be lost.
+        // notify_one() stores a permit if no task waits yet, so this wakeup cannot be lost.
         self.0.arrived.notify_one();
     }
 
-    /// The oldest event, which stays in the queue until [`EventQueue::pop`].
+    /// The oldest event. It stays in the queue until [`EventQueue::pop`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is taken from the queue.
+    /// It may be dropped: it takes nothing from the queue.
     pub(crate) async fn first(&self) -> Stamped {
         loop {
             if let Some(first) = self.lock().front() {
@@ -125,7 +124,7 @@ impl EventQueue {
         }
     }
 
-    /// Takes away the event that was delivered, unless it was dropped for room meanwhile.
+    /// Removes an event that was delivered, unless a full queue has dropped it already.
     pub(crate) fn pop(&self, delivered: &Stamped) {
         let mut waiting = self.lock();
         if waiting.front() == Some(delivered) {
@@ -133,13 +132,13 @@ impl EventQueue {
         }
     }
 
-    /// Waits until everything is delivered.
+    /// Waits until every event is delivered. The publisher tries at once.
     pub(crate) async fn drained(&self) {
         self.0.hurried.notify_one();
         loop {
             let emptied = self.0.emptied.notified();
             tokio::pin!(emptied);
-            // Enlisted before the look, so that an emptying in between is not missed.
+            // Enabled before the check, so that a wakeup in between is not lost.
             emptied.as_mut().enable();
             if self.is_empty() {
                 return;
@@ -148,7 +147,7 @@ impl EventQueue {
         }
     }
 
-    /// Waits until somebody cannot wait for the events to be delivered.
+    /// Waits until a task calls [`EventQueue::drained`].
     pub(crate) async fn hurried(&self) {
         self.0.hurried.notified().await;
     }
@@ -162,7 +161,7 @@ impl EventQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Stamped>> {
-        // Nothing that runs under the lock can panic half way through a change.
+        // No code under the lock can panic in the middle of a change.
         self.0.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -1,14 +1,14 @@
-//! Arguments as Go's flag package takes them: `-name value`, `-name=value`, one dash or two.
+//! Arguments in the form of Go's package flag: `-name value`, `-name=value`, one dash or two.
 //!
-//! Flags that are unknown are refused as Go refuses them; flags of other containerd releases are
-//! known, whether or not they mean anything here.
+//! An unknown flag is refused with Go's message. The flags of all containerd releases are known;
+//! some have no effect.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::{Error, Result};
 
-/// What is to be done.
+/// The action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// `-v`
@@ -17,7 +17,7 @@ pub(crate) enum Action {
     Info,
     /// `start`
     Start,
-    /// No action: be the server.
+    /// No action: run as the server.
     Serve,
     /// `delete`
     Delete,
@@ -29,10 +29,10 @@ pub(crate) struct Args {
     pub(crate) action: Action,
     pub(crate) namespace: String,
     pub(crate) id: String,
-    /// The daemon's address; part of the socket's name.
+    /// The daemon's address; it is hashed into the socket's name.
     pub(crate) address: String,
     pub(crate) bundle: Option<PathBuf>,
-    /// A socket given on the command line; the listener normally comes as a descriptor.
+    /// A socket given on the command line. Normally the listener is passed as a descriptor.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) debug: bool,
 }
@@ -63,7 +63,7 @@ impl Args {
                     "delete" => Action::Delete,
                     other => return Err(Error::invalid(format!("unknown action {other:?}"))),
                 };
-                // As in Go, what follows the first argument that is no flag is not looked at.
+                // As in Go, parsing stops at the first argument that is no flag.
                 break;
             };
             let flag = flag.strip_prefix('-').unwrap_or(flag);
@@ -99,7 +99,7 @@ impl Args {
                         "address" => parsed.address = value,
                         "bundle" => parsed.bundle = path(),
                         "socket" => parsed.socket = path(),
-                        // Events go over ttrpc; containerd's binary is not needed for them.
+                        // publish-binary: events go over ttrpc, without containerd's binary.
                         _ => {}
                     }
                 }

@@ -1,7 +1,7 @@
-//! `delete`: removes what a shim that died has left, and says how its container ended.
+//! `delete`: cleans up after a shim that died, and prints the exit of its container.
 //!
-//! Answers with what the journal kept; without a kept exit the container counts as killed.
-//! Everything is tried, whatever fails on the way: the daemon asks once.
+//! The exit is that of the journal. Without one in the journal, the container counts as killed.
+//! After a failed step the other steps are still done, because the daemon calls `delete` only once.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ use crate::{
 /// How long the runtime may take; the daemon itself waits 5 s.
 const CLEAN_UP: Duration = Duration::from_millis(4500);
 
-/// The most of a file with a process id that is read.
+/// The limit for reading a pid file.
 const MAX_PID_BYTES: u64 = 64;
 
-/// The bundle that is meant: the one named, or the one of this id beside the working directory,
-/// which may be that of another member of the group.
+/// The bundle of the container: the one in the arguments, or the one with this id beside the
+/// working directory. The working directory may be the bundle of another member of the group.
 pub(crate) fn bundle(args: &Args) -> Result<Bundle> {
     let here = std::env::current_dir().map_err(|cause| Error::io("getcwd", cause))?;
     let named = args.bundle.clone().filter(|path| path.is_dir());
@@ -39,22 +39,22 @@ pub(crate) fn bundle(args: &Args) -> Result<Bundle> {
 pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) -> Result<()> {
     let journal = match Journal::read(bundle) {
         Ok(journal) => journal.filter(|journal| journal.id == *id),
-        // A damaged journal is no reason to leave a container running.
+        // With a damaged journal the container is still cleaned up.
         Err(_) => None,
     };
-    // Known by its start time, a process that merely has the number is left alone.
+    // The start time is checked, so another process with a reused pid is not killed.
     let init = journal.as_ref().map(|journal| journal.init.clone()).unwrap_or_default();
     if let (Some(pid), None) = (init.pid, init.exit)
         && let Ok(handle) = ProcessHandle::open(pid)
         && init.start_time.is_some()
         && crate::process::start_time::start_time(pid) == init.start_time
     {
-        // Gone in between is as well.
+        // It may end in between; that is the same result.
         let _ = handle.signal(Signal::KILL);
     }
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let event_loop = event_loop.map_err(|cause| Error::io("start the event loop", cause))?;
-    // Deleted in good order before the shim went: there is nothing to ask the runtime for.
+    // The container was deleted before the shim ended: the runtime has nothing to do.
     let deleted = journal.as_ref().is_some_and(|journal| journal.stage == Stage::Deleted);
     let cleaned = LocalSet::new().block_on(&event_loop, async {
         if deleted {
@@ -72,7 +72,7 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
     endpoint::remove_socket(bundle);
     let exit = init.exit.unwrap_or_else(Exit::killed);
     let pid = init.pid.or_else(|| pid_file(&bundle.file("init.pid")));
-    // Both errors matter; the first is told.
+    // The first error is returned.
     cleaned.and(unmounted)?;
     let response = DeleteResponse {
         pid: convert::pid(pid),
@@ -86,13 +86,13 @@ pub(crate) fn delete<R: Runtime>(id: &ContainerId, bundle: &Bundle, runtime: R) 
     io::stdout().lock().write_all(&bytes).map_err(|cause| Error::io("print the answer", cause))
 }
 
-/// The pid that runtimes write down for each other.
+/// The pid in a pid file that a runtime has written.
 fn pid_file(path: &Path) -> Option<Pid> {
     let text = String::from_utf8(file::read_regular(path, MAX_PID_BYTES).ok()?).ok()?;
     text.trim().parse().ok().and_then(Pid::new)
 }
 
-/// The bundle as an absolute path, for messages and for runtimes that go elsewhere.
+/// The bundle with an absolute path, for messages, and for runtimes with another working directory.
 pub(crate) fn absolute(bundle: Bundle) -> Bundle {
     let path: Option<PathBuf> = std::path::absolute(bundle.path()).ok();
     path.map_or(bundle, Bundle::new)

@@ -1,4 +1,4 @@
-//! `-info`: what the runtime is, for a daemon that wants to know before it uses it.
+//! `-info`: prints the description of the runtime for the daemon.
 
 use std::io::{self, Read, Write};
 
@@ -10,10 +10,10 @@ use crate::wire::bootstrap::MAX_STDIN_BYTES;
 use crate::wire::convert;
 use crate::{Description, Error, Kind, Payload, Result};
 
-/// The type by which containerd knows OCI features.
+/// containerd's type URL of OCI features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Reads the runtime options that the daemon, or for a server its `start`, may give on stdin.
+/// Reads the runtime options from stdin. The daemon, or `start` for its server, may write them.
 pub(crate) fn options() -> Result<Option<Payload>> {
     let mut stdin = Vec::new();
     let read = io::stdin().lock().take(MAX_STDIN_BYTES).read_to_end(&mut stdin);
@@ -23,7 +23,7 @@ pub(crate) fn options() -> Result<Option<Payload>> {
     Ok(convert::optional_payload(MessageField::some(any)))
 }
 
-/// Prints what the runtime is.
+/// Prints the description of the runtime.
 pub(crate) fn print(description: &Description, options: Option<Payload>) -> Result<()> {
     let version = RuntimeVersion {
         version: description.version.to_owned(),

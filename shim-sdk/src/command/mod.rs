@@ -1,5 +1,5 @@
-//! The command line: one program that is asked for its version, starts a server, is that server,
-//! or cleans up after one.
+//! The command line. One program prints its version, starts a server, runs as that server, or
+//! cleans up after a dead one.
 //!
 //! See containerd's `core/runtime/v2/README.md`, "Commands".
 
@@ -32,41 +32,41 @@ use std::process::ExitCode;
 use crate::{Bundle, ContainerId, Error, Payload, Result, Runtime};
 use args::{Action, Args};
 
-/// What this process was started for.
+/// The role of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// To tell its version, or what it is.
+    /// Prints its version or its description.
     Describe,
-    /// To start a server and tell its address.
+    /// Starts a server and prints its address.
     Start,
-    /// To be the server.
+    /// Runs as the server.
     Serve,
-    /// To clean up after a server that died.
+    /// Cleans up after a server that died.
     Delete,
 }
 
-/// What a runtime is told when it is made.
+/// The circumstances in which a runtime is made.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// What this process was started for.
+    /// The role of this process.
     pub role: Role,
-    /// containerd's namespace; empty when only describing.
+    /// containerd's namespace; empty for [`Role::Describe`].
     pub namespace: String,
     /// The container that the shim is started for, or the group's first.
     pub id: Option<ContainerId>,
     /// The bundle of that container.
     pub bundle: Option<Bundle>,
-    /// Runtime options, as `-info` and `start` may be given them. A server may have those of its
-    /// `start`, for what can be prepared; what counts comes with each [`Create`](crate::Create).
+    /// Runtime options, if `-info` or `start` got them. A server may get those of its `start`, to
+    /// prepare; the options of a container are those in its [`Create`](crate::Create).
     pub options: Option<Payload>,
     /// Whether the daemon asked for debug logs.
     pub debug: bool,
 }
 
-/// Runs a shim: the whole of `main`.
+/// Runs a shim. `main` calls only this.
 ///
-/// `make` builds the runtime, in whichever of its roles this process is; it should be cheap,
-/// because `start` and `-info` call it too.
+/// `make` makes the runtime. Every role calls it, so it should be cheap: the daemon waits for
+/// `start` and `-info`.
 pub fn run<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> ExitCode {
     match act(make) {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,7 +126,7 @@ fn act<R: Runtime>(make: impl FnOnce(&Launch) -> Result<R>) -> Result<()> {
     }
 }
 
-/// The id, where a command cannot do without.
+/// The id, for commands that need one.
 fn named(launch: &Launch) -> Result<&ContainerId> {
     launch.id.as_ref().ok_or_else(|| Error::invalid("shim id cannot be empty"))
 }

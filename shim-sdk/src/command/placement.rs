@@ -1,12 +1,12 @@
-//! Where the server runs: its cgroup, and how likely the kernel is to kill it.
+//! The server's cgroup and its OOM score.
 
 use std::fs;
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Puts a process into a cgroup that runc's option `ShimCgroup` names, making it where it is
-/// missing: in the unified hierarchy, or in every hierarchy of version 1.
+/// Moves a process into the cgroup of runc's option `ShimCgroup`: in the unified hierarchy, or in
+/// every hierarchy of version 1. A missing cgroup is made.
 pub(crate) fn enter_cgroup(cgroup: &str, pid: u32) -> Result<()> {
     let root = Path::new("/sys/fs/cgroup");
     let below = cgroup.trim_start_matches('/');
@@ -25,7 +25,8 @@ pub(crate) fn enter_cgroup(cgroup: &str, pid: u32) -> Result<()> {
     let attempt = |cause| Error::io(format!("read {}", root.display()), cause);
     for entry in fs::read_dir(root).map_err(attempt)? {
         let entry = entry.map_err(attempt)?;
-        // Links are second names of hierarchies; cpusets cannot be entered before they are set up.
+        // Symbolic links are other names of hierarchies. A cpuset cannot be entered before it has
+        // cpuset.cpus and cpuset.mems.
         let hierarchy = entry.path();
         let is_one = entry.file_type().is_ok_and(|kind| kind.is_dir())
             && hierarchy.join("cgroup.procs").exists()
@@ -37,8 +38,8 @@ pub(crate) fn enter_cgroup(cgroup: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the kernel prefer this process to the daemon when memory runs out: the daemon's score,
-/// which was inherited, and one. The containers' own scores are their specs' affair.
+/// Sets the OOM score to the inherited one, which is the daemon's, plus one: when memory runs out,
+/// the kernel kills this process before the daemon. The specs of containers set their own scores.
 pub(crate) fn adjust_oom_score() {
     let path = "/proc/self/oom_score_adj";
     let raised = fs::read_to_string(path)
@@ -48,7 +49,7 @@ pub(crate) fn adjust_oom_score() {
     if let Some(raised) = raised
         && let Err(cause) = fs::write(path, raised.to_string())
     {
-        // Raising one's own score is always allowed; without /proc it has no meaning.
+        // Raising it needs no privilege. Without /proc the server works as well.
         log::debug!("write {path}: {cause}");
     }
 }

@@ -1,4 +1,5 @@
-//! Mount tables: a container's mounts are in the host's table, with paths that it chose.
+//! Fuzz target: the mount table of the host. It has the mounts of containers, whose paths an image
+//! or a process may choose.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,7 +13,7 @@ fn mount_points_are_read_whatever_their_names() {
         |bytes| {
             let lines = bytes.split(|byte| *byte == b'\n').count();
             assert!(mount_points(bytes).count() <= lines);
-            // As the kernel writes a path: these bytes in octal.
+            // The kernel writes these bytes of a path in octal.
             let path: Vec<u8> =
                 bytes.iter().copied().filter(|byte| *byte != 0).take(4000).collect();
             let mut line = b"36 35 98:0 / ".to_vec();

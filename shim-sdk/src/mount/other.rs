@@ -1,4 +1,4 @@
-//! Platforms without mounts: an empty list succeeds, everything else is refused.
+//! Platforms without mounts: only an empty list can be mounted.
 
 use std::path::Path;
 
@@ -18,12 +18,12 @@ pub fn mount_all(mounts: &[Mount], _root: &Path) -> Result<(), MountError> {
     }
 }
 
-/// Nothing is ever mounted.
+/// Does nothing: there are no mounts.
 pub fn unmount(_target: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Nothing is ever mounted.
+/// Does nothing: there are no mounts.
 pub fn unmount_recursive(_root: &Path) -> Result<(), MountError> {
     Ok(())
 }

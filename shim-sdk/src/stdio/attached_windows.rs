@@ -1,8 +1,8 @@
-//! The SDK's ends of a process's streams: there are none.
+//! Opens a process's streams. The SDK has no ends of its own on Windows.
 //!
-//! A client's stream is a named pipe that the client serves; the SDK opens it and the process is
-//! given that very end. So there is nothing to copy, and nothing to wait for after the exit.
-//! Terminals and loggers are not offered yet.
+//! A client's stream is a named pipe that the client serves. The SDK opens it, and the process gets
+//! that end. So there is nothing to copy, and nothing to wait for after the exit. Terminals and
+//! loggers are not supported yet.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::windows::io::OwnedHandle;
@@ -46,32 +46,32 @@ pub(crate) async fn open(stdio: &Stdio, _owner: Owner<'_>) -> Result<(Io, Attach
 }
 
 impl Attached {
-    /// There is nothing that a runtime would hand over.
+    /// Does nothing: there is no terminal to wait for.
     pub(crate) async fn ready(&self) -> Result<()> {
         Ok(())
     }
 
-    /// The process reads for itself.
+    /// Does nothing: the process reads the client's pipe itself.
     pub(crate) fn begin_input(&self) -> Result<()> {
         Ok(())
     }
 
-    /// The client closes its own end, and the process sees that.
+    /// Does nothing: the process sees when the client closes its end.
     pub(crate) fn close_input(&self) {}
 
-    /// There is no terminal.
+    /// Does nothing: there is no terminal.
     pub(crate) fn resize(&self, _columns: u16, _rows: u16) -> Result<()> {
         Ok(())
     }
 
-    /// Nothing of the process's is kept here.
+    /// Does nothing: the SDK has no ends to close.
     pub(crate) fn process_exited(&self) {}
 
-    /// What was written is the client's already.
+    /// Does nothing: the client's pipe has the output already.
     pub(crate) async fn drain(&self, _limit: Duration) {}
 }
 
-/// There are no loggers.
+/// Does nothing: there are no loggers.
 pub(crate) async fn end_loggers(_grace: Duration) {}
 
 fn output(uri: &StdioUri) -> Result<Option<File>> {

@@ -1,4 +1,5 @@
-//! A terminal: its controlling side arrives over a socket, as `runc --console-socket` sends it.
+//! A terminal. The runtime sends its controlling side over a socket, as `runc --console-socket`
+//! does.
 //!
 //! See the OCI runtime command line's description of terminals, pty(7), unix(7) SCM_RIGHTS.
 
@@ -24,25 +25,25 @@ use super::output::{CopyProgress, OutputCopy, OutputTarget};
 use crate::sys;
 use crate::{Error, Kind, Result};
 
-/// How long a runtime may take to hand over the terminal.
+/// How long a runtime may take to send the terminal.
 const HAND_OVER: Duration = Duration::from_secs(30);
 
-/// How soon to look again at a terminal that nobody has open while the process lives.
+/// The time between two reads of a terminal that no process has open, while the process runs.
 const REOPENED: Duration = Duration::from_millis(50);
 
-/// A terminal, perhaps one that is still to come.
+/// A terminal, which may not have arrived yet.
 #[derive(Debug)]
 pub(super) struct Console(Rc<SharedConsole>);
 
 #[derive(Debug)]
 struct SharedConsole {
-    /// Removed as soon as it has served.
+    /// Removed when the terminal has arrived.
     socket: RefCell<Option<SocketFile>>,
     socket_path: PathBuf,
     listener: RefCell<Option<UnixListener>>,
     state: RefCell<TerminalState>,
     changed: Notify,
-    /// A size that was asked for before there was a terminal.
+    /// The size of a resize request before the terminal arrived.
     wanted: Cell<Option<(u16, u16)>>,
     tasks: RefCell<Vec<JoinHandle<()>>>,
     output: RefCell<Option<OutputCopy>>,
@@ -56,13 +57,13 @@ enum TerminalState {
     Closed,
 }
 
-/// A socket in a directory of its own, both removed with it.
+/// A socket in its own directory. Drop removes both.
 #[derive(Debug)]
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Either may be gone already, when the terminal has arrived.
+        // Another process may have removed them already.
         let _ = fs::remove_file(&self.0);
         if let Some(directory) = self.0.parent() {
             let _ = fs::remove_dir(directory);
@@ -73,8 +74,8 @@ impl Drop for SocketFile {
 impl Console {
     /// Listens for a terminal.
     pub(super) fn listen() -> Result<Self> {
-        // Not in the bundle: its path may be longer than a socket's may be. A random name, since
-        // everybody may make one in this directory before us.
+        // Not in the bundle: its path may be too long for a socket. The name is random, because
+        // every user can make files in this directory.
         let template = std::env::temp_dir().join("pty-XXXXXX");
         let failed = |path: &Path| {
             let what = format!("make a console socket in {}", path.display());
@@ -100,7 +101,7 @@ impl Console {
         &self.0.socket_path
     }
 
-    /// Starts waiting for the terminal, to copy its output to a sink.
+    /// Starts to wait for the terminal. Its output is copied to the target.
     pub(super) fn accept(&self, target: Option<OutputTarget>, exited: Rc<Cell<bool>>) {
         let shared = Rc::clone(&self.0);
         let Some(listener) = shared.listener.borrow_mut().take() else { return };
@@ -122,7 +123,7 @@ impl Console {
         self.0.tasks.borrow_mut().push(task);
     }
 
-    /// Waits until the terminal is here.
+    /// Waits until the terminal has arrived.
     pub(super) async fn ready(&self) -> Result<()> {
         loop {
             let changed = self.0.changed.notified();
@@ -140,7 +141,7 @@ impl Console {
         }
     }
 
-    /// Copies an input to the terminal, now or on arrival.
+    /// Copies an input to the terminal, now or when it arrives.
     pub(super) fn begin_input(&self, input: Polled) {
         let shared = Rc::clone(&self.0);
         let task = async move {
@@ -153,7 +154,7 @@ impl Console {
         self.0.tasks.borrow_mut().push(tokio::task::spawn_local(task));
     }
 
-    /// Changes the size, now or on arrival.
+    /// Changes the size, now or when the terminal arrives.
     pub(super) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         match &*self.0.state.borrow() {
             TerminalState::Here(terminal) => set_size(terminal, columns, rows),
@@ -161,12 +162,12 @@ impl Console {
                 self.0.wanted.set(Some((columns, rows)));
                 Ok(())
             }
-            // The process is on its way out, and the size no longer matters.
+            // The process ends, so the size does not matter.
             TerminalState::Failed(_) | TerminalState::Closed => Ok(()),
         }
     }
 
-    /// The copy of the output, to wait for.
+    /// The copy of the output, for the caller to wait for.
     pub(super) fn take_output(&self) -> Option<OutputCopy> {
         self.0.output.borrow_mut().take()
     }
@@ -187,7 +188,7 @@ impl Drop for Console {
 }
 
 impl SharedConsole {
-    /// The terminal, once it is here; `None` if it never will be.
+    /// Waits for the terminal; `None` if it does not come.
     async fn terminal(&self) -> Option<Polled> {
         loop {
             let changed = self.changed.notified();
@@ -242,7 +243,7 @@ impl SharedConsole {
     }
 }
 
-/// Copies what the terminal shows until the process has exited and nobody has it open.
+/// Copies the terminal's output until the process has exited and no process has the terminal open.
 async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<&Sink>, exited: &Cell<bool>) {
     loop {
         let copied = match sink {
@@ -251,7 +252,8 @@ async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<&Sink>, exited: &Ce
         };
         match copied {
             Ok(()) => return,
-            // Nobody has the terminal open. A living process may open it again, as getty does.
+            // No process has the terminal open. The running process may open it again, as getty
+            // does.
             Err(cause) if copy::is_hang_up(&cause) && !exited.get() => {
                 tokio::time::sleep(REOPENED).await;
             }
@@ -265,12 +267,12 @@ async fn copy_output(source: &AsyncFd<OwnedFd>, sink: Option<&Sink>, exited: &Ce
     }
 }
 
-/// Tells who reads from the terminal that the input has ended, in the terminal's own way.
+/// Signals the end of input to the terminal's readers, by its EOF character. See termios(3) VEOF.
 async fn end_of_input(terminal: &Rc<AsyncFd<OwnedFd>>) {
     let Ok(modes) = tcgetattr(terminal.get_ref()) else { return };
     if modes.local_flags.contains(LocalFlags::ICANON) {
         let end = modes.control_chars[SpecialCharacterIndices::VEOF as usize];
-        // The terminal may be hung up by now.
+        // It fails if the terminal is hung up; then there is no reader.
         let _ = Sink::Polled(Rc::clone(terminal)).write_all(vec![end]).await;
     }
 }
@@ -280,7 +282,7 @@ fn set_size(terminal: &AsyncFd<OwnedFd>, columns: u16, rows: u16) -> Result<()> 
         .map_err(|cause| Error::io(format!("resize the terminal to {columns}x{rows}"), cause))
 }
 
-/// Takes one descriptor from whoever connects.
+/// Receives one descriptor from the first process that connects.
 async fn receive(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (stream, _) = listener.accept().await?;
     loop {
@@ -301,7 +303,7 @@ fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut first = None;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // Every one is owned, so that those too many are closed.
+            // Each one is owned, so that surplus ones are closed.
             for descriptor in descriptors.into_iter().map(sys::received) {
                 first.get_or_insert(descriptor);
             }
@@ -314,7 +316,7 @@ fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    /// Any user made directories of the names that were to come, and no exec got its terminal.
+    /// Any user could make directories with the next names, and then no exec got its terminal.
     #[test]
     fn the_sockets_directory_has_a_random_name_and_lets_nobody_in() {
         use std::os::unix::fs::PermissionsExt;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 #[cfg(windows)]
 use std::process::Stdio;
 
-/// What a process reads from and writes to.
+/// The standard streams of a process.
 ///
 /// A runtime drops the ends that it does not pass on. The SDK sees the end of a stream when the
 /// process, and every process that inherited it, has closed it.
@@ -17,7 +17,7 @@ pub enum Io {
 }
 
 impl Io {
-    /// Neither input nor output.
+    /// The null device for every stream.
     pub fn null() -> Self {
         Self::Streams(Streams::default())
     }
@@ -26,28 +26,28 @@ impl Io {
 /// Plain streams; `None` is the null device.
 #[derive(Debug, Default)]
 pub struct Streams {
-    /// What the process reads.
+    /// Standard input.
     pub stdin: Option<Stream>,
-    /// What the process writes.
+    /// Standard output.
     pub stdout: Option<Stream>,
-    /// Where the process writes its errors.
+    /// Standard error.
     pub stderr: Option<Stream>,
 }
 
-/// A terminal: the runtime makes it and hands its controlling side to the SDK.
+/// A terminal. The runtime makes it and sends its controlling side to the SDK.
 #[derive(Debug)]
 pub struct Terminal {
     console_socket: PathBuf,
 }
 
 impl Terminal {
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // consoles elsewhere are to come
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // there are no terminals elsewhere yet
     pub(crate) fn new(console_socket: PathBuf) -> Self {
         Self { console_socket }
     }
 
-    /// Where the SDK listens for the terminal's controlling side, as `runc --console-socket` sends
-    /// it.
+    /// The socket on which the SDK waits for the terminal's controlling side, as
+    /// `runc --console-socket` sends it.
     pub fn console_socket(&self) -> &Path {
         &self.console_socket
     }

@@ -1,8 +1,9 @@
-//! A program that takes a process's output: `binary://` and `binary-v2://`.
+//! A logger: a program that reads a process's output, for `binary://` and `binary-v2://`.
 //!
-//! It gets the output as descriptor 3, the errors as 4, and tells on 5 that it is ready. When the
-//! output has ended it is given time to finish, then asked to, then killed. Should it end before
-//! the output does, the rest is read and discarded: the process is not to die of its logger.
+//! It gets stdout as descriptor 3, stderr as 4, and writes a byte to 5 when it is ready. After the
+//! end of the output it has time to finish; then it gets SIGTERM, and later SIGKILL. If it ends
+//! before the output, the rest is read and discarded, because the process must not fail with its
+//! logger.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -21,18 +22,18 @@ use crate::{Error, Kind, ProcessHandle, Program, Result, Signal};
 
 /// How long a logger may take to be ready.
 const READY: Duration = Duration::from_secs(10);
-/// How often to look whether the loggers have ended, when the shim leaves.
+/// The time between two checks for the end of the loggers, when the shim stops.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a logger has after it was asked to end.
+/// How long a logger has to end after a signal.
 const END: Duration = Duration::from_secs(12);
 
 thread_local! {
-    /// Loggers that are asked to end, behind a Delete that was answered.
+    /// Loggers that got a signal to end, after their Delete was answered.
     static ENDING: RefCell<Vec<Rc<ProcessHandle>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Waits for the loggers that are asked to end, and kills those that do not: nobody would when the
-/// shim is gone. Loggers of processes that still run are not touched.
+/// Waits for the loggers that got a signal to end, and kills the others of them, because no process
+/// would do that after the shim has stopped. Loggers of running processes are not touched.
 pub(crate) async fn end_all(grace: Duration) {
     let ended = async {
         while ENDING.with_borrow(|ending| !ending.is_empty()) {
@@ -41,13 +42,13 @@ pub(crate) async fn end_all(grace: Duration) {
     };
     if tokio::time::timeout(grace, ended).await.is_err() {
         for process in ENDING.take() {
-            // It may have ended just now.
+            // It may have ended in between.
             let _ = process.signal(Signal::KILL);
         }
     }
 }
 
-/// A logger that runs.
+/// A running logger.
 #[derive(Debug)]
 pub(super) struct Logger {
     process: Rc<ProcessHandle>,
@@ -56,7 +57,7 @@ pub(super) struct Logger {
 }
 
 impl Logger {
-    /// Starts a logger and waits until it is ready. The pipes become its own.
+    /// Starts a logger and waits until it is ready. It gets the pipes.
     pub(super) async fn start(
         uri: &LoggerUri,
         owner: Owner<'_>,
@@ -65,7 +66,8 @@ impl Logger {
     ) -> Result<Self> {
         let name = uri.program.display();
         let (ready, told) = copy::pipe()?;
-        // Kept beside the logger's own, so that its death does not kill who writes.
+        // Duplicates of the logger's pipes: without them a writer would get SIGPIPE when the logger
+        // dies.
         let mut spare = Vec::new();
         for pipe in stdout.iter().chain(&stderr) {
             let again = pipe.try_clone().map_err(|cause| Error::io("dup a pipe", cause))?;
@@ -114,7 +116,8 @@ impl Logger {
         Err(Error::new(Kind::Unavailable, failed))
     }
 
-    /// The output has ended: lets the logger finish, for a while here, and for longer behind.
+    /// The output has ended. Waits up to the limit for the logger; after that, a task in the
+    /// background ends it.
     pub(super) async fn finish(self, limit: Duration) {
         let Self { process, mut ended } = self;
         if tokio::time::timeout(limit, &mut ended).await.is_ok() {
@@ -123,7 +126,7 @@ impl Logger {
         ENDING.with_borrow_mut(|ending| ending.push(Rc::clone(&process)));
         tokio::task::spawn_local(async move {
             for signal in [Signal::TERM, Signal::KILL] {
-                // It may end between the look and the signal.
+                // It may end before the signal.
                 let _ = process.signal(signal);
                 if tokio::time::timeout(END, &mut ended).await.is_ok() {
                     break;
@@ -134,12 +137,12 @@ impl Logger {
     }
 }
 
-/// Reads what a dead logger has left, until nobody writes any more.
+/// Reads and drops what a dead logger has not read, until no process writes any more.
 fn discard_all(pipes: Vec<OwnedFd>) {
     for pipe in pipes {
         tokio::task::spawn_local(async move {
             if let Ok(pipe) = copy::polled(pipe, Interest::READABLE) {
-                // There is nobody left to tell.
+                // An error ends it; there is no caller to return it to.
                 let _ = copy::discard(&pipe).await;
             }
         });

@@ -1,14 +1,14 @@
-//! Where output goes, and when that is done.
+//! The target of an output, and when a copy to it is done.
 //!
-//! A client opens its end of a fifo some time before or after the process has begun to write.
-//! Bytes in a fifo that nobody has open are gone, so the SDK waits, here and not in Create, until
-//! there has been a reader, and from then on holds a reading end of its own: a client may go and
-//! come back. When the output has ended with bytes unread, the fifo is kept until they are read, or
-//! the process is deleted, which is put off a little for that: some clients (containerd's own among
-//! them) give up an end that they are still opening when they hear that an exec was deleted, and
-//! that it is open shows only when they read.
+//! A client may open its end of a fifo before or after the process begins to write. Bytes in a fifo
+//! are lost when no process has it open. So the SDK waits until there is a reader (here, not in
+//! Create), and then opens a reading end itself, so that a client can reconnect. If bytes are
+//! unread when the output has ended, the fifo is kept open until they are read or the process is
+//! deleted. Delete waits a little for that. Some clients (containerd's own is one) stop opening
+//! their end when they get the event that an exec was deleted, and the SDK sees that an end is open
+//! only when the client reads.
 //!
-//! See fifo(7); poll(2): a writing end without readers shows POLLERR.
+//! See fifo(7), and poll(2): POLLERR at a writing end means that there is no reader.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -28,38 +28,38 @@ use super::copy::{self, Sink};
 use super::uri::StdioUri;
 use crate::{Error, Kind, Result};
 
-/// How long Delete waits for a client that has never opened its end.
+/// How long Delete waits if the client has never opened its end.
 const NEVER_READ: Duration = Duration::from_secs(2);
-/// How long Delete waits for a client that was there and is away.
+/// How long Delete waits if the client has closed its end.
 const AWAY: Duration = Duration::from_millis(100);
-/// How long Delete waits for a client that is there to read the rest.
+/// How long Delete waits for a connected client to read the rest.
 const THERE: Duration = Duration::from_secs(1);
-/// How soon to look again for a reader: at first, and at last.
+/// The time between two checks for a reader: the first, and the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
-/// Where output goes, checked and not open yet.
+/// Where output goes. It is checked, and a fifo is not open yet.
 #[derive(Debug)]
 pub(super) enum OutputTarget {
     /// A file, or a logger's pipe.
     Sink(Sink),
-    /// A fifo that a client opens in its own time.
+    /// A fifo that the client may open later.
     Fifo(PathBuf),
 }
 
-/// How far a copy of output is.
+/// The stage of a copy of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CopyStage {
-    /// Nobody has opened the other end yet.
+    /// The client has not opened its end yet.
     Unread,
     Copying,
-    /// All is in the fifo, and its reader has not read it yet.
+    /// All bytes are in the fifo, and a connected client has not read them yet.
     Arriving,
-    /// All is in the fifo, and its reader is away.
+    /// All bytes are in the fifo, and no client is connected.
     Lingering,
 }
 
-/// The stage and since when; shared by the copy and whoever waits for it.
+/// The stage, and its beginning. The copy and the code that waits for it share this.
 #[derive(Debug, Clone)]
 pub(super) struct CopyProgress(Rc<Cell<(CopyStage, Instant)>>);
 
@@ -73,7 +73,7 @@ impl CopyProgress {
     }
 }
 
-/// A copy of output under way.
+/// A copy of output in progress.
 #[derive(Debug)]
 pub(super) struct OutputCopy {
     pub(super) task: JoinHandle<()>,
@@ -81,12 +81,12 @@ pub(super) struct OutputCopy {
 }
 
 impl OutputCopy {
-    /// Waits for the end of the copy, as long as its stage deserves and no longer than the limit;
-    /// then ends it. Tells whether it ended by itself.
+    /// Waits for the end of the copy, for a time that depends on its stage, and at most for the
+    /// limit. Then aborts it. Returns whether it ended by itself.
     pub(super) async fn finish(mut self, limit: Duration) -> bool {
         let begin = Instant::now();
         loop {
-            // The stage may change meanwhile, and with it the patience.
+            // In short steps, because the stage may change, and the time with it.
             let step = Duration::from_millis(20).min(limit);
             if tokio::time::timeout(step, &mut self.task).await.is_ok() {
                 return true;
@@ -115,12 +115,12 @@ impl Drop for OutputCopy {
 /// An opened target.
 pub(super) struct OpenTarget {
     pub(super) sink: Sink,
-    /// A fifo's two ends: one to look at, one that keeps it from being without a reader.
+    /// Both ends of a fifo: the writer to check its state, the reader to keep its content.
     fifo: Option<(File, File)>,
 }
 
 impl OutputTarget {
-    /// Checks where output is to go; files are opened.
+    /// Checks the target. Files are opened.
     pub(super) fn new(uri: &StdioUri) -> Result<Self> {
         match uri {
             StdioUri::Fifo(path) if is_fifo(path)? => Ok(Self::Fifo(path.clone())),
@@ -132,7 +132,7 @@ impl OutputTarget {
         }
     }
 
-    /// Waits until there is somebody to write to.
+    /// Waits until the target has a reader, and opens it.
     pub(super) async fn open(self, progress: &CopyProgress) -> Result<OpenTarget> {
         let path = match self {
             Self::Sink(sink) => return Ok(OpenTarget { sink, fifo: None }),
@@ -145,7 +145,7 @@ impl OutputTarget {
         let writer = loop {
             match open(OpenOptions::new().write(true)) {
                 Ok(writer) => break writer,
-                // Nobody reads.
+                // ENXIO: the fifo has no reader.
                 Err(cause) if cause.raw_os_error() == Some(libc::ENXIO) => {}
                 Err(cause) => return Err(attempt(cause)),
             }
@@ -164,7 +164,7 @@ impl OutputTarget {
 }
 
 impl OpenTarget {
-    /// Closes the target, once somebody has what was written.
+    /// Closes the target after a client has read everything.
     pub(super) async fn close(self, progress: &CopyProgress) {
         let Some((writer, reader)) = self.fifo else { return };
         drop(reader);
@@ -200,7 +200,7 @@ fn append(path: &Path, create: bool) -> Result<Sink> {
         fs::create_dir_all(parent).map_err(attempt)?;
     }
     let mut options = OpenOptions::new();
-    // A terminal is not to become the shim's own.
+    // O_NOCTTY: a terminal must not become the shim's own.
     options.append(true).create(create).mode(0o644).custom_flags(libc::O_NOCTTY);
     let file = options.open(path);
     Ok(Sink::File(Arc::new(file.map_err(attempt)?)))

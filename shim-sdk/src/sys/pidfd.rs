@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Sends a signal by number, real-time signals included, which rustix's type leaves out.
+/// Sends a signal by number. rustix has no real-time signals.
 /// See pidfd_send_signal(2).
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the borrow's life; a null siginfo is what kill(2) sends.
@@ -19,7 +19,7 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: u32) -> io::Resul
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A child that was waited for: its pid and its status as a shell tells it.
+/// A reaped child: its pid, and its status as a shell reports it.
 #[cfg(feature = "serve")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waited {
@@ -27,13 +27,13 @@ pub(crate) struct Waited {
     pub(crate) status: u32,
 }
 
-/// Reaps one child if it has exited. ECHILD: it is not a child of ours. See waitid(2).
+/// Reaps one child if it has exited. ECHILD: it is no child of this process. See waitid(2).
 #[cfg(feature = "serve")]
 pub(crate) fn waitid_pid(pid: u32) -> io::Result<Option<Waited>> {
     waitid(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::__WALL)
 }
 
-/// Whether a child that the pidfd was made with has been reaped. See waitid(2), WNOWAIT.
+/// Whether the child of a pidfd has been reaped. See waitid(2), WNOWAIT.
 #[cfg(feature = "serve")]
 pub(crate) fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;

@@ -1,4 +1,4 @@
-//! Descriptors that tokio waits on.
+//! Registers descriptors with tokio.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Registers a descriptor with the runtime's poller. Regular files are refused with EPERM.
 pub(crate) fn async_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` answers with the same descriptor for as long as it lives, and nothing
-    // closes or replaces that descriptor meanwhile.
+    // SAFETY: an `OwnedFd` has the same descriptor for its whole life, and no code closes or
+    // replaces that descriptor in that time.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }

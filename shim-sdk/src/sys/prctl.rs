@@ -1,10 +1,10 @@
-//! What a process asks the kernel and the C library for itself.
+//! Settings of this process and thread, of the kernel and of the C library.
 
 use std::io;
 
 /// The calling thread's niceness. See getpriority(2).
 pub(crate) fn nice() -> io::Result<libc::c_int> {
-    // SAFETY: the thread's own errno, which tells an error from a niceness of -1.
+    // SAFETY: the thread's own errno. It distinguishes an error from a niceness of -1.
     unsafe { *libc::__errno_location() = 0 };
     // SAFETY: plain integers; process 0 is, on Linux, the calling thread.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
@@ -19,7 +19,7 @@ pub(crate) fn set_nice(nice: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives memory that is free back to the kernel. See malloc_trim(3).
+/// Returns free memory to the kernel. See malloc_trim(3).
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a plain integer and may be called at any time.
@@ -28,7 +28,7 @@ pub(crate) fn trim_heap() {
     }
 }
 
-/// Gives this process, and what it spawns, a core-scheduling cookie of their own.
+/// Makes a new core-scheduling cookie for this process and its children.
 /// See PR_SCHED_CORE in prctl(2).
 pub(crate) fn sched_core_create() -> io::Result<()> {
     const PR_SCHED_CORE: libc::c_int = 62;
@@ -41,8 +41,8 @@ pub(crate) fn sched_core_create() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps the C library from giving every thread a heap of its own: a shim's few short-lived
-/// blocking threads would each leave one behind. See M_ARENA_MAX in mallopt(3).
+/// Limits the C library to one malloc arena. Otherwise each of the shim's short-lived threads would
+/// leave its own arena. See M_ARENA_MAX in mallopt(3).
 pub(crate) fn one_malloc_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: plain integers.

@@ -1,14 +1,16 @@
-//! Starts a program the cheap way, with what a shim needs set before it runs.
+//! Spawns a program without a copy of the shim's memory.
 //!
-//! Promise: the program starts with exactly the descriptors given, on 0, 1, 2, and so on; every
-//! signal has its default action and none is blocked; it dies with the thread that started it,
-//! unless it is to survive that; it has a session of its own, which to a kernel with autogroups
-//! says that it and the shim are two things that want their turns on a processor; a program that
-//! cannot be run is this call's error, not an exit status to be guessed at.
+//! Promise:
+//! - The program has exactly the given descriptors, as 0, 1, 2, and so on.
+//! - Every signal has its default action, and none is blocked.
+//! - It is killed when the thread that spawned it ends, unless it is to survive.
+//! - It has its own session. With autogroups, the kernel schedules sessions as units, so a busy
+//!   program does not take the shim's share.
+//! - If the program cannot be executed, this call returns the error; it is not an exit status.
 //!
-//! clone(2) with `CLONE_VM | CLONE_VFORK` as posix_spawn(3) does it: nothing of the shim's memory
-//! is copied. `std::process::Command` has that fast path only without a death signal, and
-//! gives no pidfd, which must be had from the start because a pid alone can be reused.
+//! It uses clone(2) with `CLONE_VM | CLONE_VFORK`, as posix_spawn(3) does. `std::process::Command`
+//! does that only without a death signal, and returns no pidfd. The pidfd must come from clone(2),
+//! because a pid can be reused.
 //!
 //! See clone(2), execve(2), prctl(2) PR_SET_PDEATHSIG, sched(7) on autogroups.
 
@@ -21,41 +23,41 @@ use std::ptr;
 
 use libc::{c_char, c_int, c_void};
 
-/// A program about to be run.
+/// A program to spawn.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
-    /// The executable's path, or those to be tried in turn.
+    /// The paths of the executable; they are tried in order.
     pub(crate) paths: Vec<CString>,
-    /// The arguments, the program's own name first.
+    /// The arguments, beginning with `argv[0]`.
     pub(crate) args: Vec<CString>,
-    /// The environment, whole.
+    /// The whole environment.
     pub(crate) env: Vec<CString>,
-    /// Where it starts; the shim's own directory if `None`.
+    /// The working directory; the shim's own if `None`.
     pub(crate) directory: Option<CString>,
-    /// What it finds on descriptors 0, 1, 2, and so on; nothing else is inherited unless it is not
+    /// Its descriptors 0, 1, 2, and so on. Others are inherited only if they are not
     /// close-on-exec.
     pub(crate) fds: &'a [BorrowedFd<'a>],
     /// Its niceness; the calling thread's if `None`.
     pub(crate) nice: Option<c_int>,
-    /// Whether it goes on when the calling thread ends.
+    /// Whether it survives the calling thread.
     pub(crate) survives: bool,
 }
 
 /// A running child of the shim.
 #[derive(Debug)]
 pub(crate) struct Started {
-    /// Its process id.
+    /// Its pid.
     pub(crate) pid: u32,
-    /// Readable once it has exited.
+    /// Its pidfd, which is readable after its exit.
     pub(crate) pidfd: OwnedFd,
 }
 
-/// What a child stands on between clone and exec; can be used again.
+/// The stack of a child between clone and exec. It can be reused.
 #[derive(Debug)]
 pub(crate) struct Stack(Box<[MaybeUninit<u128>]>);
 
 impl Stack {
-    /// A few calls need little.
+    /// Enough for the few calls of the child.
     const BYTES: usize = 16 << 10;
 
     pub(crate) fn new() -> Self {
@@ -63,7 +65,8 @@ impl Stack {
     }
 }
 
-/// Everything the child reads between clone and exec, prepared so that it need not allocate.
+/// The data that the child reads between clone and exec. It is prepared, because the child must not
+/// allocate.
 struct Prepared {
     paths: Vec<*const c_char>,
     argv: Vec<*const c_char>,
@@ -74,15 +77,15 @@ struct Prepared {
     survives: bool,
     /// The shim's pid.
     parent: libc::pid_t,
-    /// What the child reports when it could not exec.
+    /// The errno that the child reports if exec fails.
     errno: c_int,
 }
 
-/// Runs a program.
+/// Spawns a program.
 ///
-/// Returns once it is running, or with the reason why it could not.
+/// Returns when the program runs, or with the error of execve(2).
 pub(crate) fn spawn(start: &Start<'_>, stack: &mut Stack) -> io::Result<Started> {
-    // Sources are moved above all targets first, so that no dup2 overwrites a later source.
+    // First the sources are moved above all targets, so that no dup2 overwrites a later source.
     let first_free = RawFd::try_from(start.fds.len()).map_err(io::Error::other)?;
     let mut moved = Vec::new();
     let mut fds = Vec::with_capacity(start.fds.len());
@@ -112,14 +115,15 @@ pub(crate) fn spawn(start: &Start<'_>, stack: &mut Stack) -> io::Result<Started>
     let child = child?;
     if prepared.errno != 0 {
         let cause = io::Error::from_raw_os_error(prepared.errno);
-        // The child is in _exit, though perhaps not yet through it; nobody else knows its pid.
+        // The child is in _exit, and may not have ended yet. No other code knows its pid.
         reap(&child);
         return Err(cause);
     }
     Ok(child)
 }
 
-/// Clones the child, which shares this memory and stops this thread until it has exec'd or exited.
+/// Clones the child. It shares this memory, and this thread waits until it has called execve or
+/// _exit.
 fn clone_and_exec(prepared: &mut Prepared, stack: &mut Stack) -> io::Result<Started> {
     let mut pidfd: c_int = -1;
     // SAFETY: both sets are initialised by the calls that get them. All signals stay blocked while
@@ -146,8 +150,8 @@ fn clone_and_exec(prepared: &mut Prepared, stack: &mut Stack) -> io::Result<Star
         }
         pid
     };
-    // SAFETY: clone succeeded with CLONE_PIDFD, so this is a new descriptor that nobody else owns;
-    // the kernel made it close-on-exec.
+    // SAFETY: clone succeeded with CLONE_PIDFD, so this is a new descriptor that no other code
+    // owns; the kernel made it close-on-exec.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Started { pid: pid.cast_unsigned(), pidfd })
 }
@@ -155,16 +159,17 @@ fn clone_and_exec(prepared: &mut Prepared, stack: &mut Stack) -> io::Result<Star
 /// The kernel's highest signal.
 const LAST_SIGNAL: c_int = 64;
 
-/// Gives a signal its default action, or has it ignored: rt_sigaction(2), async-signal-safe.
+/// Sets a signal to its default action or to be ignored: rt_sigaction(2), async-signal-safe.
 fn set_action(signal: c_int, ignored: bool) {
-    // As the kernel has it, which on no platform is larger: SIG_DFL or SIG_IGN, no flags, no mask.
+    // The kernel's sigaction is not larger on any platform: SIG_DFL or SIG_IGN, no flags, no mask.
     let action = [usize::from(ignored), 0, 0, 0];
     let nothing: *mut c_void = ptr::null_mut();
     // SAFETY: the kernel reads `action`, whose handler is no function, and writes nothing.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), nothing, 8usize) };
 }
 
-/// The child's half. No allocation and no lock: it shares the parent's memory, whose thread waits.
+/// Runs in the child. It must not allocate or lock: it shares the memory of the parent, whose
+/// other threads run.
 extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     // SAFETY: `argument` is the `Prepared` that clone_and_exec keeps alive and leaves alone.
     let prepared = unsafe { &mut *argument.cast::<Prepared>() };
@@ -172,26 +177,26 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     // Signal dispositions and descriptors are the child's own (no CLONE_SIGHAND, no CLONE_FILES).
     unsafe {
         for signal in 1..=LAST_SIGNAL {
-            // The call itself: libc's function refuses those that it keeps to itself (32, 33),
-            // which posix_spawn(3) leaves ignored. Fails for SIGKILL and SIGSTOP, which cannot be
+            // The system call: libc's function refuses its internal signals (32, 33), which
+            // posix_spawn(3) leaves ignored. It fails for SIGKILL and SIGSTOP, which cannot be
             // changed.
             set_action(signal, false);
         }
-        // Runs to its end only if some call fails.
+        // The block ends only if a call fails.
         (|| {
             if !prepared.survives {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return;
                 }
-                // The parent may have died before the request: then no signal will ever come.
+                // If the parent died before the prctl, the signal never comes.
                 if libc::getppid() != prepared.parent {
                     libc::_exit(127);
                 }
             }
-            // Fails for the leader of a process group, which a new process is not.
+            // setsid(2) fails only for the leader of a process group; a new process is none.
             libc::setsid();
             if let Some(nice) = prepared.nice {
-                // Giving way needs no privilege.
+                // Raising the niceness needs no privilege.
                 libc::setpriority(libc::PRIO_PROCESS, 0, nice);
             }
             for (target, source) in (0..).zip(&prepared.fds) {
@@ -206,10 +211,10 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
             }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
-            // The handlers are gone, so a signal that waited acts by its default here.
+            // The handlers are reset, so a pending signal has its default action here.
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-            // As execvp(3) searches: a file that may not be executed is told of only where no other
-            // can be, and the pointer that ends the list is not a path.
+            // Like execvp(3): EACCES is reported only if no later path can be executed. The null
+            // pointer ends the list.
             let mut denied = false;
             for path in prepared.paths.split_last().map_or(&[][..], |(_, paths)| paths) {
                 libc::execve(*path, prepared.argv.as_ptr(), prepared.envp.as_ptr());
@@ -228,10 +233,8 @@ extern "C" fn exec_in_child(argument: *mut c_void) -> c_int {
     }
 }
 
-/// Collects the status of a child that has exited or is just about to: its exit code, or 128 plus
-/// the signal that killed it.
-///
-/// `None` when somebody else has collected it.
+/// Waits for a child that has exited or is in _exit. Returns its exit code, or 128 plus the signal
+/// that killed it; `None` if it was reaped already.
 fn reap(child: &Started) -> Option<i32> {
     // SAFETY: siginfo_t is plain data, for which zero is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -257,12 +260,12 @@ fn reap(child: &Started) -> Option<i32> {
     if info.si_code == libc::CLD_EXITED { Some(status) } else { Some(128 + status) }
 }
 
-/// Text as the kernel takes it.
+/// Text as a C string.
 pub(crate) fn c_string(text: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(text.as_ref().as_bytes()).map_err(io::Error::from)
 }
 
-/// The null-terminated array that execve takes; it points into `strings`.
+/// The null-terminated array for execve. It points into `strings`.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| CStr::as_ptr(s)).chain([ptr::null()]).collect()
 }
@@ -314,7 +317,7 @@ mod tests {
 
     #[test]
     fn broken_pipes_kill_the_program_as_usual() {
-        // The shim ignores SIGPIPE; a runtime that inherited that would write on for ever.
+        // The shim ignores SIGPIPE. A runtime that inherited that would not stop writing.
         assert_eq!(run(&["sh", "-c", "kill -PIPE $$; exit 3"], None).0, Some(141));
     }
 
@@ -350,7 +353,7 @@ mod tests {
         assert_eq!(children(), before);
     }
 
-    /// Children of this very thread, so that tests beside this one do not count.
+    /// The children of this thread, without those of other tests.
     fn children() -> String {
         std::fs::read_to_string("/proc/thread-self/children").unwrap()
     }

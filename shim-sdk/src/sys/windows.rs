@@ -1,4 +1,4 @@
-//! Processes by handle, as pidfds are used elsewhere.
+//! Processes by handle, which Windows has in place of pidfds.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
@@ -9,7 +9,8 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, TerminateProcess, WaitForSingleObject,
 };
 
-/// Takes hold of a process by its id, to wait for it, end it and ask when it began.
+/// Opens a process by its id, with the rights to wait for it, to end it and to query its start
+/// time.
 pub(crate) fn open_process(pid: u32) -> io::Result<OwnedHandle> {
     let rights = PROCESS_TERMINATE | PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
     // SAFETY: plain integers.
@@ -17,7 +18,7 @@ pub(crate) fn open_process(pid: u32) -> io::Result<OwnedHandle> {
     if handle.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: just made for this process, and known to nobody else.
+    // SAFETY: OpenProcess has just made it, and no other code knows it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn has_ended(process: BorrowedHandle<'_>) -> io::Result<bool> {
     wait(process, 0)
 }
 
-/// Waits until a process has ended; its exit code.
+/// Waits until a process has ended, and returns its exit code.
 pub(crate) fn wait_for_exit(process: BorrowedHandle<'_>) -> io::Result<u32> {
     while !wait(process, INFINITE)? {}
     let mut code = 0;
@@ -41,16 +42,16 @@ pub(crate) fn wait_for_exit(process: BorrowedHandle<'_>) -> io::Result<u32> {
     Ok(code)
 }
 
-/// When a process began, in units of 100 ns since 1601.
+/// The start time of a process, in units of 100 ns since 1601.
 pub(crate) fn creation_time(process: BorrowedHandle<'_>) -> io::Result<u64> {
     let mut times = [FILETIME { dwLowDateTime: 0, dwHighDateTime: 0 }; 4];
     let [created, exited, kernel, user] = &mut times;
-    // SAFETY: the handle is open for the borrow's life, the four places outlive the call.
+    // SAFETY: the handle is open for the borrow's life, the four times outlive the call.
     done(unsafe { GetProcessTimes(process.as_raw_handle(), created, exited, kernel, user) })?;
     Ok(u64::from(created.dwHighDateTime) << 32 | u64::from(created.dwLowDateTime))
 }
 
-/// The heap gives free memory back by itself.
+/// Does nothing: the heap returns free memory by itself.
 pub(crate) fn trim_heap() {}
 
 fn wait(process: BorrowedHandle<'_>, milliseconds: u32) -> io::Result<bool> {

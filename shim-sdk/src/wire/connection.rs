@@ -1,11 +1,11 @@
-//! One ttrpc connection: requests come in, answers go out, and both are bounded.
+//! One ttrpc connection, with limits for requests and answers.
 //!
 //! ttrpc's own server reads as fast as its client writes, and keeps every request and every answer
-//! in memory: a client that sends and does not read made 1.2 GB in 8 seconds. Framing and messages
-//! are the library's; the loop between them is here.
-//! Promise: reading stops while a client leaves its answers unread. More than [`REQUESTS`] requests
-//! or [`PAYLOAD_BYTES`] of them at a time are refused with RESOURCE_EXHAUSTED. They are not left
-//! unread, since what is at work may be Waits alone, and a Kill behind them must arrive.
+//! in memory: a client that sent and did not read used 1.2 GB in 8 seconds. So the library is used
+//! for frames and messages, and the loop is here.
+//! Promise: reading stops while a client does not read its answers. Requests beyond [`REQUESTS`] or
+//! [`PAYLOAD_BYTES`] at a time are refused with RESOURCE_EXHAUSTED. They are not left unread: the
+//! requests in progress may all be Waits, and a Kill behind them must arrive.
 //! See ttrpc's PROTOCOL.md.
 
 use std::collections::HashMap;
@@ -24,32 +24,32 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-/// Requests of one connection at work at a time. A daemon has one Wait for each process of a shim,
-/// and a pod may have hundreds.
+/// The most requests of one connection in progress at a time. A daemon has one Wait for each
+/// process of a shim, and a pod may have hundreds.
 const REQUESTS: usize = 4096;
-/// Bytes of the requests of one connection that are at work.
+/// The most bytes of the requests of one connection in progress.
 const PAYLOAD_BYTES: usize = 32 << 20;
-/// Answers of one connection that wait to be written, beside those whose requests still count
-/// towards [`REQUESTS`].
+/// The most answers of one connection in the queue. The requests of further answers still count for
+/// [`REQUESTS`].
 const ANSWERS: usize = 16;
 
-/// The answer to one call, on its way.
+/// A future for the answer to one call.
 pub(crate) type Responding = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// A method: begins to answer a request's payload at once, in the order in which requests came.
+/// A method. It begins at once, in the order of the requests, and returns a future for the answer.
 pub(crate) type Handler = Box<dyn Fn(&[u8]) -> Responding + Send + Sync>;
 
-/// Handlers by the names of their service and method.
+/// Handlers by the name of the service and of the method.
 pub(crate) type Services = HashMap<&'static str, HashMap<String, Handler>>;
 
 /// An answer, for the request with this stream id.
 type Answer = (u32, Response);
 
-/// Serves a connection until its client goes.
+/// Serves a connection until its client closes it.
 ///
 /// # Cancel safety
 ///
-/// Dropping it ends the connection. What has been begun goes on without its client.
+/// Dropping it closes the connection. Calls that have begun continue without a client.
 pub(crate) async fn serve(socket: Socket, services: Arc<Services>) {
     let (reader, writer) = tokio::io::split(socket);
     let (answers, unwritten) = mpsc::channel(ANSWERS);
@@ -59,7 +59,7 @@ pub(crate) async fn serve(socket: Socket, services: Arc<Services>) {
     }
 }
 
-/// Reads requests and begins to answer them. Ends with the client's half of the connection.
+/// Reads requests and begins to answer them, until the client closes its half of the connection.
 async fn read(
     mut reader: impl AsyncRead + Unpin,
     services: &Services,
@@ -68,7 +68,7 @@ async fn read(
     let requests = Arc::new(Semaphore::new(REQUESTS));
     let payloads = Arc::new(Semaphore::new(PAYLOAD_BYTES));
     loop {
-        // A client that does not read its answers is not read either.
+        // While a client does not read its answers, its requests are not read.
         let Ok(room) = answers.reserve().await else { return };
         let (header, request) = match next(&mut reader).await {
             Ok(request) => request,
@@ -79,7 +79,7 @@ async fn read(
             Err(Unread::Ignored) => continue,
             Err(Unread::Ended) => return,
         };
-        // The room is given back: an answer of an earlier request may need it.
+        // The place in the queue is given back: the answer to an earlier request may need it.
         drop(room);
         let taken = Arc::clone(&requests).try_acquire_owned();
         let bytes = Arc::clone(&payloads).try_acquire_many_owned(header.length);
@@ -104,26 +104,26 @@ async fn read(
             };
             tokio::select! {
                 response = responding => {
-                    // A client that is gone needs no answer.
+                    // It fails if the client has closed the connection.
                     let _ = answers.send((header.stream_id, response)).await;
                 }
                 () = answers.closed() => {}
             }
-            // Until here it was at work: also while its answer had no room.
+            // The request counts until here, also while its answer waits for a place in the queue.
             drop((taken, bytes));
         });
     }
 }
 
-/// Why there is no request to begin.
+/// Why a message begins no request.
 enum Unread {
-    /// It is answered with this.
+    /// It is refused with this answer.
     Refused(u32, Response),
     Ignored,
     Ended,
 }
 
-/// The next request.
+/// Reads the next request.
 async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<(MessageHeader, Request), Unread> {
     let refused = |header: MessageHeader, why: &str| {
         Unread::Refused(header.stream_id, refusal(Code::INVALID_ARGUMENT, why))
@@ -141,7 +141,7 @@ async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<(MessageHeader, R
     }
     match header.type_ {
         MESSAGE_TYPE_REQUEST => {}
-        // No method here has a stream.
+        // No method of these services has a stream.
         MESSAGE_TYPE_DATA => return Err(refused(header, "Stream is no longer active")),
         other => {
             log::warn!("ignored a ttrpc message of unknown type {other}");
@@ -173,7 +173,7 @@ fn refusal(code: Code, why: &str) -> Response {
     response
 }
 
-/// Writes answers, each as one message. Ends when the client does not take them.
+/// Writes answers, each as one message, until the client has closed the connection.
 async fn write(mut writer: impl AsyncWrite + Unpin, mut answers: mpsc::Receiver<Answer>) {
     while let Some((stream_id, response)) = answers.recv().await {
         let bytes = match encode(stream_id, &response) {

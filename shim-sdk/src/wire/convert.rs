@@ -1,4 +1,4 @@
-//! Domain values from and to the protocol's types.
+//! Conversions between domain types and the protocol's generated types.
 
 use protos::ttrpc::protobuf::MessageField;
 use protos::ttrpc::protobuf::well_known_types::any::Any;
@@ -13,12 +13,12 @@ pub(crate) fn exited_at(exit: &Exit) -> MessageField<Timestamp> {
     MessageField::some(Timestamp { seconds, nanos, ..Timestamp::default() })
 }
 
-/// The time that containerd's own shim gives for what has not happened: Go's zero time.
+/// The time of an exit that has not happened. containerd's own shim sends Go's zero time.
 pub(crate) fn never() -> MessageField<Timestamp> {
     MessageField::some(Timestamp { seconds: -62_135_596_800, nanos: 0, ..Timestamp::default() })
 }
 
-/// A pid, 0 where there is none.
+/// A pid on the wire; 0 for `None`.
 pub(crate) fn pid(pid: Option<Pid>) -> u32 {
     pid.map_or(0, Pid::get)
 }
@@ -33,7 +33,7 @@ pub(crate) fn optional_payload(any: MessageField<Any>) -> Option<Payload> {
     any.into_option().filter(|any| !any.type_url.is_empty() || !any.value.is_empty()).map(payload)
 }
 
-/// The wire's form of a payload.
+/// A payload as the generated type.
 pub(crate) fn any(payload: Payload) -> Any {
     Any { type_url: payload.type_url, value: payload.value, ..Any::default() }
 }
@@ -43,7 +43,7 @@ pub(crate) fn mount(mount: WireMount) -> Mount {
     Mount { kind: mount.type_, source: mount.source, target: mount.target, options: mount.options }
 }
 
-/// The wire's form of a mount.
+/// A mount as the generated type.
 pub(crate) fn wire_mount(mount: Mount) -> WireMount {
     WireMount {
         type_: mount.kind,

@@ -1,4 +1,4 @@
-//! Hostile daemons and clients: what comes on stdin and on the socket.
+//! Fuzz targets: stdin of `start` from a hostile daemon, the socket with a hostile client.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ fn what_stdin_says_is_believed_only_where_it_agrees() {
         });
 }
 
-/// Whole connections: frames of ttrpc with requests of the task service in them. The server must
-/// answer others afterwards.
+/// Whole connections: ttrpc frames with requests of the task service. Afterwards the server must
+/// still answer other clients.
 #[test]
 fn a_connection_of_any_bytes_leaves_the_server_answering() {
     let runtime =
@@ -42,7 +42,7 @@ fn a_connection_of_any_bytes_leaves_the_server_answering() {
         local.block_on(&runtime, async {
             let path = daemon.folder.path().join("s");
             let mut stream = UnixStream::connect(&path).await.expect("connect");
-            // The server may have hung up already.
+            // The server may have closed the connection already.
             let _ = stream.write_all(bytes).await;
             let _ = stream.shutdown().await;
             let mut answers = Vec::new();

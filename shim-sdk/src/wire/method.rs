@@ -1,13 +1,13 @@
-//! One call of a service, from bytes to bytes, by way of the shim.
+//! The handler of one call: decodes the request, sends a job to the shim, encodes the answer.
 //!
-//! The table of methods is built here rather than by the generated code, whose defaults answer
-//! NOT_FOUND for what is not offered, which daemons take for "already gone". What is not in the
-//! table answers UNIMPLEMENTED.
+//! The table of methods is built here, not by the generated code: that answers NOT_FOUND for a
+//! missing method, which a daemon understands as "the task does not exist". A method that is not in
+//! this table is answered UNIMPLEMENTED.
 //!
 //! # Cancel safety
 //!
-//! A handler may be dropped at its deadline or when its client goes. It only sends a job to the
-//! shim and waits for the answer, so being dropped loses the answer and nothing else.
+//! A handler may be dropped at its deadline, or when its client disconnects. It only sends a job to
+//! the shim and waits for the answer, so only the answer is lost.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,10 +22,11 @@ use crate::wire::connection::Handler;
 use crate::wire::status::to_wire;
 use crate::{Error, Kind, Result, Runtime};
 
-/// The way to the shim.
+/// The channel to the task that owns the shim's state.
 pub(crate) type Jobs<R> = mpsc::UnboundedSender<Job<R>>;
 
-/// A call that only looks: answered at once, whatever else is under way.
+/// A call that only reads the state. It is answered at once, also while other calls are in
+/// progress.
 pub(crate) fn look<R, I, O>(
     jobs: &Jobs<R>,
     look: impl Fn(&ShimState<R>, I) -> Result<O> + Copy + Send + Sync + 'static,
@@ -39,7 +40,7 @@ where
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |shim| {
-            // A handler that is gone needs no answer.
+            // It fails if the handler was dropped.
             let _ = reply.send(look(shim, request));
         }));
         async move {
@@ -49,7 +50,7 @@ where
     })
 }
 
-/// A call that does something: a task of its own, which goes on without the handler.
+/// A call that changes something. It runs as its own task, which continues without the handler.
 pub(crate) fn act<R, I, O, F>(
     jobs: &Jobs<R>,
     act: impl Fn(Rc<ShimState<R>>, I) -> F + Copy + Send + Sync + 'static,
@@ -61,13 +62,13 @@ where
     F: Future<Output = Result<O>> + 'static,
 {
     spawned(jobs, act, |job, reply| async move {
-        // A handler that is gone needs no answer.
+        // It fails if the handler was dropped.
         let _ = reply.send(job.await);
     })
 }
 
-/// A call that waits and changes nothing: given up with the handler, so that clients who come,
-/// wait and go leave nothing behind.
+/// A call that waits and changes nothing. It is dropped with its handler, so a client that
+/// disconnects leaves no task.
 pub(crate) fn watch<R, I, O, F>(
     jobs: &Jobs<R>,
     act: impl Fn(Rc<ShimState<R>>, I) -> F + Copy + Send + Sync + 'static,
@@ -102,8 +103,8 @@ where
     boxed(move |request: I| {
         let (reply, answer) = oneshot::channel();
         let sent = jobs.send(Box::new(move |shim| {
-            // Boxed: a call is several kilobytes, and each move of it would take as much stack,
-            // which stays with the process.
+            // Boxed: a call has several kilobytes, and each move of it needs as much stack. The
+            // process never gives stack pages back to the kernel.
             let job = Box::pin(act(Rc::clone(shim), request));
             tokio::task::spawn_local(drive(job, reply));
         }));
@@ -118,7 +119,7 @@ fn leaving() -> Error {
     Error::new(Kind::Unavailable, "the shim is shutting down")
 }
 
-/// Decodes a request, has it answered, encodes the answer.
+/// Decodes a request, gets its answer, encodes that.
 fn boxed<I, O, F>(answer: impl Fn(I) -> F + Send + Sync + 'static) -> Handler
 where
     I: Message,
@@ -138,7 +139,7 @@ where
     })
 }
 
-/// An answer as the server sends it.
+/// The response message for an answer.
 fn response<O: Message>(answer: Result<O>) -> Response {
     let encoded = answer.and_then(|answer| {
         let encoded = answer.write_to_bytes();

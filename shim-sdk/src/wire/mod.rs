@@ -1,4 +1,5 @@
-//! The protocol's generated types end here: bootstrap, the task service, events, status codes.
+//! The protocol: bootstrap, the task service, events, status codes. Generated types are used only
+//! here.
 
 pub(crate) mod bootstrap;
 mod connection;

@@ -1,8 +1,8 @@
-//! Tells the daemon what happened: one connection, made when first needed, one event at a time.
+//! Publishes events to the daemon, one at a time, over one connection that is made when needed.
 //!
-//! Promise: events arrive in order; an event stays queued until the daemon has acknowledged it, so
-//! what was queued while the daemon was away is told when it is back. An acknowledgement that is
-//! lost with a connection means that an event is told twice.
+//! Promise: events arrive in order. An event stays queued until the daemon has acknowledged it, so
+//! events from a time without a daemon are sent when it is back. If a connection breaks before the
+//! acknowledgement arrives, the event is sent twice.
 
 use std::time::Duration;
 
@@ -24,19 +24,19 @@ use crate::Error;
 use crate::event::{Event, EventQueue, Stamped};
 use crate::wire::{convert, socket};
 
-/// How long the daemon may take over one event.
+/// How long the daemon may take for one event.
 const CALL: Duration = Duration::from_secs(5);
 /// The first wait after a failure; each further one is twice as long, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How often a daemon that answers may refuse an event before it is given up.
+/// After this many refusals by the daemon an event is dropped.
 const MAX_REFUSALS: u32 = 5;
 
-/// Publishes events as long as it is polled.
+/// Publishes events. It never returns.
 ///
 /// # Cancel safety
 ///
-/// An event under way stays in the queue.
+/// It may be dropped. An event that was not acknowledged stays in the queue.
 pub(crate) async fn publish(queue: EventQueue, namespace: String, events_address: String) {
     let mut client: Option<EventsClient> = None;
     let mut wait = FIRST_WAIT;
@@ -44,7 +44,7 @@ pub(crate) async fn publish(queue: EventQueue, namespace: String, events_address
     loop {
         let next = queue.first().await;
         if events_address.is_empty() {
-            // Nobody asked to be told.
+            // The daemon has no events service.
             queue.pop(&next);
             continue;
         }
@@ -55,7 +55,7 @@ pub(crate) async fn publish(queue: EventQueue, namespace: String, events_address
         let told = match connected {
             Ok(connected) => {
                 let told = forward(&connected, &namespace, &next).await;
-                // A refusal came over a connection that works.
+                // A refusal shows that the connection works.
                 if matches!(told, Ok(()) | Err(TtrpcError::RpcStatus(_))) {
                     client = Some(connected);
                 }
@@ -70,7 +70,7 @@ pub(crate) async fn publish(queue: EventQueue, namespace: String, events_address
                 (wait, refusals) = (FIRST_WAIT, 0);
             }
             Err(error) if refusals == MAX_REFUSALS => {
-                // Those behind it are not to wait for ever.
+                // Dropped, so that the events behind it are sent.
                 log::warn!("the daemon does not take {:?}: {error}", next.event);
                 queue.pop(&next);
                 (wait, refusals) = (FIRST_WAIT, 0);
@@ -114,7 +114,7 @@ async fn forward(
     client.forward(context::with_duration(CALL), &request).await.map(drop)
 }
 
-/// An event's topic and its wire form.
+/// The topic and the message of an event.
 fn encode(event: Event) -> (&'static str, Any) {
     fn any(name: &str, message: &impl Message) -> Any {
         Any {
@@ -172,7 +172,7 @@ fn encode(event: Event) -> (&'static str, Any) {
         Event::Exited { container, exec, pid, exit } => {
             let container_id = String::from(container);
             let message = TaskExit {
-                // An init's process id is its container's.
+                // For init the field `id` is the container's id.
                 id: exec.map_or_else(|| container_id.clone(), String::from),
                 container_id,
                 pid: convert::pid(pid),
@@ -212,8 +212,8 @@ mod tests {
     use super::*;
     use crate::{ContainerId, Exit};
 
-    /// Publishes one event to a daemon that has been away for a time; then the daemon listens
-    /// again.
+    /// Publishes one event while there is no daemon for an hour. Then runs the test with a listener
+    /// of the daemon.
     #[cfg(unix)]
     async fn away(test: impl AsyncFnOnce(EventQueue, std::os::unix::net::UnixListener)) {
         let folder = tempfile::tempdir().expect("temporary folder");

@@ -1,4 +1,4 @@
-//! The ttrpc server: which services there are, and who connects.
+//! The ttrpc server: its services and its connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use super::method::Jobs;
 use super::task;
 use crate::{Capabilities, Runtime};
 
-/// The task service's names; both are served by the same handlers.
+/// The names of the task service. Both have the same handlers.
 const TASK: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// Services that a daemon may ask for and that are not offered. Registered without methods they
-/// answer UNIMPLEMENTED; a service that is not known at all would answer INVALID_ARGUMENT.
+/// Services that a daemon may call and that do not exist here. They are registered without methods,
+/// so calls get UNIMPLEMENTED; for an unregistered service it would be INVALID_ARGUMENT.
 const ABSENT: [&str; 4] = [
     "containerd.runtime.sandbox.v1.Sandbox",
     "containerd.services.streaming.v1.TTRPCStreaming",
@@ -24,7 +24,8 @@ const ABSENT: [&str; 4] = [
     "containerd.services.transfer.v1.Transfer",
 ];
 
-/// A server that accepts connections until it is dropped. Connections go on until their clients go.
+/// A server. It accepts connections until it is dropped. Open connections continue until their
+/// clients close them.
 pub(crate) struct Server(JoinHandle<()>);
 
 impl Drop for Server {

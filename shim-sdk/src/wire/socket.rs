@@ -1,4 +1,4 @@
-//! Unix sockets under ttrpc: who may connect, and how the daemon is reached.
+//! Unix sockets for ttrpc: accepts connections of this user, and connects to the daemon.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{Error, Result, address};
 
-/// How long to wait when no connection can be accepted, say for want of descriptors.
+/// The pause after an error of accept(2), such as too many open descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections of a listener. Must be called within the event loop.
@@ -21,7 +21,7 @@ pub(crate) fn listen(listener: std::os::unix::net::UnixListener) -> std::io::Res
     Ok(Listener::new(ReceiverStream::new(connections)))
 }
 
-/// Connects to the daemon's end for events.
+/// Connects to the daemon's events service.
 pub(crate) async fn dial(events_address: &str) -> Result<Socket> {
     let path = address::unix_path(events_address).ok_or_else(|| {
         Error::invalid(format!("events address {events_address} is no unix socket"))
@@ -32,12 +32,12 @@ pub(crate) async fn dial(events_address: &str) -> Result<Socket> {
     Ok(Socket::from(stream))
 }
 
-/// Accepts connections of this user, as long as the server takes them.
+/// Accepts connections of this user until the server is dropped.
 async fn accept(listener: UnixListener, accepted: mpsc::Sender<std::io::Result<UnixStream>>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // The socket's mode keeps others out; this holds when the mode was changed.
+                // The socket's mode excludes other users; this check works also if it was changed.
                 match stream.peer_cred() {
                     Ok(peer) if peer.uid() == nix::unistd::geteuid().as_raw() => {}
                     Ok(peer) => {

@@ -1,5 +1,5 @@
-//! Named pipes under ttrpc. What may connect is the pipe's default: its owner and administrators,
-//! and nobody from another machine.
+//! Named pipes for ttrpc. The default access applies: the owner and administrators may connect,
+//! clients on other machines may not.
 
 use protos::ttrpc::ttrpc::asynchronous::transport::{Listener, Socket};
 
@@ -11,7 +11,7 @@ pub(crate) fn listen(pipe: &str) -> std::io::Result<Listener> {
     Listener::bind_named_pipe(pipe)
 }
 
-/// Connects to the daemon's end for events.
+/// Connects to the daemon's events service.
 pub(crate) async fn dial(events_address: &str) -> Result<Socket> {
     let pipe = events_address.strip_prefix("npipe://").unwrap_or(events_address);
     let pipe = pipe.replace('/', r"\");

@@ -1,4 +1,4 @@
-//! From a kind to a status code: the one place.
+//! Converts an error to a ttrpc status. No other code chooses a status code.
 
 use protos::ttrpc::ttrpc::{Code, Status, get_status};
 
@@ -25,7 +25,7 @@ fn code(kind: Kind) -> Code {
     }
 }
 
-/// An error as it goes over the wire.
+/// An error as a ttrpc status.
 pub(crate) fn to_wire(error: &Error) -> Status {
     get_status(code(error.kind()), error.report())
 }

@@ -1,4 +1,5 @@
-//! The task service: translates, decides nothing. Versions 2 and 3 differ in name alone.
+//! The task service: converts requests and answers. `process/` decides. Versions 2 and 3 differ
+//! only in their name.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ use crate::{
     Bundle, Capabilities, Checkpoint, ContainerId, Error, ExecId, Pid, Result, Runtime, Signal,
 };
 
-/// The service's methods by name; what the runtime lacks is not among them.
+/// The service's methods by name, without those that the runtime does not support.
 pub(crate) fn methods<R: Runtime>(
     jobs: &Jobs<R>,
     capabilities: Capabilities,
@@ -62,7 +63,7 @@ pub(crate) fn methods<R: Runtime>(
     methods.into_iter().map(|(name, handler)| (name.to_owned(), handler)).collect()
 }
 
-/// The exec that a request means; empty means init.
+/// The exec of a request; an empty id means init.
 fn exec_id(id: &str) -> Option<&str> {
     (!id.is_empty()).then_some(id)
 }
@@ -148,7 +149,7 @@ async fn pids<R: Runtime>(shim: Rc<ShimState<R>>, request: PidsRequest) -> Resul
     Ok(PidsResponse { processes: processes.collect(), ..PidsResponse::default() })
 }
 
-/// ProcessKind exec a process is, as containerd's clients look for it.
+/// The exec of a process, in the message that containerd's clients read.
 fn details(exec: ExecId) -> Any {
     let details = ProcessDetails { exec_id: exec.into(), ..ProcessDetails::default() };
     Any {
