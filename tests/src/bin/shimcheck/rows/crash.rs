@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use protos::ttrpc::api::DeleteResponse;
 use protos::ttrpc::protobuf::Message;
 
-use super::runtime::hangs;
+use super::runtime_hangs::hangs;
 use super::task::contained;
 use crate::fake_runtime::FakeRuntime;
 use crate::fixture::{Fixture, Life, SOON, Shim, finish, timed, unless_unimplemented};

@@ -8,11 +8,13 @@ mod crash;
 mod create;
 mod events;
 mod exec;
+mod exec_end;
 mod host;
 mod logger;
 mod resources;
 mod reuse;
 mod runtime;
+mod runtime_hangs;
 mod server;
 mod shim_process;
 mod stdio;
@@ -33,6 +35,7 @@ pub(crate) fn all() -> Vec<Row> {
         host::rows(),
         checkpoint::rows(),
         exec::rows(),
+        exec_end::rows(),
         reuse::rows(),
         events::rows(),
         stdio::rows(),
@@ -41,6 +44,7 @@ pub(crate) fn all() -> Vec<Row> {
         timeouts::rows(),
         crash::rows(),
         runtime::rows(),
+        runtime_hangs::rows(),
         concurrency::rows(),
     ]
     .into_iter()
