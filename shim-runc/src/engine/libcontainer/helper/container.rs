@@ -77,18 +77,28 @@ pub(super) fn create(
         Ok(init) => return Ok((init, report.hand_over())),
         Err(error) => error,
     };
-    // What it has cloned and opened by now may stay with this process.
+    // This process may still hold what it has cloned and opened.
     session.retire();
-    let refusal = report.explain(error.reason, error.message);
-    // libcontainer cleans up after some failures and not after others; and it forgets its record
-    // also where processes that are still on their way out hold the groups.
-    let removed = end_groups(&made, &file, &root, true).and_then(|()| remove_recorded(&directory));
-    match removed {
-        Ok(()) => Err(refusal),
-        Err(left) => Err(Failure::new(
-            refusal.reason,
-            format!("{}; and not everything could be removed: {}", refusal.message, left.message),
-        )),
+    let failure = report.explain(error.reason, error.message);
+    Err(remove_failed(failure, &made, &file, &root, &directory))
+}
+
+/// Removes what a failed create made. Adds to its failure what could not be removed.
+fn remove_failed(
+    failure: Failure,
+    made: &Made,
+    file: &Path,
+    root: &Path,
+    directory: &Path,
+) -> Failure {
+    // libcontainer removes its record also where processes that are still ending are in the groups, so
+    // the groups come first.
+    match end_groups(made, file, root, true).and_then(|()| remove_recorded(directory)) {
+        Ok(()) => failure,
+        Err(left) => Failure::new(
+            failure.reason,
+            format!("{}; and not everything could be removed: {}", failure.message, left.message),
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use libcontainer::config::YoukiConfig;
-use libcontainer::container::ContainerStatus;
+use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -49,25 +49,13 @@ pub(super) fn exec(
         failed(&format!("mark the bundle {bundle}"), &error)
     })?;
     let spec = read_spec(container.bundle())?;
-    let process: Process = std::io::read_to_string(File::from(process))
-        .and_then(|text| Ok(serde_json::from_str(&text)?))
-        .map_err(|error| Failure::new(Reason::InvalidRequest, format!("process: {error}")))?;
+    let process = read_process(process)?;
     validate::process(&process)?;
     validate::terminal(&process, streams.console.is_some())?;
     refuse_listener(&spec)?;
     let other = |error: std::io::Error| failure(Reason::System, &error);
     let identity = Identity::of(root, &spec, &process)?;
-    let number = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-    let number = number.ok_or_else(not_running)?;
-    let init = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
-        Errno::SRCH => not_running(),
-        other => failed("open init", &other),
-    })?;
-    let shim = rustix::process::getppid();
-    if shim.is_none() || parent(number) != shim {
-        // The number is another's by now.
-        return Err(not_running());
-    }
+    let init = open_init(&container)?;
     let group =
         YoukiConfig::load(&container.root).map_err(|error| failure(Reason::Library, &error))?;
     let entry = entry(&group.cgroup_path).map_err(other)?;
@@ -94,6 +82,30 @@ pub(super) fn exec(
         }
         Err(plain) => Err(report.explain(plain.reason, plain.message)),
     }
+}
+
+/// Reads the process from its descriptor.
+fn read_process(process: OwnedFd) -> Result<Process, Failure> {
+    std::io::read_to_string(File::from(process))
+        .and_then(|text| Ok(serde_json::from_str(&text)?))
+        .map_err(|error| Failure::new(Reason::InvalidRequest, format!("process: {error}")))
+}
+
+/// Opens the init of a container by the pid in its record. The pid may have been reused, so the process
+/// must be a child of the shim.
+fn open_init(container: &Container) -> Result<OwnedFd, Failure> {
+    let number = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+    let number = number.ok_or_else(not_running)?;
+    let init = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
+        Errno::SRCH => not_running(),
+        other => failed("open init", &other),
+    })?;
+    // Read after the process was opened: if it is the shim's child now, the descriptor is init's.
+    let shim = rustix::process::getppid();
+    if shim.is_none() || parent(number) != shim {
+        return Err(not_running());
+    }
+    Ok(init)
 }
 
 /// The parent of a process. That of an init is the shim, as this process's is.

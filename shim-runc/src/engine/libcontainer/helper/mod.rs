@@ -23,6 +23,7 @@ mod failure;
 mod identity;
 mod init_channel;
 mod init_process;
+mod init_requests;
 mod keyring;
 mod launch;
 mod limits;
