@@ -2,9 +2,15 @@
 //!
 //! `runc delete` removes the cgroups, the resctrl group and the state directory of a stopped
 //! container, and runs the poststop hooks. If there is neither a resctrl group nor a hook, the shim
-//! does it itself, which saves the start of a Go program. `state.json` in the state directory
-//! (the same format since runc 1.0) says so. In every other case the engine runs `runc delete`, which
-//! accepts that a part is removed already.
+//! does it itself, which saves the start of a Go program. `state.json` in the state directory says so.
+//!
+//! `state.json` is private to runc: no document promises it. The fields that are read here have the same
+//! names since runc 1.0, and the tests run this with 1.1.5. A `state.json` without one of these fields,
+//! a program whose file name is not `runc`, and a container that systemd manages are left to
+//! `runc delete`, which accepts that a part is removed already.
+//!
+//! A wrapper whose file name is `runc` is not run for such a delete if it calls a real runc with the same
+//! `--root`; [`start`](super::start) says more.
 
 use std::collections::HashMap;
 use std::fs;

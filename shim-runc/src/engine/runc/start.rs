@@ -2,9 +2,21 @@
 //!
 //! runc's init opens `exec.fifo` in the container's state directory for writing, writes a byte, and
 //! executes the user's command. `runc start` only reads that byte and removes the fifo; the hooks
-//! have run before. The shim does the same itself, which saves the start of a Go program. The
-//! protocol is the same from runc 1.0 to 1.4. If the state directory looks different, the engine runs
-//! `runc start`.
+//! have run before. The shim does the same itself, which saves the start of a Go program.
+//!
+//! `exec.fifo` is private to runc: no document promises it. The protocol is known for runc 1.0 to 1.4,
+//! and the tests run it with 1.1.5. The engine runs `runc start` instead in each of these cases:
+//!
+//! - The program's file name is not `runc`. crun has a fifo too, and uses it differently.
+//! - The state directory below `--root` has no `state.json`, or `exec.fifo` is no fifo.
+//! - Init has ended without its byte. `runc start` then reports the error.
+//!
+//! # A wrapper that is named runc
+//!
+//! A wrapper whose file name is `runc` is not run for this start if it calls a real runc with the same
+//! `--root`. If it calls another runtime, or changes `--root`, the state directory looks different and
+//! the wrapper is run. A wrapper that must see every start needs another file name; the runtime option
+//! `BinaryName` selects it.
 
 use std::fs;
 use std::io;
