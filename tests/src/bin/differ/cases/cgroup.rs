@@ -70,7 +70,7 @@ fn memory() -> Vec<Variation> {
 fn cpu() -> Vec<Variation> {
     let v = Variation::new;
     let name = "cgroup v1: cpu";
-    vec![
+    let mut cases = vec![
         v(name, "shares", |spec, _| {
             spec["linux"]["resources"]["cpu"] = json!({"shares": 512});
         })
@@ -92,6 +92,15 @@ fn cpu() -> Vec<Variation> {
             spec["linux"]["resources"]["cpu"] = json!({"quota": -1, "period": 100_000});
         })
         .shows("/outside/values/cpu.cfs_quota_us", "-1"),
+    ];
+    cases.extend(cpu_of_both_versions(name));
+    cases
+}
+
+/// Limits that read alike in both versions of control groups.
+pub(super) fn cpu_of_both_versions(name: &'static str) -> Vec<Variation> {
+    let v = Variation::new;
+    vec![
         v(name, "a period too short", |spec, _| {
             spec["linux"]["resources"]["cpu"] = json!({"quota": 1000, "period": 10});
         })

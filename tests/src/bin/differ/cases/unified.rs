@@ -55,7 +55,7 @@ fn memory() -> Vec<Variation> {
 fn cpu() -> Vec<Variation> {
     let v = Variation::new;
     let name = "cgroup v2: cpu";
-    vec![
+    let mut cases = vec![
         v(name, "shares", |spec, _| {
             spec["linux"]["resources"]["cpu"] = json!({"shares": 512});
         })
@@ -68,32 +68,9 @@ fn cpu() -> Vec<Variation> {
             spec["linux"]["resources"]["cpu"] = json!({"quota": -1, "period": 50000});
         })
         .shows("/outside/values/cpu.max", "max 50000"),
-        v(name, "a period too short", |spec, _| {
-            spec["linux"]["resources"]["cpu"] = json!({"quota": 1000, "period": 10});
-        })
-        .refused(),
-        v(name, "a burst", |spec, _| {
-            spec["linux"]["resources"]["cpu"] =
-                json!({"quota": 20000, "period": 50000, "burst": 10000});
-        })
-        .open(),
-        v(name, "idle", |spec, _| spec["linux"]["resources"]["cpu"] = json!({"idle": 1})).open(),
-        v(name, "one processor", |spec, _| {
-            spec["linux"]["resources"]["cpu"] = json!({"cpus": "0", "mems": "0"});
-        })
-        .shows("/outside/values/cpuset.cpus", "0")
-        .shows("/cpus", "0")
-        .exec(|_| ()),
-        v(name, "a processor that is not there", |spec, _| {
-            spec["linux"]["resources"]["cpu"] = json!({"cpus": "4000"});
-        })
-        .refused(),
-        v(name, "realtime", |spec, _| {
-            spec["linux"]["resources"]["cpu"] =
-                json!({"realtimeRuntime": 1000, "realtimePeriod": 1_000_000});
-        })
-        .open(),
-    ]
+    ];
+    cases.extend(cgroup::cpu_of_both_versions(name));
+    cases
 }
 
 fn others() -> Vec<Variation> {
