@@ -443,7 +443,8 @@ fn daemon_restart(fixture: &Fixture) -> Result<()> {
     let client = life.shim.reconnect()?;
     let task = Task::new(&client, life.shim.reply.service(), life.task.id());
     let (answer, took) = timed(|| task.connect());
-    ensure!(answer?.task_pid == life.pid || took < Duration::from_secs(5));
+    ensure!(answer?.task_pid == life.pid, "Connect after init ended");
+    ensure!(took < Duration::from_secs(5), "Connect took {took:?}");
     // On a slow machine, init may only just be about to end.
     until(SOON, || status(&task, "").is_ok_and(|now| now == Status::STOPPED).then_some(()));
     let state = task.state("")?;
