@@ -1,5 +1,6 @@
-//! Containers made with libcontainer's records and checks and our own way from clone to execve, with
-//! no runtime binary, in helper processes of the shim's own.
+//! Creates containers with libcontainer, without a runtime binary, in helper processes of the shim.
+//! libcontainer keeps the record of a container and checks its spec; cloning, the root file system and
+//! the identity of processes are our own code.
 //!
 //! ```text
 //!   shim ──spawns──> helper ──clones──> init, execs
@@ -7,16 +8,15 @@
 //!    └── parent of all (CLONE_PARENT) ──────┘
 //! ```
 //!
-//! A helper has one thread, is started when first needed (or by [`Libcontainer::prepare`]),
-//! leaves when it has been quiet for a while, and is replaced when it dies or hangs; a running
-//! container does not notice. Calls of different containers have different helpers (`pool`).
+//! A helper has one thread. It is started for the first call, or earlier by [`Libcontainer::prepare`]. It
+//! exits after some time without a call, and is replaced when it dies or hangs. Running containers are
+//! not affected. Calls of different containers have different helpers (`pool`).
 //!
-//! Promise: what was asked is answered by a deadline; a create or exec that failed, the helper's
-//! death included, leaves no process, cgroup or record behind; the helper cannot be used to
-//! reach the shim's binary from a container.
-//! Not here: cgroup statistics and updates, signals, exits (common to both engines).
-//! Answers to the OCI runtime specification. `shim-runc/LIBCONTAINER.md` lists libcontainer's
-//! hazards.
+//! Promise: every call is answered by a deadline. A create or exec that fails, also because the helper
+//! died, leaves no process, cgroup or record behind. A container cannot reach the shim's binary through
+//! the helper.
+//! Not here: cgroup statistics and updates, signals, exits; they are the same for both engines.
+//! See the OCI runtime specification. `shim-runc/LIBCONTAINER.md` lists what works round libcontainer.
 
 mod connection;
 mod error_pipe;
