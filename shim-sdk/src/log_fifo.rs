@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reading_drops_and_counts_and_never_waits() {
+    fn without_a_reader_lines_are_dropped_and_counted_and_nothing_waits() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("log");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");

@@ -1,6 +1,6 @@
 //! Where a server listens: it takes over the listener that `start` made, and gives up its name.
 //!
-//! Also what goes with that hand-over: the options from `start`, the daemon's log fifo.
+//! Also: reads the options from `start`, and opens the daemon's log fifo.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

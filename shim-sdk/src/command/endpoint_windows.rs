@@ -37,7 +37,7 @@ impl Endpoint {
         socket::listen(&self.pipe)
     }
 
-    /// A pipe's name goes with its server.
+    /// Does nothing: Windows removes a pipe's name with its server.
     pub(super) fn remove_path(&self) {}
 }
 
@@ -46,5 +46,5 @@ fn open_log() -> Option<File> {
     OpenOptions::new().create(true).append(true).open("log").ok()
 }
 
-/// A dead server's pipe is gone.
+/// Does nothing: a dead server has no pipe.
 pub(super) fn remove_socket(_bundle: &Bundle) {}

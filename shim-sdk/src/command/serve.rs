@@ -1,4 +1,4 @@
-//! The server: one thread that owns every container of the shim until the last one is gone.
+//! The server: one thread that owns every container of the shim, and stops after the last one.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -158,7 +158,7 @@ mod tests {
         }
     }
 
-    /// How long a server without a container goes on, with a job after each of some times.
+    /// How long a server without a container runs, if a job comes after each of these times.
     async fn lifetime(jobs_after: &[Duration]) -> Duration {
         let stop = Rc::new(Notify::new());
         let (notes, noted) = mpsc::unbounded_channel();

@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 pub(super) struct MountOptions {
     /// Flags of the mount itself.
     pub(super) flags: MsFlags,
-    /// A change of propagation, which needs a call of its own.
+    /// A change of propagation, which needs a separate call.
     pub(super) propagation: MsFlags,
     /// The other options, which are the file system's own.
     pub(super) data: Vec<String>,

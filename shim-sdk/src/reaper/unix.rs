@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_nobodys_child_is_reported_with_an_unknown_status() {
+    fn a_process_that_is_no_child_is_reported_with_an_unknown_status() {
         table_test(async || {
             let gone = ProcessHandle::open(Pid::new(0x3fff_ffff).expect("not 0")).expect("open");
             assert_eq!(watch(&gone).await.status, UNKNOWN_STATUS);

@@ -208,12 +208,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_process_that_nobody_waits_for_is_killed() {
+    async fn a_process_whose_caller_is_dropped_is_killed() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let told = folder.path().join("pid");
         let script = format!("echo $$ > {}; exec sleep 100", told.display());
         let mut making = Box::pin(spawn(Program::new("sh").args(["-c", &script])));
-        // Asked for, and dropped before the answer is looked at.
+        // The process is requested; the future is dropped before it returns.
         assert!(poll_once(making.as_mut()).is_pending());
         let begun = Instant::now();
         let pid = loop {

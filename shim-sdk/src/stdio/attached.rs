@@ -38,7 +38,7 @@ pub(crate) struct Attached {
     made: Rc<Semaphore>,
     /// Copies that end when the process's output does.
     outputs: RefCell<Vec<OutputCopy>>,
-    /// Where input comes from once the process starts, and where it goes: a pipe, or the terminal.
+    /// The source of input, for the start of the process, and its target: a pipe, or the terminal.
     pub(super) awaited_input: RefCell<Option<(InputSource, Option<Polled>)>>,
     /// The copy to the process's input.
     input: RefCell<Option<JoinHandle<()>>>,
@@ -123,7 +123,7 @@ impl Attached {
         Ok(())
     }
 
-    /// Starts copying from a file, to the process's pipe or by a pipe of its own to the terminal.
+    /// Starts copying from a file to the process's pipe, or through a new pipe to the terminal.
     fn begin_file(&self, file: File, pipe: Option<Polled>) -> Result<()> {
         let pipe = match (pipe, &self.console) {
             (Some(pipe), _) => pipe,
@@ -267,7 +267,7 @@ mod tests {
             let mut stdout = File::from(OwnedFd::from(streams.stdout.expect("asked for")));
             stdout.write_all(b"words").expect("write");
             drop(stdout);
-            // In steps, so that what is ready meanwhile is copied meanwhile.
+            // In steps, so that tasks that are ready run in between.
             for _ in 0..20 {
                 tokio::time::sleep(after / 20).await;
             }

@@ -1,4 +1,4 @@
-//! Opens a process's streams. The SDK has no ends of its own on Windows.
+//! Opens a process's streams. On Windows the SDK keeps no end of them.
 //!
 //! A client's stream is a named pipe that the client serves. The SDK opens it, and the process gets
 //! that end. So there is nothing to copy, and nothing to wait for after the exit. Terminals and
@@ -32,7 +32,7 @@ pub(crate) async fn open(stdio: &Stdio, _owner: Owner<'_>) -> Result<(Io, Attach
     }
     let out = output(&stdout)?;
     streams.stderr = match &out {
-        // As containerd has it: a file for the output takes the errors as well.
+        // As in containerd, a file for stdout takes stderr as well if that has no URI.
         Some(out)
             if shared || matches!((&stdout, &stderr), (StdioUri::File(_), StdioUri::Null)) =>
         {

@@ -318,7 +318,7 @@ mod tests {
 
     /// Any user could make directories with the next names, and then no exec got its terminal.
     #[test]
-    fn the_sockets_directory_has_a_random_name_and_lets_nobody_in() {
+    fn the_sockets_directory_has_a_random_name_and_no_access_for_others() {
         use std::os::unix::fs::PermissionsExt;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let _inside = runtime.as_ref().expect("a runtime").enter();

@@ -32,8 +32,8 @@ thread_local! {
     static ENDING: RefCell<Vec<Rc<ProcessHandle>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Waits for the loggers that got a signal to end, and kills the others of them, because no process
-/// would do that after the shim has stopped. Loggers of running processes are not touched.
+/// Waits for the loggers that got a signal to end, and kills those that do not end, because no
+/// process would do that after the shim has stopped. Loggers of running processes are not touched.
 pub(crate) async fn end_all(grace: Duration) {
     let ended = async {
         while ENDING.with_borrow(|ending| !ending.is_empty()) {

@@ -1,4 +1,4 @@
-//! Standard streams: what a runtime is given, and where it comes from and goes to.
+//! Standard streams: opens what the client names, and copies between that and the process.
 //!
 //! The client gives a path or URI for each stream. A runtime gets plain streams, or a terminal's
 //! console socket, and passes them to the process that it makes. The SDK copies, and starts the

@@ -151,7 +151,7 @@ impl OpenedInput {
         let attempt = |cause| Error::io(format!("open {}", path.display()), cause);
         let mut options = OpenOptions::new();
         // O_NOCTTY: a terminal must not become the shim's own. O_NONBLOCK: a fifo may stand at the
-        // path by now, and opening it would wait for a writer.
+        // path now, and opening it would wait for a writer.
         let file = options.read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path);
         let file = file.map_err(attempt)?;
         let kind = file.metadata().map_err(attempt)?.file_type();

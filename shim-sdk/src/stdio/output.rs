@@ -38,7 +38,7 @@ const THERE: Duration = Duration::from_secs(1);
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
-/// Where output goes. It is checked, and a fifo is not open yet.
+/// The target of output. It is checked; a fifo is not open yet.
 #[derive(Debug)]
 pub(super) enum OutputTarget {
     /// A file, or a logger's pipe.
@@ -291,7 +291,7 @@ mod tests {
             let first = open_reader(&path);
             let progress = CopyProgress::new();
             let open = open_target(&path, &progress).await;
-            drop(first); // the client goes
+            drop(first); // the client closes its end
             open.sink.write_all(b"kept".to_vec()).await.expect("our own end keeps it open");
             let told = progress.clone();
             let close = tokio::task::spawn_local(async move { open.close(&told).await });

@@ -299,7 +299,7 @@ fn a_client_that_does_not_read_its_answers_is_not_read() {
             sent += 1;
             assert!(sent < 100_000, "it reads on, whatever becomes of the answers");
         }
-        // Another connection is served meanwhile, and nothing that was read is lost.
+        // Another connection is served in between, and nothing that was read is lost.
         assert_eq!(daemon.code("containerd.task.v3.Task", "State", &state).await, Code::OK);
         let mut answered = std::collections::BTreeSet::new();
         for _ in 0..sent {
