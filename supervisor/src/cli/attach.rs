@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use protos::grpc::containerd::services::tasks::v1::WaitRequest;
 use tokio::time::{sleep, timeout};
-use tonic::Code;
 
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 use super::signals::Signals;
 use super::stdio::Copies;
 use crate::daemon::went_away;
@@ -67,11 +66,9 @@ impl Process {
             exec_id: self.exec.clone(),
             stdin: true,
         };
-        match client.tasks().close_io(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                log::warn!("close standard input: {}", status.message());
-            }
-            _ => {}
+        let closed = client.tasks().close_io(request).await;
+        if let Err(error) = unless_absent(closed, || "close standard input".to_owned()) {
+            log::warn!("{}", error.report());
         }
     }
 }

@@ -4,13 +4,16 @@ use protos::grpc::containerd::services::containers::v1::{
     Container, DeleteContainerRequest, GetContainerRequest,
 };
 use protos::grpc::containerd::services::snapshots::v1::RemoveSnapshotRequest;
+use protos::grpc::containerd::services::tasks::v1::DeleteTaskRequest;
 use tonic::Code;
 
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 
 /// The snapshotter of containers that this command line makes.
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
+/// The label with the signal that an image's config asks for as STOPSIGNAL; containerd's.
+pub(crate) const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 
 /// A container's record.
 pub(crate) async fn get(client: &Client, id: &str) -> Result<Container, CliError> {
@@ -26,20 +29,16 @@ pub(crate) async fn get(client: &Client, id: &str) -> Result<Container, CliError
     }
 }
 
-/// Removes a container's record and its snapshot, neither of which need be there.
+/// Removes a container's record and its snapshot. Neither need exist.
 pub(crate) async fn remove(client: &Client, id: &str, snapshotter: &str) -> Result<(), CliError> {
     let record =
         async { client.containers().delete(DeleteContainerRequest { id: id.to_owned() }).await };
     let (record, snapshot) = tokio::join!(record, remove_snapshot(client, snapshotter, id));
-    match record {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(CliError::call(format!("remove container {id}"), status))
-        }
-        _ => snapshot,
-    }
+    unless_absent(record, || format!("remove container {id}"))?;
+    snapshot
 }
 
-/// Removes a snapshot, which need not be there.
+/// Removes a snapshot. It need not exist.
 pub(crate) async fn remove_snapshot(
     client: &Client,
     snapshotter: &str,
@@ -50,10 +49,12 @@ pub(crate) async fn remove_snapshot(
     }
     let request =
         RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-    match client.snapshots().remove(request).await {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(CliError::call(format!("remove snapshot {key}"), status))
-        }
-        _ => Ok(()),
-    }
+    let removed = client.snapshots().remove(request).await;
+    unless_absent(removed, || format!("remove snapshot {key}"))
+}
+
+/// Deletes a task that does not run. It need not exist.
+pub(crate) async fn delete_task(client: &Client, id: &str) -> Result<(), CliError> {
+    let request = DeleteTaskRequest { container_id: id.to_owned() };
+    unless_absent(client.tasks().delete(request).await, || format!("delete task {id}"))
 }

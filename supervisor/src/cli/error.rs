@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::spec::{CommandFault, SpecError};
 use crate::config::ConfigError;
@@ -116,30 +116,8 @@ impl CliError {
 
     /// Whether what was asked for may have been done in spite of the error.
     pub(crate) fn is_undecided(&self) -> bool {
-        match self {
-            Self::Call { answer, .. } => answer.is_broken(),
-            Self::Interrupted { .. } => true,
-            Self::Config(_)
-            | Self::Daemon(_)
-            | Self::Spec(_)
-            | Self::Command(_)
-            | Self::BadNamespace { .. }
-            | Self::UnknownSignal { .. }
-            | Self::NoTerminal
-            | Self::ArchiveIsDirectory { .. }
-            | Self::NoImage { .. }
-            | Self::BadImage { .. }
-            | Self::IdInUse { .. }
-            | Self::NoContainer { .. }
-            | Self::NotRunning { .. }
-            | Self::NoSpec { .. }
-            | Self::BadSpec { .. }
-            | Self::Encode { .. }
-            | Self::WaitLost { .. }
-            | Self::Io { .. }
-            | Self::Stays { .. }
-            | Self::Several { .. } => false,
-        }
+        matches!(self, Self::Interrupted { .. })
+            || matches!(self, Self::Call { answer, .. } if answer.is_broken())
     }
 
     /// The status to exit with.
@@ -169,6 +147,19 @@ impl CliError {
             | Self::Io { .. }
             | Self::Stays { .. } => OWN_FAILURE,
         }
+    }
+}
+
+/// The outcome of a call that ends or removes something. What does not exist is not an error: an
+/// earlier call, or another client, has removed it.
+pub(crate) fn unless_absent<T>(
+    answer: Result<T, Status>,
+    what: impl FnOnce() -> String,
+) -> Result<(), CliError> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        Err(status) => Err(CliError::call(what(), status)),
     }
 }
 

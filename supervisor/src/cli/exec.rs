@@ -14,14 +14,12 @@ use tonic::Code;
 
 use super::attach::{self, Process};
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 use super::signals::Signals;
 use super::spec::{self, Accounts, Environment, SpecError};
 use super::stdio::{Fifos, Streams};
 use super::terminal::RawTerminal;
 use super::{Context, container, random_hex, say, terminal};
-
-const MAX_ACCOUNT_BYTES: u64 = 16 << 20;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -89,9 +87,11 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
         terminal: arguments.tty,
         spec: Some(prost_types::Any { type_url: any::PROCESS.to_owned(), value: json }),
     };
-    let failed = |status: tonic::Status| match status.code() {
-        Code::NotFound => CliError::NotRunning { id: exec.container.clone() },
-        _ => explain(CliError::call(format!("exec in {}", exec.container), status), &arguments),
+    let failed = |status: tonic::Status| {
+        if status.code() == Code::NotFound {
+            return CliError::NotRunning { id: exec.container.clone() };
+        }
+        explain(CliError::call(format!("exec in {}", exec.container), status), &arguments)
     };
     client.tasks().exec(request).await.map_err(failed)?;
     let start = StartRequest { container_id: exec.container.clone(), exec_id: exec.exec.clone() };
@@ -172,7 +172,7 @@ async fn accounts(client: &Client, id: &str) -> Result<Accounts, CliError> {
         let mut content = Vec::new();
         match openat2(&root, path, flags, Mode::empty(), resolve) {
             Ok(file) => File::from(file)
-                .take(MAX_ACCOUNT_BYTES)
+                .take(Accounts::MAX_BYTES)
                 .read_to_end(&mut content)
                 .map_err(|cause| CliError::io(format!("read /{path} of container {id}"), cause))?,
             Err(_) => 0,
@@ -185,12 +185,8 @@ async fn accounts(client: &Client, id: &str) -> Result<Accounts, CliError> {
 async fn delete(client: &Client, exec: &Process) -> Result<(), CliError> {
     let request =
         DeleteProcessRequest { container_id: exec.container.clone(), exec_id: exec.exec.clone() };
-    match client.tasks().delete_process(request).await {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(CliError::call(format!("delete exec {}", exec.exec), status))
-        }
-        _ => Ok(()),
-    }
+    let deleted = client.tasks().delete_process(request).await;
+    unless_absent(deleted, || format!("delete exec {}", exec.exec))
 }
 
 /// The container's files change while it runs, so the runtime's words have to do.

@@ -1,10 +1,9 @@
 //! `images`: what is here to be run.
 
 use protos::grpc::containerd::services::images::v1::{DeleteImageRequest, ListImagesRequest};
-use tonic::Code;
 
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 use super::{Context, for_each, resolve, say, table};
 
 #[derive(clap::Args)]
@@ -65,16 +64,9 @@ async fn remove(client: &Client, names: &[String]) -> Result<u8, CliError> {
     for_each(names, |name| async move {
         let found = resolve::find(client, &name).await?;
         let request = DeleteImageRequest { name: found.name.clone(), sync: true, target: None };
-        match client.images().delete(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                Err(CliError::call(format!("remove image {name}"), status))
-            }
-            // It was here a moment ago; somebody else, or an earlier daemon, has removed it.
-            _ => {
-                say(found.name);
-                Ok(())
-            }
-        }
+        unless_absent(client.images().delete(request).await, || format!("remove image {name}"))?;
+        say(found.name);
+        Ok(())
     })
     .await
 }

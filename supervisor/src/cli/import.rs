@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use protos::any;
 use protos::grpc::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
-use protos::grpc::containerd::types::Platform;
+use protos::grpc::containerd::types;
 use protos::grpc::containerd::types::transfer::{
     ImageImportStream, ImageStore, Progress, UnpackConfiguration,
 };
@@ -16,6 +16,7 @@ use super::container::SNAPSHOTTER;
 use super::error::CliError;
 use super::stream::Stream;
 use super::{Context, say};
+use crate::image::Platform;
 
 /// The progress event that names an image which is now here.
 const SAVED: &str = "saved";
@@ -109,11 +110,7 @@ fn open(path: &Path) -> Result<File, CliError> {
     Ok(file)
 }
 
-fn host_platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() }
+fn host_platform() -> types::Platform {
+    let Platform { os, architecture, variant } = Platform::host();
+    types::Platform { os, architecture, variant, ..types::Platform::default() }
 }

@@ -3,10 +3,9 @@
 use protos::grpc::containerd::services::tasks::v1::KillRequest;
 use tonic::Code;
 
+use super::container::STOP_SIGNAL;
 use super::error::CliError;
 use super::{Context, container, for_each, signals};
-
-const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::{Code, Request};
 
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 use super::{Context, container, for_each, say};
 use crate::daemon::Idempotent;
 
@@ -98,12 +98,7 @@ pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
     }
     let wait = async {
         let request = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-        match client.tasks().wait(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                Err(CliError::call(format!("wait for {id}"), status))
-            }
-            _ => Ok(()),
-        }
+        unless_absent(client.tasks().wait(request).await, || format!("wait for {id}"))
     };
     within(id, &process, wait).await
 }
@@ -112,24 +107,18 @@ pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
 async fn delete(client: &Client, id: &str) -> Result<(), CliError> {
     let delete = async {
         let request = DeleteTaskRequest { container_id: id.to_owned() };
-        match client.tasks().delete(request).await {
-            Err(status) if status.code() != Code::NotFound => {
-                Err(CliError::call(format!("remove {id}"), status))
-            }
-            _ => Ok(()),
-        }
+        unless_absent(client.tasks().delete(request).await, || format!("remove {id}"))
     };
     within(id, "its task, with its mounts and bundle,", delete).await
 }
 
-/// What to call the process of a task.
+/// The process of a task, as messages name it.
 async fn process(client: &Client, id: &str) -> String {
     let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
-    match timeout(PATIENCE, client.tasks().get(request)).await {
-        Ok(Ok(answer)) => match answer.into_inner().process {
-            Some(process) if process.pid > 0 => format!("its process {}", process.pid),
-            _ => "its process".to_owned(),
-        },
-        _ => "its process".to_owned(),
+    let answer = timeout(PATIENCE, client.tasks().get(request)).await;
+    let process = answer.ok().and_then(Result::ok).and_then(|answer| answer.into_inner().process);
+    match process {
+        Some(process) if process.pid > 0 => format!("its process {}", process.pid),
+        Some(_) | None => "its process".to_owned(),
     }
 }

@@ -6,10 +6,9 @@ use std::convert::Infallible;
 use nix::sys::signal::Signal;
 use protos::grpc::containerd::services::tasks::v1::{KillRequest, ResizePtyRequest};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
-use tonic::Code;
 
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, unless_absent};
 use super::terminal;
 
 /// Signals that go to the container's process.
@@ -65,11 +64,9 @@ impl Signals {
                         signal: number as u32,
                         all: false,
                     };
-                    match client.tasks().kill(request).await {
-                        Err(status) if status.code() != Code::NotFound => {
-                            log::warn!("forward {number}: {}", status.message());
-                        }
-                        _ => {}
+                    let killed = client.tasks().kill(request).await;
+                    if let Err(error) = unless_absent(killed, || format!("forward {number}")) {
+                        log::warn!("{}", error.report());
                     }
                 }
             }
@@ -149,7 +146,7 @@ pub(crate) fn parse(text: &str) -> Result<u32, CliError> {
         Some(rest) => match (rest.strip_prefix("IN+"), rest.strip_prefix("AX-")) {
             (Some(offset), _) => Some(first + number(offset)?),
             (_, Some(offset)) => Some(last - number(offset)?.min(last)),
-            _ => None,
+            (None, None) => None,
         },
         None => None,
     };

@@ -230,7 +230,8 @@ fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd as _;
-    use std::time::Duration;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
 
     fn streams() -> Streams {
         Streams { stdin: false, terminal: false }
@@ -244,8 +245,18 @@ mod tests {
         let from = fifos.stdout.take().unwrap();
         let mut target = tempfile::tempfile().unwrap();
         let into = target.try_clone().unwrap();
-        let reader = thread::spawn(move || drain(&from, into.as_fd()));
-        thread::sleep(Duration::from_millis(20)); // the reader waits for a writer first
+        let (id, started) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            id.send(nix::unistd::gettid()).unwrap();
+            drain(&from, into.as_fd());
+        });
+        // The reader sleeps in poll(2) before there is a writer.
+        let stat = format!("/proc/self/task/{}/stat", started.recv().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+            assert!(Instant::now() < deadline, "the reader does not wait");
+            thread::yield_now();
+        }
         let mut writer = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         writer.write_all(&vec![7; 8 << 20]).unwrap();
         drop(writer);

@@ -88,6 +88,6 @@ impl Stream {
 fn widened(message: &Any) -> usize {
     match any::unpack::<WindowUpdate>(message) {
         Some(Ok(update)) => usize::try_from(update.update).unwrap_or(0),
-        _ => 0,
+        Some(Err(_)) | None => 0,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use protos::grpc::containerd::services::snapshots::v1::StatSnapshotRequest;
-use protos::grpc::containerd::services::tasks::v1::{DeleteTaskRequest, GetRequest};
+use protos::grpc::containerd::services::tasks::v1::GetRequest;
 use protos::grpc::containerd::v1::types::Status;
 use tonic::Code;
 
@@ -57,13 +57,7 @@ pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError>
                         return Ok(false);
                     }
                     rm::stop(client, id).await?;
-                    let request = DeleteTaskRequest { container_id: id.to_owned() };
-                    match client.tasks().delete(request).await {
-                        Err(status) if status.code() != Code::NotFound => {
-                            return Err(CliError::call(format!("delete task {id}"), status));
-                        }
-                        _ => {}
-                    }
+                    container::delete_task(client, id).await?;
                 }
             }
         }

@@ -12,14 +12,13 @@ use protos::grpc::containerd::services::containers::v1::{Container, CreateContai
 
 use super::arguments::Arguments;
 use crate::cli::client::Client;
-use crate::cli::container::SNAPSHOTTER;
+use crate::cli::container::{SNAPSHOTTER, STOP_SIGNAL};
 use crate::cli::error::CliError;
 use crate::cli::resolve::RunImage;
 use crate::cli::spec::{Accounts, Command, Environment, SpecError, Wanted};
 use crate::cli::unfinished;
 use crate::maker;
 
-const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 /// A host name has at most this many bytes.
 const HOSTNAME_BYTES: usize = 63;
 

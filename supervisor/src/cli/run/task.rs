@@ -3,21 +3,18 @@
 //! Promise: a task that was created and does not run, or whose exit status is lost, is removed before
 //! the error is returned.
 
-use protos::grpc::containerd::services::tasks::v1::{
-    CreateTaskRequest, DeleteTaskRequest, StartRequest,
-};
+use protos::grpc::containerd::services::tasks::v1::{CreateTaskRequest, StartRequest};
 use protos::grpc::containerd::types;
-use tonic::Code;
 
 use super::arguments::Arguments;
 use super::interrupt::{left_behind, unless_interrupted};
 use crate::cli::attach::{self, Process};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
-use crate::cli::rm;
 use crate::cli::signals::Signals;
 use crate::cli::stdio::{Fifos, Streams};
 use crate::cli::terminal::RawTerminal;
+use crate::cli::{container, rm};
 
 /// Runs the task to its end, with this process's standard streams; returns its exit status.
 pub(super) async fn foreground(
@@ -52,7 +49,7 @@ pub(super) async fn foreground(
             return Err(error);
         }
         let status = exit.attend(client, &process, &mut copies, signals).await?;
-        attach::finish(&mut copies, delete(client, id)).await?;
+        attach::finish(&mut copies, container::delete_task(client, id)).await?;
         Ok(status)
     }
     .await;
@@ -110,16 +107,6 @@ async fn start(client: &Client, id: &str, signals: &mut Signals) -> Result<(), C
         started.map(drop).map_err(|status| CliError::call(format!("start container {id}"), status))
     };
     unless_interrupted(signals, id, start).await
-}
-
-async fn delete(client: &Client, id: &str) -> Result<(), CliError> {
-    let request = DeleteTaskRequest { container_id: id.to_owned() };
-    match client.tasks().delete(request).await {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(CliError::call(format!("delete task {id}"), status))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Removes the task after an error, and returns the error.

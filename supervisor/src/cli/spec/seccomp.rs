@@ -137,9 +137,10 @@ fn allow(names: &str, first: Option<(LinuxSeccompOperator, u64)>) -> LinuxSyscal
         .set_args(first.map(|(operator, value)| {
             let argument =
                 LinuxSeccompArgBuilder::default().index(0_usize).value(value).op(operator);
-            let argument = match operator {
-                LinuxSeccompOperator::ScmpCmpMaskedEq => argument.value_two(0_u64),
-                _ => argument,
+            let argument = if operator == LinuxSeccompOperator::ScmpCmpMaskedEq {
+                argument.value_two(0_u64)
+            } else {
+                argument
             };
             // Every field is set, which is all that the builder checks.
             vec![argument.build().unwrap_or_default()]

@@ -11,8 +11,6 @@ use oci_spec::runtime::User;
 
 use super::SpecError;
 
-/// Larger files are not passwd or group files.
-const MAX_BYTES: u64 = 16 << 20;
 /// The largest id that containerd takes for a number.
 const MAX_ID: u32 = i32::MAX as u32;
 
@@ -30,10 +28,13 @@ struct Account<'a> {
 }
 
 impl Accounts {
+    /// No more than this is read of each file.
+    pub(crate) const MAX_BYTES: u64 = 16 << 20;
+
     /// Reads them from an image's layers.
     pub(crate) fn of_image(merged: &mut Merged) -> Result<Self, SpecError> {
         let mut read = |path: &'static str| {
-            let content = merged.read(Path::new(path), MAX_BYTES);
+            let content = merged.read(Path::new(path), Self::MAX_BYTES);
             content
                 .map(Option::unwrap_or_default)
                 .map_err(|cause| SpecError::ReadAccounts { path, cause })
