@@ -52,37 +52,12 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     ),
     except(
         Rule::Circle,
-        "tests/src/bin/attack/attack.rs -> tests/src/bin/attack/fixture.rs",
-        PROGRAMS,
-    ),
-    except(
-        Rule::Circle,
         "tests/src/bin/differ/case.rs -> tests/src/bin/differ/cases/mod.rs",
         PROGRAMS,
     ),
     except(Rule::Circle, "tests/src/bin/differ/raw.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
     except(Rule::Circle, "tests/src/bin/differ/shim.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
     except(Rule::Circle, "tests/src/bin/differ/table.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
-    except(
-        Rule::Circle,
-        "tests/src/bin/shimcheck/row.rs -> tests/src/bin/shimcheck/fixture.rs",
-        PROGRAMS,
-    ),
-    except(
-        Rule::Circle,
-        "tests/src/bin/shimcheck/fixture.rs -> tests/src/bin/shimcheck/run.rs",
-        PROGRAMS,
-    ),
-    except(
-        Rule::Circle,
-        "tests/src/bin/shimcheck/job.rs -> tests/src/bin/shimcheck/run.rs",
-        PROGRAMS,
-    ),
-    except(
-        Rule::Circle,
-        "tests/src/bin/shimcheck/rows/resources.rs -> tests/src/bin/shimcheck/rows/host.rs",
-        PROGRAMS,
-    ),
     except(
         Rule::Place,
         "supervisor/src/container.rs names prost",

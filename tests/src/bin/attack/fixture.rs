@@ -11,7 +11,7 @@ use harness::shim::{Bundle, Stream};
 use harness::{Finished, Root, Supervisor, programs, run};
 use serde_json::{Value, json};
 
-use crate::attack::Engine;
+use crate::engine::Engine;
 
 /// Upwards from wherever a descriptor leads to.
 pub(crate) const UP: &str = "../../../../../../../../../../../..";

@@ -11,6 +11,7 @@
 mod attack;
 mod attacks;
 mod container;
+mod engine;
 mod fixture;
 mod job;
 mod sys;
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::programs;
 
 use attack::Attack;
+use engine::Engine;
 
 const USAGE: &str = "\
 usage: attack [--only NAME]... [--jobs N]
@@ -116,9 +118,9 @@ fn binaries() -> Result<()> {
         programs::choose(&release.canonicalize().context("find the release binaries")?);
     }
     let directory = programs::directory();
-    let youki = directory.join(attack::Engine::Youki.shim());
+    let youki = directory.join(Engine::Youki.shim());
     if !youki.exists() {
-        std::fs::hard_link(directory.join(attack::Engine::Runc.shim()), &youki)
+        std::fs::hard_link(directory.join(Engine::Runc.shim()), &youki)
             .with_context(|| format!("link {}", youki.display()))?;
     }
     Ok(())

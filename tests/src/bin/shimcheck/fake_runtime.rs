@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use harness::programs;
 
 use crate::fixture::Fixture;
-use crate::row::not_offered;
+use crate::verdict::not_offered;
 
 /// Sleeps as the process itself, under a name that the sweep can find.
 pub(crate) const HANG: &str = "exec \"$d/sleep\" 300";

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -20,7 +21,7 @@ use protos::ttrpc::shim::oci::Options as RuncOptions;
 use serde_json::Value;
 
 use crate::options::Options;
-use crate::row::not_offered;
+use crate::verdict::not_offered;
 
 /// How long what should happen at once may take on a busy machine, or on one that is emulated.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -99,7 +100,7 @@ impl Fixture {
 
     /// What the runtime that was named says of itself; empty if none was.
     pub(crate) fn runtime_version(&self) -> String {
-        self.options.runtime.as_deref().map(crate::run::version).unwrap_or_default()
+        self.options.runtime.as_deref().map(version).unwrap_or_default()
     }
 
     /// How a shim is executed for a bundle.
@@ -534,4 +535,16 @@ pub(crate) fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
     let began = Instant::now();
     let value = what();
     (value, began.elapsed())
+}
+
+/// The first line of what a program says of itself.
+pub(crate) fn version(program: &Path) -> String {
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .map(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().next().unwrap_or_default().to_owned()
+        })
+        .unwrap_or_default()
 }

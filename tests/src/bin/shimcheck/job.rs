@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use harness::leak::{self, Scope};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::fixture;
 use crate::options::{self, Options};
-use crate::row::{Row, Verdict};
-use crate::run::sweep;
+use crate::row::Row;
+use crate::verdict::Verdict;
 
 /// A row that is being checked.
 pub(crate) struct Job {
@@ -123,4 +124,20 @@ fn verdict(text: &str) -> Option<Verdict> {
         "not offered" => Some(Verdict::NotOffered(said)),
         _ => Some(Verdict::Broken(said)),
     }
+}
+
+/// Ends and removes whatever is there, its files too unless they are to stay; how much there was.
+pub(crate) fn sweep(place: &Path, sockets: &[PathBuf], files_stay: bool) -> usize {
+    let mut scope = Scope {
+        token: place.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        directory: place.to_owned(),
+        sockets: sockets.to_vec(),
+        namespace_cgroup_may_stay: true,
+    };
+    let found = leak::look(&scope).len();
+    if files_stay {
+        scope.directory = place.join("none");
+    }
+    leak::sweep(&scope);
+    found
 }

@@ -19,6 +19,7 @@ mod report;
 mod row;
 mod rows;
 mod run;
+mod verdict;
 
 use std::process::ExitCode;
 

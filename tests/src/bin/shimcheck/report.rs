@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::row::{Row, Verdict};
+use crate::row::Row;
 use crate::rows;
+use crate::verdict::Verdict;
 
 /// Counts of verdicts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -3,25 +3,24 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::leak::{self, Scope};
 use harness::programs;
 use harness::shim::{Dialect, bundle, launch, namespace};
 use harness::wait;
 use serde_json::json;
 
-use crate::fixture::{self, Fixture};
-use crate::job::{Done, Job};
+use crate::fixture::{self, Fixture, version};
+use crate::job::{Done, Job, sweep};
 use crate::known;
 use crate::options::{self, Options};
 use crate::report::{self, Counts};
-use crate::row::{NotOffered, Row, Verdict};
+use crate::row::Row;
 use crate::rows;
+use crate::verdict::{NotOffered, Verdict};
 
 /// Checks every row that was asked for; whether none is broken.
 pub(crate) fn all(options: &Options) -> Result<bool> {
@@ -149,18 +148,6 @@ fn private_mounts(runtime: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The first line of what a program says of itself.
-pub(crate) fn version(program: &Path) -> String {
-    Command::new(program)
-        .arg("--version")
-        .output()
-        .map(|output| {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.lines().next().unwrap_or_default().to_owned()
-        })
-        .unwrap_or_default()
-}
-
 fn introduce(options: &Options, go: bool) {
     let own = if go { " (Go: what is on record for it is listed as known)" } else { "" };
     report::line(&format!("# shim: {}{own}", options.shim.display()));
@@ -217,20 +204,4 @@ fn on_record(done: &Done) -> Verdict {
         (Verdict::Broken(seen), Some(record)) => Verdict::Known(seen.clone(), record),
         (verdict, _) => verdict.clone(),
     }
-}
-
-/// Ends and removes whatever is there, its files too unless they are to stay; how much there was.
-pub(crate) fn sweep(place: &Path, sockets: &[PathBuf], files_stay: bool) -> usize {
-    let mut scope = Scope {
-        token: place.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        directory: place.to_owned(),
-        sockets: sockets.to_vec(),
-        namespace_cgroup_may_stay: true,
-    };
-    let found = leak::look(&scope).len();
-    if files_stay {
-        scope.directory = place.join("none");
-    }
-    leak::sweep(&scope);
-    found
 }

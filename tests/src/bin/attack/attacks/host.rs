@@ -10,7 +10,8 @@ use harness::shim::bundle;
 use harness::wait;
 use serde_json::json;
 
-use crate::attack::{Attack, Engine, on_both, within};
+use crate::attack::{Attack, on_both, within};
+use crate::engine::Engine;
 use crate::fixture::{Fixture, SOON};
 use crate::sys;
 

@@ -11,7 +11,8 @@ use protos::ttrpc::bootstrap_api::BootstrapParams;
 use protos::ttrpc::protobuf::{EnumOrUnknown, Message};
 
 use crate::fixture::{Fixture, SOON, Shim};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -14,7 +14,8 @@ use protos::ttrpc::shim::oci::CheckpointOptions;
 
 use super::task::contained;
 use crate::fixture::{Fixture, Life, SOON};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -10,7 +10,8 @@ use harness::shim::ttrpc::{CallError, Code};
 use crate::fixture::{
     Fixture, Life, Pipes, SOON, exit_status, finish, timed, unless_unimplemented,
 };
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -338,7 +338,7 @@ fn group(fixture: &Fixture) -> Result<()> {
     let (first, second) = (labelled()?, labelled()?);
     let shim = fixture.start(&first)?;
     if fixture.start(&second)?.reply.address != shim.reply.address {
-        return crate::row::not_offered("the shim does not group");
+        return crate::verdict::not_offered("the shim does not group");
     }
     for bundle in [&first, &second] {
         let task = shim.task(&bundle.id);

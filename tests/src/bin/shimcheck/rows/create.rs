@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::task::contained;
 use crate::fixture::{Fixture, SOON, exit_status, finish, refused, status};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -286,7 +286,7 @@ fn bad_spec(fixture: &Fixture) -> Result<()> {
             life.task.delete("e1")?;
         } else {
             unless_unimplemented(added, "Exec").err().map_or(Ok(()), |why| {
-                if why.downcast_ref::<crate::row::NotOffered>().is_some() {
+                if why.downcast_ref::<crate::verdict::NotOffered>().is_some() {
                     Err(why)
                 } else {
                     Ok(())

@@ -12,7 +12,8 @@ use harness::shim::until;
 
 use super::stdio::addressed;
 use crate::fixture::{Fixture, SOON, exit_status, timed};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -16,9 +16,10 @@ use protos::ttrpc::cgroups::metrics::Metrics;
 use protos::ttrpc::protobuf::Message;
 use serde_json::json;
 
-use super::host;
+use super::metrics_v2::same_as_runc;
 use crate::fixture::{Fixture, Life, SOON, refused, timed, unless_unimplemented};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -229,7 +230,7 @@ fn stats_as_runc(fixture: &Fixture) -> Result<()> {
         }
     };
     if unified() {
-        host::same_as_runc(&unless_unimplemented(life.task.stats(), "Stats")?, &said["data"])?;
+        same_as_runc(&unless_unimplemented(life.task.stats(), "Stats")?, &said["data"])?;
         return life.end();
     }
     let any = unless_unimplemented(life.task.stats(), "Stats")?;

@@ -11,7 +11,8 @@ use protos::ttrpc::api::{CreateTaskResponse, Empty, StartRequest, StartResponse,
 use super::runtime::run;
 use crate::fake_runtime::{FakeRuntime, HANG};
 use crate::fixture::{Fixture, Life, SOON, exit_status, finish, timed};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

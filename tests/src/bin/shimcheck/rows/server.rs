@@ -8,7 +8,8 @@ use harness::proc;
 use harness::shim::{Bundle, launch};
 
 use crate::fixture::Fixture;
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

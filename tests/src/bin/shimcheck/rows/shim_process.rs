@@ -19,7 +19,8 @@ use sha2::{Digest, Sha256};
 
 use super::bootstrap::{modern, served};
 use crate::fixture::{Fixture, SOON, finish, refused, timed, unless_unimplemented};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

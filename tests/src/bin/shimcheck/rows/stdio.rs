@@ -13,7 +13,8 @@ use protos::ttrpc::api::Status;
 
 use super::task::contained;
 use crate::fixture::{Fixture, Life, Pipes, SOON, exit_status, finish, timed};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -11,7 +11,8 @@ use harness::{leak, proc};
 use protos::ttrpc::api::{Status, WaitResponse};
 
 use crate::fixture::{Fixture, Life, SOON, refused, unless_unimplemented, until_told};
-use crate::row::{Row, not_offered, row};
+use crate::row::{Row, row};
+use crate::verdict::not_offered;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -460,7 +461,7 @@ fn pids_stopped(fixture: &Fixture) -> Result<()> {
     match unless_unimplemented(life.task.pids(), "Pids") {
         Ok(answer) => ensure!(answer.processes.len() <= 1, "{answer}"),
         Err(why) => {
-            if why.downcast_ref::<crate::row::NotOffered>().is_some() {
+            if why.downcast_ref::<crate::verdict::NotOffered>().is_some() {
                 return Err(why);
             }
             let code = life.task.pids().err().and_then(|why| why.code());
