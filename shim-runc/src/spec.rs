@@ -15,7 +15,7 @@ use shim_sdk::file::read_regular;
 #[serde(default)]
 pub(crate) struct SpecExcerpt {
     root: Option<Root>,
-    mounts: Option<Vec<Mount>>,
+    mounts: Option<Vec<SpecMount>>,
     linux: Option<Linux>,
     hooks: Option<Hooks>,
 }
@@ -26,7 +26,7 @@ struct Root {
 }
 
 #[derive(Debug, Deserialize)]
-struct Mount {
+struct SpecMount {
     destination: PathBuf,
 }
 

@@ -33,7 +33,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::helper_executable::Image;
-use super::wire::{self, Frame, Reply, Request};
+use super::wire::{self, Frame, HelperReply, HelperRequest};
 use super::{HELPER_ARGUMENT, HELPER_SOCKET};
 use crate::process_tree;
 use crate::sys;
@@ -86,7 +86,7 @@ pub(super) enum AskError {
 
 /// An answer with the descriptors beside it.
 pub(super) struct Answer {
-    pub(super) reply: Reply,
+    pub(super) reply: HelperReply,
     pub(super) fds: Vec<OwnedFd>,
 }
 
@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// Says what wants no answer. Whether it was heard shows with the next question.
-    pub(super) fn tell(&self, request: &Request) -> io::Result<()> {
+    pub(super) fn tell(&self, request: &HelperRequest) -> io::Result<()> {
         let bytes = wire::encode(self.sequence.get(), request)?;
         wire::send(self.socket.get_ref(), &bytes, &[])
     }
@@ -147,7 +147,7 @@ impl Connection {
     /// An answer to a question whose asker has gone is dropped when the next one is asked.
     pub(super) async fn ask(
         &self,
-        request: &Request,
+        request: &HelperRequest,
         fds: &[BorrowedFd<'_>],
         deadline: Duration,
     ) -> Result<Answer, AskError> {
@@ -199,7 +199,7 @@ impl Connection {
             let Frame { sequence: answered, body: reply, .. } =
                 wire::decode(&bytes).map_err(|cause| AskError::Socket { cause })?;
             match reply {
-                Reply::Leaving => return Ok(Answer { reply, fds }),
+                HelperReply::Leaving => return Ok(Answer { reply, fds }),
                 _ if answered == sequence => return Ok(Answer { reply, fds }),
                 _ if answered < sequence => {}
                 _ => return Err(AskError::Nonsense),

@@ -47,7 +47,7 @@ pub(super) struct Report {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum Line {
+enum ReportLine {
     Failure(Failure),
     Event(String),
 }
@@ -127,10 +127,12 @@ impl Findings {
                 continue;
             }
             match serde_json::from_slice(&self.partial) {
-                Ok(Line::Failure(failure)) if self.failure.is_none() => {
+                Ok(ReportLine::Failure(failure)) if self.failure.is_none() => {
                     self.failure = Some(failure)
                 }
-                Ok(Line::Event(event)) if self.events.len() < EVENTS => self.events.push(event),
+                Ok(ReportLine::Event(event)) if self.events.len() < EVENTS => {
+                    self.events.push(event)
+                }
                 Ok(_) | Err(_) => {}
             }
             self.partial.clear();
@@ -162,10 +164,10 @@ impl Findings {
 
 /// Writes what a clone knows.
 pub(super) fn tell(report: BorrowedFd<'_>, failure: &Failure) {
-    write(report, &Line::Failure(failure.clone()));
+    write(report, &ReportLine::Failure(failure.clone()));
 }
 
-fn write(report: BorrowedFd<'_>, line: &Line) {
+fn write(report: BorrowedFd<'_>, line: &ReportLine) {
     let Ok(mut bytes) = serde_json::to_vec(line) else { return };
     bytes.push(b'\n');
     if bytes.len() <= LINE_BYTES {
@@ -197,7 +199,7 @@ impl Subscriber for Errors {
             let Some(report) = report else { return };
             let mut text = Text::default();
             event.record(&mut text);
-            write(report.as_fd(), &Line::Event(text.finish()));
+            write(report.as_fd(), &ReportLine::Event(text.finish()));
         });
     }
 
@@ -250,7 +252,7 @@ mod tests {
     #[test]
     fn what_a_clone_tells_wins_over_events() {
         let report = Report::open().unwrap();
-        write(report.write.as_fd(), &Line::Event("failed to mount (err: EPERM)".into()));
+        write(report.write.as_fd(), &ReportLine::Event("failed to mount (err: EPERM)".into()));
         let failure = Failure::new(Reason::CommandNotFound, "exec: \"x\": not found");
         tell(report.writer().as_fd(), &failure);
         assert_eq!(report.explain(Reason::Library, "failed".into()), failure);
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn events_give_the_cause_of_a_bare_error() {
         let report = Report::open().unwrap();
-        write(report.write.as_fd(), &Line::Event("mount /proc (err: EPERM)".into()));
+        write(report.write.as_fd(), &ReportLine::Event("mount /proc (err: EPERM)".into()));
         let failure = report.explain(Reason::Library, "failed syscall".into());
         assert_eq!(failure.message, "failed syscall: mount /proc (err: EPERM)");
     }

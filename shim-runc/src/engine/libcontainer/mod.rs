@@ -51,7 +51,7 @@ use super::{CreateRequest, Engine, ExecRequest};
 use self::connection::{Answer, AskError};
 use self::error_pipe::Findings;
 use self::pool::{Call, Pool};
-use self::wire::{Failure, Reply, Request};
+use self::wire::{Failure, HelperReply, HelperRequest};
 use crate::sys;
 
 pub(crate) use self::features::features;
@@ -113,7 +113,7 @@ struct Waiting {
 
 /// A process's streams as the helper gets them.
 #[derive(Debug, Default)]
-pub(crate) struct Streams<'a> {
+pub(crate) struct BorrowedStreams<'a> {
     pub(crate) stdin: Option<BorrowedFd<'a>>,
     pub(crate) stdout: Option<BorrowedFd<'a>>,
     pub(crate) stderr: Option<BorrowedFd<'a>>,
@@ -121,9 +121,9 @@ pub(crate) struct Streams<'a> {
     pub(crate) console: Option<PathBuf>,
 }
 
-impl<'a> Streams<'a> {
-    fn named(&self) -> wire::Streams {
-        wire::Streams {
+impl<'a> BorrowedStreams<'a> {
+    fn named(&self) -> wire::StreamList {
+        wire::StreamList {
             stdin: self.stdin.is_some(),
             stdout: self.stdout.is_some(),
             stderr: self.stderr.is_some(),
@@ -158,7 +158,8 @@ impl Libcontainer {
         if let Some((id, bundle)) = first
             && let Ok(bundle) = std::path::absolute(bundle)
         {
-            let request = Request::Expect { root: self.root.clone(), id: id.to_owned(), bundle };
+            let request =
+                HelperRequest::Expect { root: self.root.clone(), id: id.to_owned(), bundle };
             let told = self.pool.with_idle(|helper| helper.tell(&request));
             let _ = told.transpose().inspect_err(|error| quiet(error));
         }
@@ -170,11 +171,11 @@ impl Libcontainer {
         id: &str,
         bundle: &Path,
         (no_pivot_root, no_new_keyring): (bool, bool),
-        streams: &Streams<'_>,
+        streams: &BorrowedStreams<'_>,
     ) -> Result<i32, EngineError> {
         let bundle = std::path::absolute(bundle)
             .map_err(|cause| EngineError::file("find", bundle, cause))?;
-        let request = Request::Create {
+        let request = HelperRequest::Create {
             root: self.root.clone(),
             id: id.to_owned(),
             bundle,
@@ -190,12 +191,12 @@ impl Libcontainer {
             }
         };
         match (answer.reply, answer.fds.pop()) {
-            (Reply::Created { pid, hooked }, Some(report)) => {
+            (HelperReply::Created { pid, hooked }, Some(report)) => {
                 self.waiting.borrow_mut().insert(id.to_owned(), Waiting { report, hooked });
                 self.hand_over(pid);
                 Ok(pid)
             }
-            (Reply::Failed(failure), _) => {
+            (HelperReply::Failed(failure), _) => {
                 self.pool.forget(id);
                 Err(refused(Operation::Create, failure))
             }
@@ -212,7 +213,7 @@ impl Libcontainer {
                 .inspect_err(|error| log::debug!("{id}: tell init to go on: {error}"))
                 .is_ok();
         if !told {
-            let request = Request::Start { root: self.root.clone(), id: id.to_owned() };
+            let request = HelperRequest::Start { root: self.root.clone(), id: id.to_owned() };
             self.done(Operation::Start, id, &request).await?;
         }
         let Some(waiting) = self.waiting.borrow_mut().remove(id) else {
@@ -232,12 +233,15 @@ impl Libcontainer {
         &self,
         id: &str,
         process: &[u8],
-        streams: &Streams<'_>,
+        streams: &BorrowedStreams<'_>,
     ) -> Result<i32, EngineError> {
         let file = in_memory(process)
             .map_err(|cause| EngineError::system(SystemCall::MemfdCreate, cause))?;
-        let request =
-            Request::Exec { root: self.root.clone(), id: id.to_owned(), streams: streams.named() };
+        let request = HelperRequest::Exec {
+            root: self.root.clone(),
+            id: id.to_owned(),
+            streams: streams.named(),
+        };
         let mut fds = streams.fds();
         fds.push(file.as_fd());
         let mut answer = match self.ask(id, &request, &fds).await {
@@ -245,11 +249,11 @@ impl Libcontainer {
             Err(error) => return Err(no_answer(Operation::Exec, error)),
         };
         match (answer.reply, answer.fds.pop()) {
-            (Reply::Executed { pid }, Some(report)) => {
+            (HelperReply::Executed { pid }, Some(report)) => {
                 self.hand_over(pid);
                 self.follow_exec(pid, report).await
             }
-            (Reply::Failed(failure), _) => Err(refused(Operation::Exec, failure)),
+            (HelperReply::Failed(failure), _) => Err(refused(Operation::Exec, failure)),
             _ => Err(no_answer(Operation::Exec, AskError::Nonsense)),
         }
     }
@@ -272,7 +276,7 @@ impl Libcontainer {
 
     /// Removes what create made; what is not there is removed already.
     async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
-        let request = Request::Delete { root: self.root.clone(), id: id.to_owned(), force };
+        let request = HelperRequest::Delete { root: self.root.clone(), id: id.to_owned(), force };
         self.done(Operation::Delete, id, &request).await?;
         self.waiting.borrow_mut().remove(id);
         self.pool.forget(id);
@@ -281,13 +285,13 @@ impl Libcontainer {
 
     /// Freezes a container.
     async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
-        let request = Request::Pause { root: self.root.clone(), id: id.to_owned() };
+        let request = HelperRequest::Pause { root: self.root.clone(), id: id.to_owned() };
         self.done(Operation::Pause, id, &request).await
     }
 
     /// Thaws a container.
     async fn resume_container(&self, id: &str) -> Result<(), EngineError> {
-        let request = Request::Resume { root: self.root.clone(), id: id.to_owned() };
+        let request = HelperRequest::Resume { root: self.root.clone(), id: id.to_owned() };
         self.done(Operation::Resume, id, &request).await
     }
 
@@ -310,11 +314,13 @@ impl Libcontainer {
         &self,
         operation: Operation,
         id: &str,
-        request: &Request,
+        request: &HelperRequest,
     ) -> Result<(), EngineError> {
         match self.ask(id, request, &[]).await {
-            Ok(Answer { reply: Reply::Done, .. }) => Ok(()),
-            Ok(Answer { reply: Reply::Failed(failure), .. }) => Err(refused(operation, failure)),
+            Ok(Answer { reply: HelperReply::Done, .. }) => Ok(()),
+            Ok(Answer { reply: HelperReply::Failed(failure), .. }) => {
+                Err(refused(operation, failure))
+            }
             Ok(_) => Err(no_answer(operation, AskError::Nonsense)),
             Err(error) => Err(no_answer(operation, error)),
         }
@@ -324,21 +330,21 @@ impl Libcontainer {
     async fn ask(
         &self,
         id: &str,
-        request: &Request,
+        request: &HelperRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Answer, AskError> {
-        let lane = self.pool.lane(id);
-        let call = self.pool.call(&lane).await;
+        let queue = self.pool.queue(id);
+        let call = self.pool.call(&queue).await;
         // What joins a container that ends meanwhile may never be done with it.
-        let joins = matches!(request, Request::Exec { .. });
-        if joins && lane.has_ended() {
+        let joins = matches!(request, HelperRequest::Exec { .. });
+        if joins && queue.has_ended() {
             return Err(AskError::Ended);
         }
         let overtaken = async {
             if !joins {
                 return std::future::pending().await;
             }
-            lane.ended().await;
+            queue.ended().await;
             tokio::time::sleep(OVERTAKEN).await;
         };
         let asked = self.ask_one(&call, request, fds, overtaken);
@@ -352,7 +358,7 @@ impl Libcontainer {
     async fn ask_one(
         &self,
         call: &Call<'_>,
-        request: &Request,
+        request: &HelperRequest,
         fds: &[BorrowedFd<'_>],
         overtaken: impl Future<Output = ()>,
     ) -> Result<Answer, AskError> {
@@ -367,7 +373,7 @@ impl Libcontainer {
                 () = &mut overtaken => Err(AskError::Ended),
             };
             match answer {
-                Ok(Answer { reply: Reply::Leaving, .. }) => helper.wait().await,
+                Ok(Answer { reply: HelperReply::Leaving, .. }) => helper.wait().await,
                 Ok(answer) => {
                     call.give_back(helper);
                     return Ok(answer);
@@ -424,7 +430,7 @@ impl Libcontainer {
 impl Engine for Libcontainer {
     async fn create(&self, request: &CreateRequest<'_>, io: Io) -> Result<Pid, EngineError> {
         let CreateRequest { id, bundle, no_pivot_root, no_new_keyring } = *request;
-        let streams = Streams::from(&io);
+        let streams = BorrowedStreams::from(&io);
         let options = (no_pivot_root, no_new_keyring);
         let pid = self.create_container(id.as_str(), bundle, options, &streams).await?;
         known(Operation::Create, pid)
@@ -438,7 +444,7 @@ impl Engine for Libcontainer {
         let process = serde_json::to_vec(request.process).map_err(|cause| {
             EngineError::malformed(Input::ExecProcess(request.id.clone()), cause)
         })?;
-        let streams = Streams::from(&io);
+        let streams = BorrowedStreams::from(&io);
         let pid = self.exec_process(request.container.as_str(), &process, &streams).await?;
         known(Operation::Exec, pid)
     }
@@ -448,7 +454,7 @@ impl Engine for Libcontainer {
     }
 
     fn init_exited(&self, id: &ContainerId) {
-        self.pool.lane(id.as_str()).end();
+        self.pool.queue(id.as_str()).end();
     }
 
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<(), EngineError> {
@@ -464,7 +470,7 @@ impl Engine for Libcontainer {
     }
 }
 
-impl<'a> From<&'a Io> for Streams<'a> {
+impl<'a> From<&'a Io> for BorrowedStreams<'a> {
     fn from(io: &'a Io) -> Self {
         match io {
             Io::Streams(streams) => Self {

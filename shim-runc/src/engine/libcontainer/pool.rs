@@ -1,19 +1,18 @@
-//! Which helper answers which call.
+//! Selects the helper for each call.
 //!
 //! ```text
-//!   call of container A ──> A's turn ──> a place ──> an idle helper, or a new one ──> answer
-//!   call of container B ──> B's turn ──> a place ──> ...
+//!   call of container A ──> A's turn ──> a busy slot ──> an idle helper, or a new one ──> answer
+//!   call of container B ──> B's turn ──> a busy slot ──> ...
 //! ```
 //!
-//! A call may hang for as long as its deadline: for a hook, a slow storage, or because the container
-//! stops what joins it. So each call under way has a helper to itself, and only the calls of one
+//! A call may hang until its deadline: a hook or the storage is slow, or the container stops a process
+//! that joins it. So each call has a helper of its own while it runs, and only calls of the same
 //! container wait for each other.
 //!
-//! Promise: calls of one container are made in their order; a call that hangs delays no other
-//! container's by more than [`SLOW`]. There is one helper for each container at most, [`PLACES`] that
-//! are busy in earnest, and [`HELPERS`] in all: 32 that hang cost a shim about 40 MB, and the 33rd call
-//! waits for the first of their deadlines. Between calls one idle helper is kept, which leaves by
-//! itself when it has been quiet.
+//! Promise: calls of one container are made in their order. A call that hangs delays calls of other
+//! containers by [`SLOW`] at most. Each container has one helper at most; [`BUSY_HELPERS`] are busy at a
+//! time, and [`HELPERS`] exist. 32 helpers that hang cost a shim about 40 MB; the 33rd call waits for the
+//! first deadline. Between calls one idle helper is kept, which exits by itself after a quiet time.
 //! Not here: what a helper is asked (the engine), whether it answers (`connection`).
 
 use std::cell::{Cell, RefCell};
@@ -26,13 +25,13 @@ use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore, SemaphorePermit};
 use super::connection::{AskError, Connection};
 use super::helper_executable::Image;
 
-/// How many calls are made at the same time. More would only take each other's processor.
-const PLACES: usize = 4;
+/// How many calls run at the same time. More would only compete for the processors.
+const BUSY_HELPERS: usize = 4;
 
-/// A call that takes longer is not busy but waits, and gives its place to another.
+/// A call that takes longer waits for something and uses no processor. It gives up its busy slot.
 const SLOW: Duration = Duration::from_millis(250);
 
-/// How many helpers there are at most.
+/// The greatest number of helpers.
 const HELPERS: usize = 32;
 
 /// The helpers of one shim.
@@ -40,16 +39,16 @@ const HELPERS: usize = 32;
 pub(super) struct Pool {
     image: Image,
     idle: RefCell<Vec<Connection>>,
-    places: Semaphore,
+    busy: Semaphore,
     helpers: Semaphore,
-    /// Calls that wait for a place.
+    /// The number of calls that wait for a helper and a busy slot.
     waiting: Cell<usize>,
-    lanes: RefCell<HashMap<String, Rc<Lane>>>,
+    queues: RefCell<HashMap<String, Rc<CallQueue>>>,
 }
 
 /// The calls of one container.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+pub(super) struct CallQueue {
     turn: Mutex<()>,
     has_ended: Cell<bool>,
     end: Notify,
@@ -61,7 +60,7 @@ pub(super) struct Call<'a> {
     pool: &'a Pool,
     _turn: MutexGuard<'a, ()>,
     _helper: Option<SemaphorePermit<'a>>,
-    place: RefCell<Option<SemaphorePermit<'a>>>,
+    busy_slot: RefCell<Option<SemaphorePermit<'a>>>,
 }
 
 impl Default for Pool {
@@ -69,31 +68,31 @@ impl Default for Pool {
         Self {
             image: Image::default(),
             idle: RefCell::default(),
-            places: Semaphore::new(PLACES),
+            busy: Semaphore::new(BUSY_HELPERS),
             helpers: Semaphore::new(HELPERS),
             waiting: Cell::new(0),
-            lanes: RefCell::default(),
+            queues: RefCell::default(),
         }
     }
 }
 
 impl Pool {
-    /// The lane of a container.
-    pub(super) fn lane(&self, id: &str) -> Rc<Lane> {
-        let mut lanes = self.lanes.borrow_mut();
-        Rc::clone(lanes.entry(id.to_owned()).or_default())
+    /// The queue of a container.
+    pub(super) fn queue(&self, id: &str) -> Rc<CallQueue> {
+        let mut queues = self.queues.borrow_mut();
+        Rc::clone(queues.entry(id.to_owned()).or_default())
     }
 
     /// Forgets a container that is gone.
     pub(super) fn forget(&self, id: &str) {
-        let mut lanes = self.lanes.borrow_mut();
-        // Whoever still waits in it keeps it.
-        if lanes.get(id).is_some_and(|lane| Rc::strong_count(lane) == 1) {
-            lanes.remove(id);
+        let mut queues = self.queues.borrow_mut();
+        // A call that still waits in the queue keeps it.
+        if queues.get(id).is_some_and(|queue| Rc::strong_count(queue) == 1) {
+            queues.remove(id);
         }
     }
 
-    /// Makes a helper ready ahead of its first call, if there is none.
+    /// Starts a helper before its first call, if there is none.
     pub(super) fn prepare(&self) -> Result<(), AskError> {
         if self.idle.borrow().is_empty() && self.helpers.available_permits() == HELPERS {
             let helper = Connection::spawn(&self.image)?;
@@ -107,24 +106,24 @@ impl Pool {
         self.idle.borrow().last().map(use_it)
     }
 
-    /// Waits for the container's turn, and for a place.
+    /// Waits for the container's turn, for a helper and for a busy slot.
     ///
     /// # Cancel safety
     ///
-    /// What was waited for is given back.
-    pub(super) async fn call<'a>(&'a self, lane: &'a Lane) -> Call<'a> {
-        let turn = lane.turn.lock().await;
-        let counted = Counted::new(&self.waiting);
+    /// The turn and the permits are released.
+    pub(super) async fn call<'a>(&'a self, queue: &'a CallQueue) -> Call<'a> {
+        let turn = queue.turn.lock().await;
+        let counted = WaitingCall::new(&self.waiting);
         // Neither semaphore is ever closed.
         let helper = self.helpers.acquire().await.ok();
-        let place = self.places.acquire().await.ok();
+        let busy_slot = self.busy.acquire().await.ok();
         drop(counted);
-        Call { pool: self, _turn: turn, _helper: helper, place: RefCell::new(place) }
+        Call { pool: self, _turn: turn, _helper: helper, busy_slot: RefCell::new(busy_slot) }
     }
 }
 
-impl Lane {
-    /// The container's init has ended: what is made in it now cannot succeed.
+impl CallQueue {
+    /// Records that the container's init has ended: a new process in the container cannot start.
     pub(super) fn end(&self) {
         self.has_ended.set(true);
         self.end.notify_waiters();
@@ -160,34 +159,34 @@ impl Call<'_> {
         }
     }
 
-    /// Takes back a helper that has answered. One more than is needed is told to leave.
+    /// Takes back a helper that has answered. A helper that no call needs is dropped.
     pub(super) fn give_back(&self, helper: Connection) {
         let mut idle = self.pool.idle.borrow_mut();
         if idle.is_empty() || idle.len() < self.pool.waiting.get() {
             idle.push(helper);
         }
-        // Otherwise it is dropped here, and sees the end of its socket.
+        // A helper that is dropped reads the end of its socket and exits.
     }
 
-    /// Gives the place to another call once this one has taken long. Never returns.
+    /// Releases the busy slot after [`SLOW`]. Never returns.
     pub(super) async fn make_room(&self) -> std::convert::Infallible {
         tokio::time::sleep(SLOW).await;
-        self.place.borrow_mut().take();
+        self.busy_slot.borrow_mut().take();
         std::future::pending().await
     }
 }
 
-/// Counts for as long as it lives.
-struct Counted<'a>(&'a Cell<usize>);
+/// Counts a waiting call until it is dropped.
+struct WaitingCall<'a>(&'a Cell<usize>);
 
-impl<'a> Counted<'a> {
+impl<'a> WaitingCall<'a> {
     fn new(count: &'a Cell<usize>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -208,15 +207,15 @@ mod tests {
         in_time(async {
             let pool = Pool::default();
             let hanging: Vec<_> =
-                (0..PLACES).map(|number| pool.lane(&number.to_string())).collect();
+                (0..BUSY_HELPERS).map(|number| pool.queue(&number.to_string())).collect();
             let mut calls = Vec::new();
-            for lane in &hanging {
-                calls.push(pool.call(lane).await);
+            for queue in &hanging {
+                calls.push(pool.call(queue).await);
             }
-            let lane = pool.lane("other");
+            let queue = pool.queue("other");
             let other = async {
                 let began = std::time::Instant::now();
-                drop(pool.call(&lane).await);
+                drop(pool.call(&queue).await);
                 began.elapsed()
             };
             let room = async {
@@ -236,12 +235,12 @@ mod tests {
     fn calls_of_one_container_wait_for_each_other() {
         in_time(async {
             let pool = Pool::default();
-            let lane = pool.lane("c");
-            let first = pool.call(&lane).await;
-            let second = tokio::time::timeout(SLOW, pool.call(&lane)).await;
+            let queue = pool.queue("c");
+            let first = pool.call(&queue).await;
+            let second = tokio::time::timeout(SLOW, pool.call(&queue)).await;
             assert!(second.is_err());
             drop(first);
-            pool.call(&lane).await;
+            pool.call(&queue).await;
         });
     }
 
@@ -249,39 +248,39 @@ mod tests {
     fn the_number_of_helpers_is_bounded() {
         in_time(async {
             let pool = Pool::default();
-            let lanes: Vec<_> =
-                (0..=HELPERS).map(|number| pool.lane(&number.to_string())).collect();
+            let queues: Vec<_> =
+                (0..=HELPERS).map(|number| pool.queue(&number.to_string())).collect();
             let mut calls = Vec::new();
-            for lane in &lanes[..HELPERS] {
-                let call = pool.call(lane).await;
-                call.place.borrow_mut().take();
+            for queue in &queues[..HELPERS] {
+                let call = pool.call(queue).await;
+                call.busy_slot.borrow_mut().take();
                 calls.push(call);
             }
-            assert!(tokio::time::timeout(SLOW, pool.call(&lanes[HELPERS])).await.is_err());
+            assert!(tokio::time::timeout(SLOW, pool.call(&queues[HELPERS])).await.is_err());
             calls.pop();
-            pool.call(&lanes[HELPERS]).await;
+            pool.call(&queues[HELPERS]).await;
         });
     }
 
     #[test]
     fn a_lane_that_has_ended_says_so_to_those_who_wait_and_to_those_who_come_later() {
         in_time(async {
-            let lane = Lane::default();
+            let queue = CallQueue::default();
             let end = async {
                 tokio::task::yield_now().await;
-                lane.end();
+                queue.end();
             };
-            tokio::join!(lane.ended(), end);
-            lane.ended().await;
-            assert!(lane.has_ended());
+            tokio::join!(queue.ended(), end);
+            queue.ended().await;
+            assert!(queue.has_ended());
         });
     }
 
     #[test]
     fn a_container_that_is_gone_is_forgotten() {
         let pool = Pool::default();
-        drop(pool.lane("c"));
+        drop(pool.queue("c"));
         pool.forget("c");
-        assert!(pool.lanes.borrow().is_empty());
+        assert!(pool.queues.borrow().is_empty());
     }
 }

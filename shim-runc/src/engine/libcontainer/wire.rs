@@ -2,7 +2,7 @@
 //!
 //! Promise: one packet is one frame, bounded in size and in descriptors, and a frame of another
 //! version or with more in it than its sender may send is an error, never a guess. Descriptors
-//! travel beside the frame in the order in which its [`Streams`] names them.
+//! travel beside the frame in the order in which its [`StreamList`] names them.
 //! Not here: what a request does (`helper`), who waits for its answer (`connection`).
 //! See unix(7), SCM_RIGHTS.
 
@@ -44,7 +44,7 @@ pub(super) struct Frame<T> {
 
 /// What the shim asks for. `root` is where libcontainer keeps its records.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(super) enum HelperRequest {
     /// A Create of this container may follow: what only reads can be done by then. Not answered.
     Expect { root: PathBuf, id: String, bundle: PathBuf },
     /// Answered by `Created`, with the reading end of the container's report beside it.
@@ -54,13 +54,13 @@ pub(super) enum Request {
         bundle: PathBuf,
         no_pivot_root: bool,
         no_new_keyring: bool,
-        streams: Streams,
+        streams: StreamList,
     },
     /// Answered by `Done` as soon as init has been told to go on.
     Start { root: PathBuf, id: String },
     /// The process is a descriptor, after the streams. Answered by `Executed`, with the reading end of
     /// the process's report beside it, as soon as it is on its way.
-    Exec { root: PathBuf, id: String, streams: Streams },
+    Exec { root: PathBuf, id: String, streams: StreamList },
     /// Answered by `Done` also when there is nothing to delete.
     Delete { root: PathBuf, id: String, force: bool },
     /// Answered by `Done`.
@@ -71,7 +71,7 @@ pub(super) enum Request {
 
 /// Which streams come beside a request, in this order, or the socket that wants the terminal.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Streams {
+pub(super) struct StreamList {
     pub(super) stdin: bool,
     pub(super) stdout: bool,
     pub(super) stderr: bool,
@@ -80,7 +80,7 @@ pub(super) struct Streams {
 
 /// What the helper answers.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Reply {
+pub(super) enum HelperReply {
     Created {
         pid: i32,
         /// Whether hooks are run at the start, so that it is the helper's.
@@ -281,12 +281,12 @@ mod tests {
         let (near, far) = pair();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let null = File::open("/dev/null").unwrap();
-        let body = Request::Start { root: "/r".into(), id: "c".into() };
+        let body = HelperRequest::Start { root: "/r".into(), id: "c".into() };
         send(&near, &encode(7, &body).unwrap(), &[null.as_fd(), write.as_fd()]).unwrap();
         let (bytes, mut fds) = receive(&far).unwrap().unwrap();
-        let frame: Frame<Request> = decode(&bytes).unwrap();
+        let frame: Frame<HelperRequest> = decode(&bytes).unwrap();
         assert_eq!(frame.sequence, 7);
-        assert!(matches!(frame.body, Request::Start { id, .. } if id == "c"));
+        assert!(matches!(frame.body, HelperRequest::Start { id, .. } if id == "c"));
         drop(write);
         File::from(fds.remove(1)).write_all(b"x").unwrap();
         let mut text = String::new();
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_version_is_refused() {
-        let error = decode::<Request>(
+        let error = decode::<HelperRequest>(
             br#"{"version":9,"sequence":1,"body":{"Start":{"root":"/","id":"c"}}}"#,
         )
         .unwrap_err();
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_frame_too_large_is_refused_before_it_is_sent() {
-        let body = Request::Start { root: "/".repeat(FRAME_BYTES).into(), id: "c".into() };
+        let body = HelperRequest::Start { root: "/".repeat(FRAME_BYTES).into(), id: "c".into() };
         assert_eq!(encode(1, &body).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
@@ -344,8 +344,8 @@ mod tests {
             "{",
         ];
         ::fuzz::Target::new("frame").words(words).run(|bytes| {
-            again::<Request>(bytes);
-            again::<Reply>(bytes);
+            again::<HelperRequest>(bytes);
+            again::<HelperReply>(bytes);
         });
     }
 }

@@ -65,7 +65,7 @@ pub(super) enum Command<'a> {
 impl Command<'_> {
     /// All arguments after the program's name.
     pub(super) fn arguments(&self, global: &Global<'_>, log: &Path) -> Vec<OsString> {
-        let mut line = Line::default();
+        let mut line = CommandLine::default();
         line.option("--root", global.root).option("--log", log).option("--log-format", "json");
         line.flag("--systemd-cgroup", global.systemd_cgroup);
         match self {
@@ -127,9 +127,9 @@ impl Command<'_> {
 
 /// A command line that is being built.
 #[derive(Default)]
-struct Line(Vec<OsString>);
+struct CommandLine(Vec<OsString>);
 
-impl Line {
+impl CommandLine {
     fn word(&mut self, word: impl AsRef<OsStr>) -> &mut Self {
         self.0.push(word.as_ref().to_owned());
         self

@@ -24,21 +24,21 @@ use crate::cgroup::remove::{is_root, remove_group};
 
 /// The part of `state.json` that is used here.
 #[derive(Debug, Deserialize)]
-struct State {
+struct RuncState {
     cgroup_paths: HashMap<String, PathBuf>,
     intel_rdt_path: String,
-    config: Config,
+    config: RuncConfig,
 }
 
 #[derive(Debug, Deserialize)]
-struct Config {
+struct RuncConfig {
     #[serde(rename = "Hooks")]
     hooks: Option<HashMap<String, Value>>,
-    cgroups: Cgroups,
+    cgroups: RuncCgroups,
 }
 
 #[derive(Debug, Deserialize)]
-struct Cgroups {
+struct RuncCgroups {
     #[serde(rename = "Systemd")]
     systemd: bool,
 }
@@ -60,8 +60,8 @@ pub(super) fn without_runtime(program: &Path, record: &Path, owns: impl Fn(&Path
 }
 
 /// Reads `state.json`, if the container needs nothing that only runc can do.
-fn read(path: &Path) -> Option<State> {
-    let state: State = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+fn read(path: &Path) -> Option<RuncState> {
+    let state: RuncState = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let poststop = state.config.hooks.as_ref().and_then(|hooks| hooks.get("poststop"));
     let no_hooks = match poststop {
         None | Some(Value::Null) => true,

@@ -129,14 +129,14 @@ fn tail(path: &Path) -> io::Result<String> {
 /// The message of the last line of level `error`, `fatal` or `panic`.
 fn last_error(log: &str) -> Option<String> {
     #[derive(Deserialize)]
-    struct Line {
+    struct LogLine {
         #[serde(default)]
         level: String,
         #[serde(default)]
         msg: String,
     }
     log.lines().rev().find_map(|line| {
-        let line: Line = serde_json::from_str(line).ok()?;
+        let line: LogLine = serde_json::from_str(line).ok()?;
         let text = line.msg.trim();
         (matches!(line.level.as_str(), "error" | "fatal" | "panic") && !text.is_empty())
             .then(|| text.to_owned())

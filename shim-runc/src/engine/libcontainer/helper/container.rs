@@ -23,8 +23,8 @@ use super::super::wire::{Failure, Reason};
 use super::Session;
 use super::cgroup::{self, Cgroups};
 use super::failure::{failed, failure};
-use super::launch::{Launch, NewGroups, Options};
-use super::prepared_spec::Plan;
+use super::launch::{CreateOptions, Launch, NewGroups};
+use super::prepared_spec::PreparedSpec;
 use super::streams::StandardStreams;
 use crate::cgroup::record::{self, Made};
 use crate::{create_lock, process_tree};
@@ -35,11 +35,12 @@ const ENDING: Duration = Duration::from_secs(10);
 /// Makes a container; returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
-    plan: Plan,
-    options: Options,
+    plan: PreparedSpec,
+    options: CreateOptions,
     streams: StandardStreams,
 ) -> Result<(i32, OwnedFd), Failure> {
-    let Plan { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } = plan;
+    let PreparedSpec { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } =
+        plan;
     if plan.hooked {
         session.retire();
     }

@@ -2,7 +2,7 @@
 //!
 //! Promise: it is started in a container that runs or waits for its start, and in no other; what
 //! was wrong with the request is said before anything is cloned.
-//! Not here: how it gets there ([`Joining`]).
+//! Not here: how it gets there ([`ExecProcess`]).
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use super::super::error_pipe::Report;
 use super::super::wire::{Failure, Reason};
 use super::cgroup::Hierarchies;
 use super::container::load;
-use super::exec_process::{Entry, Joining};
+use super::exec_process::{Entry, ExecProcess};
 use super::failure::{failed, failure};
 use super::identity::Identity;
 use super::keyring::Keyring;
@@ -62,7 +62,7 @@ pub(super) fn exec(
     let console = streams.console.as_deref().map(terminal::connect).transpose()?;
     let report = Report::open().map_err(other)?;
     let (hold, release) = release_pipe::make().map_err(other)?;
-    let joining = Joining {
+    let joining = ExecProcess {
         init,
         namespaces: exec_process::namespaces(&spec),
         entry,

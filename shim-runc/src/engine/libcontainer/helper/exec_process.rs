@@ -33,7 +33,7 @@ use rustix::thread::{Gid, ThreadNameSpaceType, Uid, move_into_thread_name_spaces
 use super::super::error_pipe;
 use super::super::wire::{Failure, Reason};
 use super::failure::failed;
-use super::identity::{Command, Identity};
+use super::identity::{ContainerCommand, Identity};
 use super::init_channel::{self, Word, Words};
 use super::keyring::Keyring;
 use super::release_pipe::Hold;
@@ -45,7 +45,7 @@ use crate::sys;
 pub(super) const NAME: &CStr = c"youki:[2:INIT]";
 
 /// A process that is to join a container.
-pub(super) struct Joining {
+pub(super) struct ExecProcess {
     /// The container's first process.
     pub(super) init: OwnedFd,
     pub(super) namespaces: ThreadNameSpaceType,
@@ -84,7 +84,7 @@ pub(super) fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
     kinds.fold(ThreadNameSpaceType::empty(), |all, one| all | one)
 }
 
-impl Joining {
+impl ExecProcess {
     /// Starts it; returns its pid. It runs on by itself, and tells its report what prevents it.
     pub(super) fn run(self) -> Result<i32, Failure> {
         let (here, there) = init_channel::pair().map_err(|error| failed("socketpair", &error))?;
@@ -170,7 +170,7 @@ impl Joining {
         sys::clone::exit(1)
     }
 
-    fn settle(&self) -> Result<Command, Failure> {
+    fn settle(&self) -> Result<ContainerCommand, Failure> {
         self.close_but(&[])?;
         rustix::process::setsid().map_err(|error| failed("setsid", &error))?;
         if let Some(keyring) = &self.keyring {
@@ -222,7 +222,7 @@ pub(super) fn become_root() -> Result<(), Failure> {
 }
 
 /// Executes the command; returns why that failed.
-pub(super) fn execute(command: &Command) -> Failure {
+pub(super) fn execute(command: &ContainerCommand) -> Failure {
     // Rust ignores it; a pipeline in the container relies on the default.
     let _ = sys::signal::reset_signal(Signal::SIGPIPE);
     let Err(error) =

@@ -28,7 +28,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::super::wire::{Failure, Reason};
 use super::failure::failed;
-use super::seccomp::Program;
+use super::seccomp::SeccompProgram;
 use super::{container_path, environment, executable};
 
 /// The highest capability that the kernel can have.
@@ -42,12 +42,12 @@ pub(super) struct Identity {
     directory: PathBuf,
     capabilities: Granted,
     no_new_privileges: bool,
-    profile: Option<Program>,
+    profile: Option<SeccompProgram>,
 }
 
 /// What is left to do for a process that has assumed its identity.
 #[derive(Debug)]
-pub(super) struct Command {
+pub(super) struct ContainerCommand {
     pub(super) program: CString,
     pub(super) arguments: Vec<CString>,
     pub(super) environment: Vec<CString>,
@@ -77,7 +77,7 @@ impl Identity {
             .linux()
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref())
-            .map(|profile| Program::of(root, profile))
+            .map(|profile| SeccompProgram::of(root, profile))
             .transpose()?;
         let init = spec.process().as_ref().and_then(|init| init.capabilities().as_ref());
         Ok(Self {
@@ -117,7 +117,7 @@ impl Identity {
     pub(super) fn assume(
         &self,
         tell: impl FnOnce(OwnedFd) -> Result<(), Failure>,
-    ) -> Result<Command, Failure> {
+    ) -> Result<ContainerCommand, Failure> {
         let uid = Uid::from_raw(self.user.uid());
         // Tried as root first. Root has no capabilities over files that the user namespace does not
         // map (or NFS squashes it), so it may be refused where the user is not; then it is tried again
@@ -149,7 +149,7 @@ impl Identity {
         }
         self.capabilities.take()?;
         rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
-        if self.profile.as_ref().is_some_and(Program::notifies)
+        if self.profile.as_ref().is_some_and(SeccompProgram::notifies)
             && let Some(listener) = self.load_profile()?
         {
             tell(listener)?;
@@ -160,7 +160,7 @@ impl Identity {
     /// The last step before the command is executed.
     pub(super) fn confine(&self) -> Result<(), Failure> {
         let is_loaded =
-            !self.no_new_privileges || self.profile.as_ref().is_some_and(Program::notifies);
+            !self.no_new_privileges || self.profile.as_ref().is_some_and(SeccompProgram::notifies);
         if is_loaded { Ok(()) } else { self.load_profile().map(drop) }
     }
 
@@ -183,7 +183,7 @@ impl Identity {
     }
 
     /// What to execute, as the calling process sees it with its own rights.
-    fn command(&self) -> Result<Command, Failure> {
+    fn command(&self) -> Result<ContainerCommand, Failure> {
         let [name, ..] = self.arguments.as_slice() else {
             let text = "the spec names no command (process.args)";
             return Err(Failure::new(Reason::InvalidRequest, text));
@@ -195,7 +195,7 @@ impl Identity {
         let strings = |list: &[String]| {
             list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()
         };
-        Ok(Command {
+        Ok(ContainerCommand {
             program: CString::new(program.into_os_string().into_vec()).map_err(invalid)?,
             arguments: strings(&self.arguments).map_err(invalid)?,
             environment: strings(&environment).map_err(invalid)?,
@@ -208,7 +208,7 @@ impl Identity {
     }
 
     fn load_profile(&self) -> Result<Option<OwnedFd>, Failure> {
-        self.profile.as_ref().map_or(Ok(None), Program::load)
+        self.profile.as_ref().map_or(Ok(None), SeccompProgram::load)
     }
 }
 

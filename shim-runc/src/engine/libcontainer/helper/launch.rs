@@ -53,7 +53,7 @@ pub(super) struct Launch<'a> {
     pub(super) bundle: &'a Path,
     pub(super) spec: &'a Spec,
     pub(super) group: &'a Path,
-    pub(super) options: Options,
+    pub(super) options: CreateOptions,
     pub(super) streams: StandardStreams,
     pub(super) identity: Identity,
     pub(super) report: std::rc::Rc<OwnedFd>,
@@ -64,7 +64,7 @@ pub(super) struct Launch<'a> {
 
 /// How a container is made, beside its spec.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Options {
+pub(super) struct CreateOptions {
     pub(super) no_pivot_root: bool,
     pub(super) no_new_keyring: bool,
 }

@@ -50,10 +50,10 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::DumpableBehavior;
 
-use self::prepared_spec::Plan;
+use self::prepared_spec::PreparedSpec;
 use self::release_pipe::Release;
 use self::streams::StandardStreams;
-use super::wire::{self, Failure, Frame, Reason, Reply, Request};
+use super::wire::{self, Failure, Frame, HelperReply, HelperRequest, Reason};
 use super::{HELPER_SOCKET, error_pipe};
 use crate::sys;
 
@@ -71,7 +71,7 @@ struct Session {
 }
 
 /// What one request leaves to the next: the plan of the container that is expected.
-type Expected = Option<Plan>;
+type Expected = Option<PreparedSpec>;
 
 impl Session {
     /// This process is not to serve another request.
@@ -128,16 +128,16 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         }
         let Some((bytes, fds)) = wire::receive(socket)? else { return Ok(()) };
         let Frame { sequence, body: request, .. } = wire::decode(&bytes)?;
-        if let Request::Expect { root, id, bundle } = &request {
+        if let HelperRequest::Expect { root, id, bundle } = &request {
             make_way();
             // What is wrong with it is told to whoever asks for it.
-            expected = Plan::make(root, id, bundle).ok();
+            expected = PreparedSpec::make(root, id, bundle).ok();
             continue;
         }
         let session = Session::default();
         let (reply, beside) = match handle(&session, request, fds, expected.take()) {
             Ok((reply, beside)) => (reply, beside),
-            Err(failure) => (Reply::Failed(failure), None),
+            Err(failure) => (HelperReply::Failed(failure), None),
         };
         let fds: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
         wire::send(socket, &wire::encode(sequence, &reply)?, &fds)?;
@@ -160,44 +160,46 @@ fn make_way() {
 
 fn leave(socket: &OwnedFd) -> io::Result<()> {
     // A request that arrives from here on stays unread, and the shim, which reads this, asks anew.
-    wire::send(socket, &wire::encode(0, &Reply::Leaving)?, &[])
+    wire::send(socket, &wire::encode(0, &HelperReply::Leaving)?, &[])
 }
 
 fn handle(
     session: &Session,
-    request: Request,
+    request: HelperRequest,
     fds: Vec<OwnedFd>,
     expected: Expected,
-) -> Result<(Reply, Option<OwnedFd>), Failure> {
+) -> Result<(HelperReply, Option<OwnedFd>), Failure> {
     match request {
-        Request::Expect { .. } => Ok((Reply::Done, None)),
-        Request::Create { root, id, bundle, no_pivot_root, no_new_keyring, streams } => {
+        HelperRequest::Expect { .. } => Ok((HelperReply::Done, None)),
+        HelperRequest::Create { root, id, bundle, no_pivot_root, no_new_keyring, streams } => {
             let streams = StandardStreams::take(streams, &mut fds.into_iter())?;
             let plan = match expected.filter(|plan| plan.is_for(&root, &id, &bundle)) {
                 Some(plan) => plan,
-                None => Plan::make(&root, &id, &bundle)?,
+                None => PreparedSpec::make(&root, &id, &bundle)?,
             };
             let hooked = plan.hooked;
-            let options = launch::Options { no_pivot_root, no_new_keyring };
+            let options = launch::CreateOptions { no_pivot_root, no_new_keyring };
             let (pid, report) = container::create(session, plan, options, streams)?;
-            Ok((Reply::Created { pid, hooked }, Some(report)))
+            Ok((HelperReply::Created { pid, hooked }, Some(report)))
         }
-        Request::Start { root, id } => done(container::start(session, &root, &id)),
-        Request::Exec { root, id, streams } => {
+        HelperRequest::Start { root, id } => done(container::start(session, &root, &id)),
+        HelperRequest::Exec { root, id, streams } => {
             let mut fds = fds.into_iter();
             let streams = StandardStreams::take(streams, &mut fds)?;
             let process = fds.next().ok_or_else(|| missing("process"))?;
             let (pid, report) = exec::exec(session, &root, &id, process, streams)?;
-            Ok((Reply::Executed { pid }, Some(report)))
+            Ok((HelperReply::Executed { pid }, Some(report)))
         }
-        Request::Delete { root, id, force } => done(container::delete(session, &root, &id, force)),
-        Request::Pause { root, id } => done(container::pause(&root, &id)),
-        Request::Resume { root, id } => done(container::resume(&root, &id)),
+        HelperRequest::Delete { root, id, force } => {
+            done(container::delete(session, &root, &id, force))
+        }
+        HelperRequest::Pause { root, id } => done(container::pause(&root, &id)),
+        HelperRequest::Resume { root, id } => done(container::resume(&root, &id)),
     }
 }
 
-fn done(result: Result<(), Failure>) -> Result<(Reply, Option<OwnedFd>), Failure> {
-    result.map(|()| (Reply::Done, None))
+fn done(result: Result<(), Failure>) -> Result<(HelperReply, Option<OwnedFd>), Failure> {
+    result.map(|()| (HelperReply::Done, None))
 }
 
 fn missing(what: &str) -> Failure {

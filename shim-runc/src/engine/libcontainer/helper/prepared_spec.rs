@@ -20,7 +20,7 @@ use super::spec_file::{SpecVersion, read_spec};
 use super::validate;
 
 /// The plan of one container.
-pub(super) struct Plan {
+pub(super) struct PreparedSpec {
     pub(super) root: PathBuf,
     pub(super) id: String,
     pub(super) bundle: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct Plan {
     version: Option<SpecVersion>,
 }
 
-impl Plan {
+impl PreparedSpec {
     /// Reads and checks the spec in the bundle.
     pub(super) fn make(root: &Path, id: &str, bundle: &Path) -> Result<Self, Failure> {
         let version = SpecVersion::of(bundle);

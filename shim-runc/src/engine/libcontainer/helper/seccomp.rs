@@ -47,12 +47,12 @@ const INSTRUCTION_BYTES: usize = 8;
 
 /// A program that the kernel can load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Program {
+pub(super) struct SeccompProgram {
     code: Vec<u8>,
     flags: u64,
 }
 
-impl Program {
+impl SeccompProgram {
     /// The program of a profile, compiled unless it is kept below `root`.
     pub(super) fn of(root: &Path, profile: &LinuxSeccomp) -> Result<Self, Failure> {
         check_listener(profile)?;
@@ -352,45 +352,45 @@ mod tests {
     #[test]
     fn a_program_is_kept_and_used_again() {
         let root = tempfile::tempdir().unwrap();
-        let compiled = Program::of(root.path(), &sample()).unwrap();
+        let compiled = SeccompProgram::of(root.path(), &sample()).unwrap();
         let file = only(root.path());
         let written = fs::metadata(&file).unwrap().mtime_nsec();
-        assert_eq!(Program::of(root.path(), &sample()).unwrap(), compiled);
+        assert_eq!(SeccompProgram::of(root.path(), &sample()).unwrap(), compiled);
         assert_eq!(fs::metadata(file).unwrap().mtime_nsec(), written);
     }
 
     #[test]
     fn a_kept_program_of_another_profile_is_not_used() {
         let root = tempfile::tempdir().unwrap();
-        Program::of(root.path(), &sample()).unwrap();
+        SeccompProgram::of(root.path(), &sample()).unwrap();
         let other = profile(json!({"defaultAction": "SCMP_ACT_LOG"}));
         let compiled = compile(&other).unwrap();
         // As if both had the same name.
         fs::rename(only(root.path()), path(root.path(), &origin(&other).unwrap())).unwrap();
-        assert_eq!(Program::of(root.path(), &other).unwrap().code, compiled);
+        assert_eq!(SeccompProgram::of(root.path(), &other).unwrap().code, compiled);
     }
 
     #[test]
     fn a_program_that_others_can_write_is_not_trusted() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
-        let compiled = Program::of(root.path(), &sample()).unwrap();
+        let compiled = SeccompProgram::of(root.path(), &sample()).unwrap();
         let file = only(root.path());
         let mut forged = origin(&sample()).unwrap();
         forged.extend_from_slice(&[6, 0, 0, 0, 0, 0, 255, 127]); // allow everything
         fs::write(&file, forged).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(Program::of(root.path(), &sample()).unwrap(), compiled);
+        assert_eq!(SeccompProgram::of(root.path(), &sample()).unwrap(), compiled);
     }
 
     #[test]
     fn a_truncated_program_is_compiled_anew() {
         let root = tempfile::tempdir().unwrap();
-        let compiled = Program::of(root.path(), &sample()).unwrap();
+        let compiled = SeccompProgram::of(root.path(), &sample()).unwrap();
         let file = only(root.path());
         let whole = fs::read(&file).unwrap();
         fs::write(&file, &whole[..whole.len() - 3]).unwrap();
-        assert_eq!(Program::of(root.path(), &sample()).unwrap(), compiled);
+        assert_eq!(SeccompProgram::of(root.path(), &sample()).unwrap(), compiled);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) struct StandardStreams {
 impl StandardStreams {
     /// Takes the named streams from the descriptors that came with a request.
     pub(super) fn take(
-        named: wire::Streams,
+        named: wire::StreamList,
         fds: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<Self, Failure> {
         let mut one = |present: bool, name: &str| {

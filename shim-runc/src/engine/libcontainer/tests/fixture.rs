@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use shim_sdk::error::report;
 
 use super::super::helper::{cgroup_directories, cgroup_pids, cgroup_remove};
-use super::super::{Libcontainer, Streams};
+use super::super::{BorrowedStreams, Libcontainer};
 
 /// The helper runs the calling program's own binary, here the tests': this makes that binary a
 /// helper too. It runs before `main`, so before libtest has started any thread.
@@ -102,10 +102,10 @@ impl Fixture {
     pub(super) async fn create(&mut self) -> Result<(i32, OwnedFd), String> {
         self.write_spec();
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let streams = Streams {
+        let streams = BorrowedStreams {
             stdout: Some(write.as_fd()),
             stderr: Some(write.as_fd()),
-            ..Streams::default()
+            ..BorrowedStreams::default()
         };
         let pid = self
             .engine
@@ -123,10 +123,10 @@ impl Fixture {
     /// Runs a further process; what it writes comes out of the returned pipe.
     pub(super) async fn exec(&mut self, process: Value) -> Result<(i32, OwnedFd), String> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let streams = Streams {
+        let streams = BorrowedStreams {
             stdout: Some(write.as_fd()),
             stderr: Some(write.as_fd()),
-            ..Streams::default()
+            ..BorrowedStreams::default()
         };
         let pid = self
             .engine

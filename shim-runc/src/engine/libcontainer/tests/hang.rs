@@ -71,7 +71,7 @@ fn a_container_that_stops_what_joins_it_delays_no_other_and_its_end_is_told_in_t
             let began = Instant::now();
             wait(init);
             // As the SDK does when it has seen the exit.
-            engine.pool.lane(&id).end();
+            engine.pool.queue(&id).end();
             began
         };
         let (made, began) = tokio::join!(hostile.exec(process(&["sleep", "50"])), overtaken);

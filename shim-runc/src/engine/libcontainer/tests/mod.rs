@@ -360,7 +360,7 @@ fn a_terminal_arrives_on_the_console_socket() {
         container.spec["process"]["terminal"] = json!(true);
         let socket = container.directory.path().join("console.sock");
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let streams = super::Streams { console: Some(socket), ..Default::default() };
+        let streams = super::BorrowedStreams { console: Some(socket), ..Default::default() };
         fs::write(container.bundle().join("config.json"), container.spec.to_string()).unwrap();
         let init = container
             .engine

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde_json::json;
 
-use super::super::Streams;
+use super::super::BorrowedStreams;
 use super::fixture::{Fixture, executable, on_the_shims_thread, process, read, shell, wait};
 
 /// More descriptors than any process on its way has.
@@ -284,7 +284,7 @@ fn an_exec_that_its_container_stops_keeps_no_other_call_waiting() {
             let text = process(&["true"]).to_string();
             // One that the container does not catch ends.
             for _ in 0..50 {
-                let streams = Streams::default();
+                let streams = BorrowedStreams::default();
                 let exec = engine.exec_process(&container.id, text.as_bytes(), &streams);
                 match tokio::time::timeout(Duration::from_secs(3), exec).await {
                     Ok(pid) => {
@@ -303,7 +303,7 @@ fn an_exec_that_its_container_stops_keeps_no_other_call_waiting() {
             let mut slowest = Duration::ZERO;
             for _ in 0..20 {
                 let began = Instant::now();
-                let streams = Streams::default();
+                let streams = BorrowedStreams::default();
                 let bundle = other.bundle();
                 let made = engine.create_container(&other.id, &bundle, (false, false), &streams);
                 let pid = made.await.unwrap();

@@ -22,7 +22,7 @@ use super::super::validate;
 use super::failed;
 use super::mounts::{Mount, Mounts, NewFileSystem, attach, clone_tree, propagate, set};
 use super::options::Change;
-use super::pivot::Line;
+use super::pivot::MountInfo;
 use super::tree::{LastLink, Missing};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -148,7 +148,7 @@ fn restricted() -> MountAttrFlags {
 /// The hierarchies with controllers in a table of mounts.
 fn hierarchies(table: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
-    for line in table.lines().filter_map(Line::of) {
+    for line in table.lines().filter_map(MountInfo::of) {
         let named = line.superblock.split(',').any(|option| option.starts_with("name="));
         let below = line.at.parent() == Some(Path::new(ROOT));
         let name = line.at.file_name().and_then(|name| name.to_str());

@@ -26,8 +26,8 @@ use rustix::mount::{
 };
 
 use super::super::super::wire::{Failure, Reason};
-use super::options::{Change, Options};
-use super::tree::{self, LastLink, Missing, Names, PROCFS, Place, Tree, clean};
+use super::options::{Change, MountOptions};
+use super::tree::{self, LastLink, Missing, Names, PROCFS, Tree, TreePlace, clean};
 use super::{copy_up, failed};
 use crate::sys;
 
@@ -57,7 +57,7 @@ const EMULATED: [&str; 11] = [
 pub(super) struct Mount {
     pub(super) at: PathBuf,
     pub(super) what: What,
-    pub(super) options: Options,
+    pub(super) options: MountOptions,
 }
 
 /// What is mounted.
@@ -78,7 +78,7 @@ impl Mount {
         if at.as_os_str().is_empty() {
             return Err(invalid("has no destination"));
         }
-        let options = Options::of(mount);
+        let options = MountOptions::of(mount);
         let maps = [mount.uid_mappings(), mount.gid_mappings()];
         if options.mapped || maps.into_iter().flatten().any(|map| !map.is_empty()) {
             let message = format!("the mount at {:?} with mapped ids", at.display());
@@ -225,7 +225,7 @@ impl Mounts {
         at: &Path,
         missing: Missing,
         last: LastLink,
-    ) -> Result<Place, Failure> {
+    ) -> Result<TreePlace, Failure> {
         self.tree
             .place(at, missing, last)
             .map_err(|error| failed(&format!("make the mount point {}", at.display()), &error))
@@ -235,7 +235,7 @@ impl Mounts {
     pub(super) fn check(
         &self,
         asked: &Path,
-        place: &Place,
+        place: &TreePlace,
         is_procfs: bool,
     ) -> Result<PathBuf, Failure> {
         let at = asked.display();

@@ -18,7 +18,7 @@ pub(super) struct Change {
 
 /// The options of a mount.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Options {
+pub(super) struct MountOptions {
     pub(super) bind: bool,
     /// A bind takes along what is mounted below its source.
     pub(super) recursive: bool,
@@ -78,7 +78,7 @@ enum Attribute {
     AccessTime(Attributes),
 }
 
-impl Options {
+impl MountOptions {
     pub(super) fn of(mount: &Mount) -> Self {
         let mut options = Self { bind: mount.typ().as_deref() == Some("bind"), ..Self::default() };
         for option in mount.options().iter().flatten() {
@@ -169,10 +169,10 @@ mod tests {
 
     use super::*;
 
-    fn options(list: &[&str]) -> Options {
+    fn options(list: &[&str]) -> MountOptions {
         let list: Vec<_> = list.iter().map(|option| (*option).to_owned()).collect();
         let mount = MountBuilder::default().destination("/mnt").typ("tmpfs").options(list);
-        Options::of(&mount.build().unwrap())
+        MountOptions::of(&mount.build().unwrap())
     }
 
     #[test]

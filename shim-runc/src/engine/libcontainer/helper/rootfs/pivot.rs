@@ -94,7 +94,7 @@ pub(super) fn prepare(path: &Path, propagation: Propagation) -> Result<Tree, Fai
 fn make_parent_private(directory: &OwnedFd) -> io::Result<()> {
     let id = mount_id(directory)?;
     let table = fs::read_to_string(TABLE)?;
-    let at = table.lines().map(Line::of).find_map(|line| line.filter(|line| line.id == id));
+    let at = table.lines().map(MountInfo::of).find_map(|line| line.filter(|line| line.id == id));
     let at = at.ok_or_else(|| io::Error::other(format!("mount {id} is not in {TABLE}")))?.at;
     let root = open_directory(&at)?;
     if mount_id(&root)? != id {
@@ -147,7 +147,7 @@ fn move_over() -> Result<(), Failure> {
 /// lets the container mount its own without what covers parts of this one.
 fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
     let inside = std::env::current_dir().map_err(|error| failed("getcwd", &error))?;
-    for line in table.lines().filter_map(Line::of) {
+    for line in table.lines().filter_map(MountInfo::of) {
         let whole = line.root == Path::new("/") && matches!(line.kind, "proc" | "sysfs");
         if !whole || line.at.starts_with(&inside) {
             continue;
@@ -176,7 +176,7 @@ fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
 
 /// A line of mountinfo (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line<'a> {
+pub(super) struct MountInfo<'a> {
     pub(super) id: u64,
     pub(super) root: PathBuf,
     pub(super) at: PathBuf,
@@ -184,7 +184,7 @@ pub(super) struct Line<'a> {
     pub(super) superblock: &'a str,
 }
 
-impl<'a> Line<'a> {
+impl<'a> MountInfo<'a> {
     pub(super) fn of(line: &'a str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ');
@@ -219,10 +219,10 @@ mod tests {
     #[test]
     fn a_line_of_mountinfo_is_read_with_what_is_escaped_in_it() {
         let line = "36 35 98:0 /a\\040b /m\\134n rw shared:1 - cgroup cgroup rw,cpu";
-        let found = Line::of(line).unwrap();
+        let found = MountInfo::of(line).unwrap();
         assert_eq!((found.id, found.kind, found.superblock), (36, "cgroup", "rw,cpu"));
         assert_eq!((found.root, found.at), ("/a b".into(), "/m\\n".into()));
-        assert_eq!(Line::of("nonsense"), None);
+        assert_eq!(MountInfo::of("nonsense"), None);
     }
 
     #[test]

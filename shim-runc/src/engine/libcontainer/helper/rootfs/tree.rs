@@ -49,7 +49,7 @@ pub(super) enum LastLink {
 
 /// A place in the root.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct TreePlace {
     pub(super) fd: OwnedFd,
     /// It was there before.
     pub(super) existed: bool,
@@ -87,10 +87,10 @@ impl Tree {
         path: &Path,
         missing: Missing,
         last: LastLink,
-    ) -> Result<Place, Errno> {
+    ) -> Result<TreePlace, Errno> {
         let keep = if last == LastLink::Keep { OFlags::NOFOLLOW } else { OFlags::empty() };
         match self.open(path, OFlags::PATH | keep) {
-            Ok(fd) => Ok(Place { fd, existed: true }),
+            Ok(fd) => Ok(TreePlace { fd, existed: true }),
             Err(Errno::NOENT) => self.walk(path, missing, last, |_| Ok(())),
             Err(error) => Err(error),
         }
@@ -117,7 +117,7 @@ impl Tree {
         missing: Missing,
         last: LastLink,
         mut may_make: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
-    ) -> Result<Place, Errno> {
+    ) -> Result<TreePlace, Errno> {
         let mut entered: Vec<OwnedFd> = Vec::new();
         let mut ahead = Vec::new();
         push(&mut ahead, path);
@@ -160,7 +160,7 @@ impl Tree {
                     push(&mut ahead, &target);
                 }
                 FileType::Directory => entered.push(fd),
-                _ if ahead.is_empty() => return Ok(Place { fd, existed }),
+                _ if ahead.is_empty() => return Ok(TreePlace { fd, existed }),
                 _ => return Err(Errno::NOTDIR),
             }
         }
@@ -168,7 +168,7 @@ impl Tree {
             Some(fd) => fd,
             None => self.open(Path::new("/"), OFlags::PATH)?,
         };
-        Ok(Place { fd, existed })
+        Ok(TreePlace { fd, existed })
     }
 }
 
