@@ -15,8 +15,6 @@ const fn except(rule: Rule, what: &'static str, reason: &'static str) -> Excepti
 
 const RECORDS: &str = "two files of one promise are to become one, or to part";
 const SNAPSHOT: &str = "the trait of a driver is to be all that the snapshotter knows of one";
-const PROGRAMS: &str =
-    "of a test program; a shared type is to move out of the file that runs everything";
 const EARLIER: &str = "written before the rule; rustix has the same call";
 
 pub(super) const EXCEPTIONS: &[Exception] = &[
@@ -50,14 +48,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         "supervisor/src/task/error.rs -> supervisor/src/task/shim_client/mod.rs",
         "the error of a call is to move beside `TaskError`",
     ),
-    except(
-        Rule::Circle,
-        "tests/src/bin/differ/case.rs -> tests/src/bin/differ/cases/mod.rs",
-        PROGRAMS,
-    ),
-    except(Rule::Circle, "tests/src/bin/differ/raw.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
-    except(Rule::Circle, "tests/src/bin/differ/shim.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
-    except(Rule::Circle, "tests/src/bin/differ/table.rs -> tests/src/bin/differ/run.rs", PROGRAMS),
     except(
         Rule::Place,
         "supervisor/src/container.rs names prost",

@@ -5,7 +5,6 @@ use std::path::Path;
 use harness::shim::bundle;
 use serde_json::{Value, json};
 
-use crate::cases;
 use crate::fixture::Holder;
 
 /// What a variation may need to know of where it is run.
@@ -145,6 +144,13 @@ pub(crate) fn generate(variations: &[Variation], combinations: usize) -> Vec<Cas
     found
 }
 
+/// Has init stay, so that something can be executed beside it.
+fn stay(spec: &mut Value) {
+    if spec["process"]["args"][1] == "probe" {
+        spec["process"]["args"] = json!([spec["process"]["args"][0], "probe", "stay"]);
+    }
+}
+
 impl Case {
     /// Its spec in one place.
     pub(crate) fn spec(&self, variations: &[Variation], setting: &Setting<'_>) -> Value {
@@ -153,7 +159,7 @@ impl Case {
             (variations[part].shape)(&mut spec, setting);
         }
         if self.has_exec(variations) {
-            cases::stay(&mut spec);
+            stay(&mut spec);
         }
         spec
     }
@@ -205,6 +211,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases;
 
     #[test]
     fn the_same_number_makes_the_same_cases() {

@@ -23,6 +23,7 @@ mod options;
 mod probe;
 mod raw;
 mod run;
+mod runtimes;
 mod shim;
 mod table;
 

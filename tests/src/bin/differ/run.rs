@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use harness::programs;
 use harness::shim::namespace;
-use serde_json::Value;
 
 use crate::case::{Case, Setting, Variation, generate};
 use crate::cases;
@@ -21,51 +20,14 @@ use crate::host::Hierarchy;
 use crate::known;
 use crate::observe::{Names, Outcome};
 use crate::options::Options;
+use crate::runtimes::{RUNTIMES, Results, Run, Runtime};
 use crate::{raw, shim, table};
-
-/// Who runs specs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Runtime {
-    /// The measure.
-    Runc,
-    /// A second opinion.
-    Crun,
-    /// libcontainer, through our shim.
-    Ours,
-}
-
-/// In the order of the table's columns.
-pub(crate) const RUNTIMES: [Runtime; 3] = [Runtime::Runc, Runtime::Crun, Runtime::Ours];
 
 /// How many of one runtime's containers are made at once.
 const WORKERS: usize = 2;
 
 /// A run that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
-
-/// One spec under one runtime.
-pub(crate) struct Run<'a> {
-    /// What all share.
-    pub(crate) fixture: &'a Fixture,
-    /// The container's id.
-    pub(crate) id: String,
-    /// Where this run keeps its files.
-    pub(crate) dir: PathBuf,
-    /// The bundle's directory, not yet made.
-    pub(crate) bundle: PathBuf,
-    /// The spec.
-    pub(crate) spec: Value,
-    /// What is executed in it.
-    pub(crate) process: Option<Value>,
-}
-
-/// What each runtime made of each case.
-pub(crate) struct Results {
-    /// The cases.
-    pub(crate) cases: Vec<Case>,
-    /// By case and runtime.
-    pub(crate) outcomes: Vec<[Outcome; 3]>,
-}
 
 /// Runs what was asked for; whether all is well.
 pub(crate) fn all(options: &Options) -> Result<bool> {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::observe::{self, Outcome};
-use crate::run::Run;
+use crate::runtimes::Run;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use crate::compare;
 use crate::known::KNOWN;
 use crate::observe::Outcome;
 use crate::options::Options;
-use crate::run::{RUNTIMES, Results};
+use crate::runtimes::{RUNTIMES, Results};
 
 const BEGIN: &str = "<!-- coverage: written by `differ --write`, checked by `differ` -->\n";
 const END: &str = "<!-- end of coverage -->\n";

@@ -33,13 +33,6 @@ pub(crate) fn all() -> Vec<Variation> {
     .collect()
 }
 
-/// Has init stay, so that something can be executed beside it.
-pub(crate) fn stay(spec: &mut Value) {
-    if spec["process"]["args"][1] == "probe" {
-        spec["process"]["args"] = json!([spec["process"]["args"][0], "probe", "stay"]);
-    }
-}
-
 /// Adds to a list in the spec.
 fn push(list: &mut Value, item: Value) {
     match list {
