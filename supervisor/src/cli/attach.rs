@@ -1,7 +1,7 @@
 //! A process in the foreground, from its start to its exit status.
 //!
-//! Promise: the status is returned only when all output has been written; a daemon that dies
-//! meanwhile is started again, and tells the status that the shim kept.
+//! Promise: the status is returned only when all output has been written. A daemon that dies
+//! meanwhile is started again; it gets the status from the shim, which keeps it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::stdio::Copies;
 use crate::daemon::went_away;
 use protos::grpc::containerd::services::tasks::v1::CloseIoRequest;
 
-/// How long output may take that comes from a process whose shim has let go of the streams.
+/// How long to wait for output after the shim has closed the streams.
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
-/// How often a daemon that is gone is asked again.
+/// How many times a wait is sent again to a daemon that went away.
 const RETRIES: u32 = 5;
 
 /// A process of a container: its init, or an exec.
@@ -33,7 +33,7 @@ pub(crate) struct Process {
 pub(crate) struct Exit(tokio::task::JoinHandle<Result<u32, CliError>>);
 
 impl Process {
-    /// Asks for the exit.
+    /// Sends the wait for the exit.
     pub(crate) fn exit(&self, client: &Client) -> Exit {
         let (process, client) = (self.clone(), client.clone());
         Exit(tokio::spawn(async move { process.wait(client).await }))
@@ -74,7 +74,7 @@ impl Process {
 }
 
 impl Exit {
-    /// Attends to a started process until it exits: standard input's end, signals, resizes.
+    /// Passes the end of standard input, signals and sizes to a started process until it exits.
     pub(crate) async fn attend(
         mut self,
         client: &Client,
@@ -100,13 +100,13 @@ impl Exit {
         }
     }
 
-    /// The process was not started after all.
+    /// Gives up the wait, because the process was not started.
     pub(crate) fn abandon(self) {
         self.0.abort();
     }
 }
 
-/// Lets `delete` end the process's streams, and waits for the output that is on its way.
+/// Deletes the process, which closes its streams, and waits until their output has been written.
 pub(crate) async fn finish<T>(
     copies: &mut Copies,
     delete: impl Future<Output = Result<T, CliError>>,

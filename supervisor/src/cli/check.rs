@@ -1,4 +1,4 @@
-//! `check`: what the daemon's root holds against its records, and the repair of it.
+//! `check`: compares the daemon's root directory with its records, and repairs it.
 
 use protos::grpc::supervisor::check::v1::{CheckRequest, Finding};
 
@@ -7,7 +7,7 @@ use super::{Context, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Mend what can be mended: rebuild a database that is not used, unpack damaged snapshots again
+    /// Repair what can be repaired: rebuild a database that is not used, unpack damaged snapshots again
     #[arg(long)]
     repair: bool,
     /// Read every blob and every file of an image, instead of comparing sizes
@@ -28,8 +28,8 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     Ok(u8::from(open > 0))
 }
 
-/// One finding on one line. Names come from images and directories: nothing in them is passed on
-/// that a terminal would act on.
+/// One finding on one line. Names come from images and directories, so control characters in them
+/// are escaped: a terminal would act on them.
 fn line(finding: &Finding) -> String {
     let scope = match finding.namespace.as_str() {
         "" => String::new(),

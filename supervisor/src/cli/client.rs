@@ -1,4 +1,4 @@
-//! The daemon, as every command sees it: one connection, every service in one namespace.
+//! The connection of a command to the daemon: every service, in one namespace.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ impl Interceptor for InNamespace {
     }
 }
 
-/// A daemon that answered.
+/// A connection to a daemon that answered.
 #[derive(Clone)]
 pub(crate) struct Client {
     connection: Connection,
@@ -47,7 +47,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects, starting the daemon where none listens.
+    /// Connects. Starts the daemon if none listens.
     pub(crate) async fn connect(config: DaemonConfig, namespace: &str) -> Result<Self, CliError> {
         let value = MetadataValue::try_from(namespace)
             .map_err(|_| CliError::BadNamespace { namespace: namespace.to_owned() })?;
@@ -56,7 +56,7 @@ impl Client {
         Ok(Self { connection, config, namespace: namespace.to_owned() })
     }
 
-    /// A new connection to the same daemon, which is started again where it is gone.
+    /// A new connection with the same configuration. Starts the daemon if none listens.
     pub(crate) async fn reconnect(&self) -> Result<Self, CliError> {
         Self::connect(self.config.clone(), &self.namespace).await
     }
@@ -66,7 +66,7 @@ impl Client {
         self.config.fifo_directory()
     }
 
-    /// The directory for a runtime's records, to be passed on as its option.
+    /// The directory for a runtime's records, for the options of its shim.
     pub(crate) fn runtime_root(&self, runtime: &str) -> PathBuf {
         self.config.runtime_root(runtime)
     }

@@ -1,4 +1,4 @@
-//! Steps on containers that several commands share.
+//! Calls about containers that several commands make.
 
 use protos::grpc::containerd::services::containers::v1::{
     Container, DeleteContainerRequest, GetContainerRequest,

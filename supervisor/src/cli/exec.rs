@@ -1,4 +1,4 @@
-//! `exec`: a further process in a running container.
+//! `exec`: another process in a running container.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -119,12 +119,13 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     if outcome.is_err()
         && let Err(also) = delete(&client, &exec).await
     {
-        log::debug!("clean up: {}", also.report()); // it may still run, or never have been
+        // Harmless: the process still runs, or the exec was not made.
+        log::debug!("clean up: {}", also.report());
     }
     outcome
 }
 
-/// The container's own process, with another command.
+/// The process of the exec: that of the container's spec, with the command line's changes.
 async fn process(
     client: &Client,
     spec: Spec,
@@ -154,7 +155,7 @@ async fn process(
     Ok(process)
 }
 
-/// passwd and group as the container has them now.
+/// Reads passwd and group in the root directory of the running container.
 async fn accounts(client: &Client, id: &str) -> Result<Accounts, CliError> {
     let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
     let task = match client.tasks().get(request).await {
@@ -189,7 +190,8 @@ async fn delete(client: &Client, exec: &Process) -> Result<(), CliError> {
     unless_absent(deleted, || format!("delete exec {}", exec.exec))
 }
 
-/// The container's files change while it runs, so the runtime's words have to do.
+/// Returns the command's own fault if the message says so. A running container changes its files, so
+/// that they are no evidence.
 fn explain(error: CliError, arguments: &Arguments) -> CliError {
     let CliError::Call { answer, .. } = &error else { return error };
     let command = arguments.args.first().cloned().unwrap_or_default();

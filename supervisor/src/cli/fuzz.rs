@@ -1,4 +1,4 @@
-//! Hostile images: who they say that they run as, and what.
+//! Hostile images: the user and the command in their configuration, and their account files.
 
 use ::fuzz::Target;
 

@@ -1,4 +1,4 @@
-//! `images`: what is here to be run.
+//! `images`: lists and removes images.
 
 use protos::grpc::containerd::services::images::v1::{DeleteImageRequest, ListImagesRequest};
 
@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// List images
     Ls {
-        /// Names alone
+        /// Print names only
         #[arg(short, long)]
         quiet: bool,
     },

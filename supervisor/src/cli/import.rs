@@ -18,12 +18,12 @@ use super::stream::Stream;
 use super::{Context, say};
 use crate::image::Platform;
 
-/// The progress event that names an image which is now here.
+/// The progress event that names an image which was stored.
 const SAVED: &str = "saved";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Name of the image [default: what the archive says]
+    /// Name of the image [default: the name in the archive]
     #[arg(long)]
     name: Option<String>,
     /// OCI layout or docker archive, as a tar file
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, CliError> {
-    // Before a daemon is started for it.
+    // Fails before a daemon is started.
     open(&arguments.file)?;
     let client = context.client().await?;
     for name in import(&client, &arguments.file, arguments.name.as_deref()).await? {
@@ -41,7 +41,7 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     Ok(0)
 }
 
-/// Whether an argument that may be an image's name is meant as a file.
+/// Whether an argument is an archive: an image's name that is a file's path is read as the file.
 pub(crate) fn is_archive(argument: &str) -> bool {
     Path::new(argument).is_file()
 }

@@ -36,7 +36,7 @@ enum Command {
 
 #[derive(clap::Args)]
 pub(crate) struct UninstallArguments {
-    /// Image, as it was installed
+    /// Name of the image that was installed
     image: String,
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn uninstall(
 ) -> Result<u8, CliError> {
     let client = context.client().await?;
     let mut refusal = None;
-    // The image itself may be gone by now, so its name is tried as it would have been found.
+    // The image may be removed already, so it is not looked up. Each full form of its name is tried.
     for image in reference::candidates(&arguments.image) {
         match client.install().uninstall(UninstallRequest { image }).await {
             Ok(_) => return Ok(0),

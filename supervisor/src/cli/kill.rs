@@ -1,4 +1,4 @@
-//! `kill`: a signal to containers.
+//! `kill`: sends a signal to containers.
 
 use protos::grpc::containerd::services::tasks::v1::KillRequest;
 use tonic::Code;
@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
     /// Signal, by name or number [default: the image's stop signal, or SIGTERM]
     #[arg(short, long)]
     signal: Option<String>,
-    /// Every process of the container, not only its first
+    /// Send it to every process of the container, not only the first
     #[arg(short = 'A', long)]
     all: bool,
     /// Ids of containers

@@ -1,14 +1,14 @@
-//! The command line: one file a command, all of them clients of the daemon's gRPC services.
+//! The command line: one file for each command. Each is a client of the daemon's gRPC services.
 //!
-//! Promise: a command that succeeds exits with 0, one that runs a process in the foreground with
-//! that process's status; 125 is the command line's own failure, 126 a container's command that
-//! cannot be executed, 127 one that is not there. Messages go to standard error, one line each. What
-//! is printed and was not written here holds no control characters, and is bounded; a container's
-//! own output is passed on as it is.
+//! Promise: a command that succeeds exits with 0. One that runs a process in the foreground exits
+//! with that process's status; 125 is the command line's own failure, 126 a container's command that
+//! cannot be executed, 127 one that does not exist. Messages go to standard error, one line each.
+//! Text from elsewhere is printed without control characters and up to a limit. A container's output
+//! is not changed.
 //! A command uses only what a client of containerd can use: the gRPC services, and the mounts that
 //! the Snapshots service returns. It does not know the daemon's directories. Exceptions are the start
 //! of the daemon ([`crate::daemon`]), the directory of fifos that both have from [`crate::config`],
-//! and the services of ours that install binaries and check a root.
+//! and our own services, which install binaries and check a root directory.
 
 mod attach;
 mod check;
@@ -51,9 +51,9 @@ use crate::text::escaped;
 use client::Client;
 use error::CliError;
 
-/// As much as is printed of one error.
+/// The limit of an error that is printed.
 const ERROR_BYTES: usize = 4096;
-/// As much as is printed in one line of a command's output.
+/// The limit of a line of a command's output.
 const LINE_BYTES: usize = 1 << 16;
 
 /// Runs containers, and serves containerd's API.
@@ -84,7 +84,7 @@ enum Command {
     Run(Box<run::Arguments>),
     /// List containers
     Ps(ps::Arguments),
-    /// Run a further command in a running container
+    /// Run another command in a running container
     Exec(exec::Arguments),
     /// Send a signal to containers
     Kill(kill::Arguments),
@@ -102,20 +102,20 @@ enum Command {
     Uninstall(install::UninstallArguments),
     /// Return to the binaries before the last install or uninstall
     Rollback,
-    /// Compare what is stored with its records, and mend it
+    /// Compare the stored data with its records, and repair it
     Check(check::Arguments),
     /// Show the versions of this program and of the daemon
     Version,
 }
 
-/// What a command needs besides its own arguments.
+/// The part of the command line that all commands share.
 pub(crate) struct Context {
     pub(crate) config: DaemonConfig,
     pub(crate) namespace: String,
 }
 
 impl Context {
-    /// Connects, starting the daemon where none listens.
+    /// Connects. Starts the daemon if none listens.
     async fn client(self) -> Result<Client, CliError> {
         Client::connect(self.config, &self.namespace).await
     }
@@ -126,7 +126,7 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
-            // It quotes the arguments, which a script may have from elsewhere.
+            // It quotes arguments, which may hold control characters.
             for line in error.render().to_string().lines() {
                 let _ = writeln!(std::io::stderr(), "{}", escaped(line, ERROR_BYTES));
             }
@@ -186,25 +186,25 @@ fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, C
         .build()
         .map_err(|cause| CliError::io("start the asynchronous runtime", cause))?;
     let outcome = runtime.block_on(command);
-    // Nothing that still runs in it is worth waiting for.
+    // Does not wait for tasks that still run.
     runtime.shutdown_background();
     outcome
 }
 
-/// Prints an error the way every command does.
+/// Prints an error.
 fn complain(error: &CliError) {
     let error = error.report();
     let _ = writeln!(std::io::stderr(), "supervisor: {}", escaped(&error, ERROR_BYTES));
 }
 
-/// Prints a line; a reader that is gone does not want it. Names come from archives and from other
-/// clients, so a line never holds what a terminal acts on.
+/// Prints a line. Names in it come from archives and from other clients, so control characters are
+/// escaped. A failure to write is ignored: the reader has closed the pipe.
 fn say(line: impl std::fmt::Display) {
     let line = line.to_string();
     let _ = writeln!(std::io::stdout(), "{}", escaped(&line, LINE_BYTES));
 }
 
-/// Does something for each of several names; failures are printed as they come.
+/// Calls `act` for each name. With several names, a failure is printed when it happens.
 async fn for_each<F, T>(names: &[String], act: F) -> Result<u8, CliError>
 where
     F: Fn(String) -> T,
@@ -223,7 +223,7 @@ where
     if failed > 0 { Err(CliError::Several { failed, all: names.len() }) } else { Ok(0) }
 }
 
-/// Random bytes in hexadecimal, for names that nobody chose.
+/// Random bytes in hexadecimal, for generated names.
 fn random_hex(bytes: usize) -> Result<String, CliError> {
     let mut random = vec![0; bytes];
     std::fs::File::open("/dev/urandom")

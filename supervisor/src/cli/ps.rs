@@ -1,4 +1,4 @@
-//! `ps`: containers and what their tasks do.
+//! `ps`: lists containers with the state of their tasks.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use super::{Context, say, table};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also those that do not run
+    /// Show containers that do not run, too
     #[arg(short, long)]
     all: bool,
-    /// Ids alone
+    /// Print ids only
     #[arg(short, long)]
     quiet: bool,
 }

@@ -14,7 +14,7 @@ use crate::image::manifest::{self, IndexOrManifest, MAX_BYTES, Manifest};
 use crate::image::reference::candidates;
 use crate::image::{ExecutionConfig, ImageError, Platform, RunnableConfig, chain_ids};
 
-/// Indexes in indexes that are followed.
+/// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
 
 /// An image ready to be run.
@@ -27,15 +27,15 @@ pub(crate) struct RunImage {
 
 /// A layer, packed and unpacked.
 pub(crate) struct Layer {
-    /// The archive as it is stored.
+    /// The blob in the content store.
     pub(crate) blob: types::Descriptor,
     /// The snapshot that has this layer and all below it.
     pub(crate) chain_id: String,
 }
 
-/// Finds an image by its name, in full or as it is typed for short.
+/// Finds an image by its full or short name.
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Image, CliError> {
-    // All at once: it costs no more than asking for the likeliest alone.
+    // All candidates at once: that takes no longer than one call.
     let asked: Vec<_> = candidates(name)
         .into_iter()
         .map(|name| {
@@ -58,7 +58,7 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Image, CliError>
     Err(CliError::NoImage { name: name.to_owned() })
 }
 
-/// The image's layers and what its config says of containers, for this platform.
+/// The image's layers and its config, for this platform.
 pub(crate) async fn resolve(client: &Client, name: &str) -> Result<RunImage, CliError> {
     let image = find(client, name).await?;
     let bad = |why: String| CliError::BadImage { name: name.to_owned(), why };

@@ -1,7 +1,7 @@
-//! `rm`: containers, with their tasks and snapshots.
+//! `rm`: removes containers with their tasks and snapshots.
 //!
-//! Promise: what is said to be removed is gone, with its processes and mounts. Each step of a removal
-//! ends within [`PATIENCE`], or the removal says what stays.
+//! Promise: an id that is printed was removed, with its processes and mounts. Each step of a removal
+//! ends within [`PATIENCE`], or the error says what stays.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use super::error::{CliError, unless_absent};
 use super::{Context, container, for_each, say};
 use crate::daemon::Idempotent;
 
-/// How long each step of a removal may take. The daemon gives a shim that does not answer 10 s before
-/// it cleans up behind it.
+/// How long each step of a removal may take. It is longer than the 10 s that the daemon waits for a shim
+/// before it cleans up without it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Kill them first if they run
+    /// Kill containers that run
     #[arg(short, long)]
     force: bool,
     /// Ids of containers
@@ -56,13 +56,13 @@ pub(crate) async fn run(arguments: Arguments, context: Context) -> Result<u8, Cl
     .await
 }
 
-/// Ends a task, in whatever state it is, and removes it. A task need not be there.
+/// Kills and deletes a task in any state. It need not exist.
 pub(crate) async fn end(client: &Client, id: &str) -> Result<(), CliError> {
     stop(client, id).await?;
     delete(client, id).await
 }
 
-/// Does a step of a removal; what it was to remove stays when its time is over.
+/// Does a step of a removal within [`PATIENCE`]. `what` stays after that time.
 async fn within<T>(
     id: &str,
     what: &str,
@@ -75,7 +75,7 @@ async fn within<T>(
     })
 }
 
-/// Kills a task, if there is one, and waits until it has exited.
+/// Kills a task, if it exists, and waits until it has exited.
 pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
     let kill = async {
         let mut request = Request::new(KillRequest {
@@ -84,7 +84,7 @@ pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
             signal: Signal::SIGKILL as u32,
             all: true,
         });
-        // What is killed twice is dead as well.
+        // A second SIGKILL changes nothing, so the call may be sent again.
         request.extensions_mut().insert(Idempotent);
         match client.tasks().kill(request).await {
             Ok(_) => Ok(true),
@@ -103,7 +103,7 @@ pub(super) async fn stop(client: &Client, id: &str) -> Result<(), CliError> {
     within(id, &process, wait).await
 }
 
-/// Deletes a task; one that is still being made is ended by it.
+/// Deletes a task. One that is still being created is ended.
 async fn delete(client: &Client, id: &str) -> Result<(), CliError> {
     let delete = async {
         let request = DeleteTaskRequest { container_id: id.to_owned() };

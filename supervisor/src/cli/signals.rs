@@ -1,4 +1,4 @@
-//! Signals that this process gets and the container is meant to.
+//! Signals that arrive at this process and are passed to the container.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,12 +21,12 @@ const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// From its making on, these signals no longer end this process; those that arrive before
+/// Handlers of the signals. They no longer end this process; those that arrive before
 /// [`Signals::forward`] are kept.
 pub(crate) struct Signals {
     streams: Vec<(Signal, Stream)>,
     resized: Option<Stream>,
-    /// Those that came before there was a process to pass them to.
+    /// Signals that arrived before the container's process was started.
     kept: VecDeque<Signal>,
 }
 
@@ -44,7 +44,7 @@ impl Signals {
         Ok(Self { streams, resized, kept: VecDeque::new() })
     }
 
-    /// Passes signals to the process until it is dropped.
+    /// Passes signals to the process, until this future is dropped.
     pub(crate) async fn forward(
         &mut self,
         client: &Client,
@@ -73,11 +73,12 @@ impl Signals {
         }
     }
 
-    /// Ends with a signal that asks this process to end. Others are kept for [`Signals::forward`].
+    /// Returns the next signal that asks this process to end. Others are kept for
+    /// [`Signals::forward`].
     ///
     /// # Cancel safety
     ///
-    /// No signal is lost but the one that it ends with.
+    /// No signal is lost.
     pub(crate) async fn interrupted(&mut self) -> Signal {
         loop {
             match self.arrived().await {
@@ -85,7 +86,7 @@ impl Signals {
                     signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT),
                 ) => return signal,
                 Some(other) => self.kept.push_back(other),
-                // The size is told when the process is there.
+                // `forward` sends the terminal's size when it begins.
                 None => {}
             }
         }
@@ -125,7 +126,7 @@ async fn resize(client: &Client, container: &str, exec: &str) {
         width,
         height,
     };
-    // A process that has just ended has no size.
+    // Fails when the process has ended, which is harmless.
     let _ = client.tasks().resize_pty(request).await;
 }
 
@@ -137,7 +138,7 @@ pub(crate) fn parse(text: &str) -> Result<u32, CliError> {
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    // Real-time signals are counted from the first that the C library leaves to programs.
+    // SIGRTMIN is 34: the C library uses the two signals below it.
     let (first, last) = (34, 64);
     let number = |text: &str| text.parse::<u32>().map_err(|_| unknown());
     let real_time = match name.strip_prefix("RTM") {

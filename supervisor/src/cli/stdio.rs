@@ -1,8 +1,8 @@
-//! A process's standard streams, from fifos to this process's own.
+//! A process's standard streams: copies between fifos and this process's own streams.
 //!
 //! The fifos of a process are in a directory of their own, which is locked (flock, shared) as long as
-//! this process lives. The daemon removes a directory that it can lock. Promise: output is copied until its end; what a reader of ours no longer wants is
-//! drained, so that the container is not held up.
+//! this process lives. The daemon removes a directory that it can lock. Promise: output is read to its
+//! end, also after this process's own reader has gone, so that the container is not blocked.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -38,15 +38,15 @@ pub(crate) struct Fifos {
     stderr: Option<OwnedFd>,
 }
 
-/// Copies under way.
+/// Copies that run.
 pub(crate) struct Copies {
     outputs: Vec<oneshot::Receiver<()>>,
-    /// Completes when our standard input has ended.
+    /// Completes at the end of this process's standard input.
     pub(crate) stdin: Option<oneshot::Receiver<()>>,
 }
 
 impl Fifos {
-    /// Makes them, and opens the ends that output comes from.
+    /// Makes the fifos below `parent`, and opens the reading ends of the outputs.
     pub(crate) fn make(parent: &Path, id: &str, streams: Streams) -> Result<Self, CliError> {
         let failed = |path: &Path| {
             let what = format!("make {}", path.display());
@@ -69,7 +69,7 @@ impl Fifos {
     }
 
     fn open_outputs(&mut self) -> io::Result<()> {
-        // Not blocking, or this would wait for the other end.
+        // A blocking open would wait for a writer.
         let open_end = |path: &Path| -> io::Result<OwnedFd> {
             nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
             let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -86,7 +86,7 @@ impl Fifos {
         Ok(())
     }
 
-    /// The paths for the task service; a stream that is not there is empty.
+    /// The paths for the Tasks service. The path of a stream that the process does not have is empty.
     pub(crate) fn paths(&self) -> [String; 3] {
         let path = |name: &str, wanted: bool| {
             let path = if wanted { self.directory.join(name) } else { PathBuf::new() };
@@ -99,7 +99,7 @@ impl Fifos {
         ]
     }
 
-    /// Starts copying. The other ends may open before or after.
+    /// Starts the copies. The shim may open its ends before or after.
     pub(crate) fn copy(&mut self) -> Result<Copies, CliError> {
         let failed = |cause| CliError::io("copy standard streams", cause);
         let mut outputs = Vec::new();
@@ -115,8 +115,8 @@ impl Fifos {
         }
         let stdin = if self.streams.stdin {
             let path = self.directory.join("stdin");
-            // For reading too: opening does not wait for the shim, and a write before the shim has
-            // opened its end is kept.
+            // Also for reading: the open does not wait for the shim, and the fifo keeps what is
+            // written before the shim opens it.
             let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
             let to = open(&path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
             Some(in_thread("stdin", move || feed(to)).map_err(failed)?)
@@ -129,7 +129,7 @@ impl Fifos {
 
 impl Drop for Fifos {
     fn drop(&mut self) {
-        // What stays is swept when a daemon starts.
+        // The daemon removes what stays, at its next start.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -139,10 +139,10 @@ impl Copies {
     ///
     /// # Cancel safety
     ///
-    /// What has ended is not asked again.
+    /// A stream that has ended is not waited for again.
     pub(crate) async fn outputs_end(&mut self) {
         while let Some(output) = self.outputs.last_mut() {
-            let _ = output.await; // a thread that is gone has nothing more to say either
+            let _ = output.await; // an error: the thread has ended as well
             self.outputs.pop();
         }
     }
@@ -165,8 +165,8 @@ fn drain(from: &OwnedFd, to: BorrowedFd<'_>) {
     let mut buffer = vec![0; BUFFER];
     let mut wanted = true;
     loop {
-        // Before the first writer there is neither data nor hang-up, so a read only follows one
-        // that has come, and its 0 is the true end.
+        // poll(2) reports nothing before the first writer, so that the first read is after it and a
+        // result of 0 is the end.
         if wait_for(from.as_fd(), PollFlags::POLLIN).is_err() {
             return;
         }
@@ -179,7 +179,7 @@ fn drain(from: &OwnedFd, to: BorrowedFd<'_>) {
     }
 }
 
-/// Copies our standard input to the fifo until either ends.
+/// Copies this process's standard input to the fifo, until one of them ends.
 fn feed(to: OwnedFd) {
     let mut buffer = vec![0; BUFFER];
     let mut to = File::from(to);
@@ -203,7 +203,7 @@ fn feed(to: OwnedFd) {
     }
 }
 
-/// Writes everything, also to a descriptor that somebody made non-blocking.
+/// Writes everything, also to a non-blocking descriptor: another process may have made it so.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match nix::unistd::write(to, bytes) {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_remains_and_the_lock_tells_that_somebody_is_there() {
+    fn nothing_remains_and_the_lock_is_held_while_the_client_lives() {
         let parent = tempfile::tempdir().unwrap();
         let fifos = Fifos::make(parent.path(), "c", streams()).unwrap();
         assert!(fifos.stdout.as_ref().unwrap().as_raw_fd() >= 0);

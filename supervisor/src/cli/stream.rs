@@ -1,7 +1,7 @@
-//! Byte streams and progress beside a transfer, over the streaming service.
+//! Streams of bytes and of progress for a transfer, by the Streaming service.
 //!
-//! Owns the client's half of containerd's protocol: a stream is opened by its id and acknowledged,
-//! then bytes go out as far as the other side has widened the window.
+//! This is the client's half of containerd's protocol: the client opens a stream by its id, the server
+//! acknowledges it, then bytes are sent as far as the server's window updates allow.
 //! See containerd's docs/transfer.md, streaming.proto.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use super::client::Client;
 use super::error::CliError;
 use super::random_hex;
 
-/// As much as goes into one message, far below what a message may hold.
+/// The bytes in one message; far below the limit of a message.
 const PIECE_BYTES: usize = 1 << 20;
 const QUEUE: usize = 8;
 
@@ -31,12 +31,12 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Opens a stream under a fresh id; the daemon knows it when this returns.
+    /// Opens a stream with a new id. The daemon knows it when this returns.
     pub(crate) async fn open(client: &Client, purpose: &str) -> Result<Self, CliError> {
         let failed = |status| CliError::call(format!("open stream for {purpose}"), status);
         let id = format!("{purpose}-{}", random_hex(8)?);
         let (outgoing, queue) = mpsc::channel(QUEUE);
-        // A channel this new and this deep has room.
+        // Cannot fail: the channel is empty.
         let _ = outgoing.try_send(any::pack(&StreamInit { id: id.clone() }));
         let mut incoming = client
             .streaming()
@@ -53,8 +53,8 @@ impl Stream {
         self.incoming.message().await
     }
 
-    /// Sends a file as the daemon asks for it. Ends early when the daemon closes the stream: why it
-    /// did, the transfer itself says.
+    /// Sends a file as the daemon's window allows. Ends early when the daemon closes the stream; the
+    /// result of the transfer says why.
     pub(crate) async fn send(mut self, mut file: File, path: &str) -> Result<(), CliError> {
         let mut window = 0_usize;
         loop {
@@ -65,13 +65,13 @@ impl Stream {
                 }
             }
             let mut piece = vec![0; window.min(PIECE_BYTES)];
-            // Files are read in place: the page cache is faster than another thread.
+            // A blocking read: the page cache is faster than another thread.
             let n = file
                 .read(&mut piece)
                 .map_err(|cause| CliError::io(format!("read {path}"), cause))?;
             if n == 0 {
-                // Closes our half. The other half must outlive it: dropping that too would cancel
-                // the call, and with it what is still under way.
+                // Closes the sending half. The receiving half must stay open: its drop would cancel
+                // the call, and data that is not yet delivered with it.
                 drop(self.outgoing);
                 while let Ok(Some(_)) = self.incoming.message().await {}
                 return Ok(());

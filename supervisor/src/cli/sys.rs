@@ -1,5 +1,5 @@
 //! System calls that have no safe wrapper in the crates we use.
-#![allow(unsafe_code)]
+#![allow(unsafe_code)] // TIOCGWINSZ is an ioctl(2)
 
 use std::os::fd::RawFd;
 

@@ -1,8 +1,8 @@
-//! Lists as people read them: columns as wide as their widest entry.
+//! Tables for people: each column is as wide as its widest entry.
 
 use crate::text::escaped;
 
-/// As much as is shown of one entry; a command's `-q` shows names whole.
+/// The limit of an entry. `-q` of a command prints whole names.
 const ENTRY_BYTES: usize = 512;
 
 /// Prints a header and rows.
@@ -25,7 +25,7 @@ fn lines(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         let mut line = String::new();
         for (entry, width) in row.iter().zip(&widths) {
             line.push_str(entry);
-            // Not a width in a format string, which panics when it is too wide.
+            // A width in a format string panics when it is too large.
             let pad = width.saturating_sub(entry.chars().count()) + 3;
             line.extend(std::iter::repeat_n(' ', pad));
         }
@@ -35,7 +35,7 @@ fn lines(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     table.iter().map(line).collect()
 }
 
-/// A moment as RFC 3339 in UTC, to the second.
+/// A time as RFC 3339 in UTC, to the second.
 pub(crate) fn moment(time: Option<&prost_types::Timestamp>) -> String {
     time.map(|time| {
         let whole = prost_types::Timestamp { seconds: time.seconds, nanos: 0 };

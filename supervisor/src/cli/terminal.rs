@@ -1,4 +1,4 @@
-//! This process's terminal while a container has it.
+//! This process's terminal while it belongs to a container.
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsRawFd as _;
@@ -13,7 +13,7 @@ pub(crate) struct RawTerminal {
     before: Termios,
 }
 
-/// Refuses a terminal for the container where this process has none.
+/// Fails if standard input is no terminal.
 pub(crate) fn require() -> Result<(), CliError> {
     if io::stdin().is_terminal() {
         return Ok(());
@@ -36,7 +36,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
+        // Fails when the terminal is gone, which is harmless.
         let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
     }
 }

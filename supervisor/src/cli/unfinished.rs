@@ -1,4 +1,4 @@
-//! What a `run` that was killed left under an id, for the `run` that asks for the same id again.
+//! Removes what a killed `run` left, when another `run` is to use the same id.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,8 @@ use super::error::CliError;
 use super::rm;
 use crate::maker::{self, Fate, Maker};
 
-/// The labels of what this process makes; `goes_too` when it is to go with this process even after
-/// its start.
+/// The labels of the snapshot and record that this process makes. With `goes_too` they are removed
+/// when this process is gone, also after the container's start.
 pub(crate) fn labels(goes_too: bool) -> Result<HashMap<String, String>, CliError> {
     let maker = Maker::this_process().map_err(|cause| CliError::io("read /proc/self", cause))?;
     let mut labels = HashMap::from([(maker::LABEL.to_owned(), maker.to_string())]);
@@ -24,18 +24,18 @@ pub(crate) fn labels(goes_too: bool) -> Result<HashMap<String, String>, CliError
     Ok(labels)
 }
 
-/// Removes what is there under `id` if a `run` that is gone made it and never started it; whether
-/// the id is free now is the answer.
+/// Removes the snapshot, record and task of `id` if a `run` that is gone made them and did not start
+/// the task. Returns whether the id is free now.
 pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError> {
     let request = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
     match client.snapshots().stat(request).await {
         Ok(answer) => {
-            // Its labels are ours alone; those of the record may come from an image.
+            // `prepare` alone sets a snapshot's labels; those of a record may come from an image.
             if !is_left(&answer.into_inner().info.unwrap_or_default().labels) {
                 return Ok(false);
             }
         }
-        // It went in this moment.
+        // Removed since `prepare` found it.
         Err(status) if status.code() == Code::NotFound => return Ok(true),
         Err(status) => return Err(CliError::call(format!("look at snapshot {id}"), status)),
     }

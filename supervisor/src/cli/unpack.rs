@@ -1,4 +1,4 @@
-//! Unpacks an image that is here only as archives, layer by layer, as containerd's clients do.
+//! Unpacks the layers of an image that has no snapshots, as containerd's clients do.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::random_hex;
 use super::resolve::{Layer, RunImage};
 
-/// Makes the snapshots of an image's layers, as far as they are missing.
+/// Makes the snapshots of an image's layers that do not exist.
 pub(crate) async fn unpack(client: &Client, image: &RunImage) -> Result<(), CliError> {
     let mut parent = String::new();
     for layer in &image.layers {
@@ -69,7 +69,7 @@ async fn unpack_layer(
         labels: HashMap::new(),
     };
     match client.snapshots().commit(commit).await {
-        // Somebody else was faster; ours goes.
+        // Another client has committed it first. Remove this one.
         Err(status) if status.code() == Code::AlreadyExists => {
             container::remove_snapshot(client, SNAPSHOTTER, key).await
         }

@@ -1,4 +1,4 @@
-//! `version`: this program's, and the daemon's where one listens.
+//! `version`: the versions of this program and of the daemon, if one listens.
 
 use super::error::CliError;
 use super::{Context, say};

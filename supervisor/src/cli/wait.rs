@@ -1,4 +1,4 @@
-//! `wait`: until containers stop.
+//! `wait`: waits until containers stop.
 
 use protos::grpc::containerd::services::tasks::v1::WaitRequest;
 use tonic::Code;

@@ -1,10 +1,10 @@
-//! Which capabilities a container's processes have.
+//! The capabilities of a container's processes.
 
 use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
 
-/// What containerd gives by default.
+/// containerd's default.
 const DEFAULT: [Capability; 14] = [
     Capability::Chown,
     Capability::DacOverride,
@@ -26,7 +26,8 @@ pub(super) fn default_set() -> HashSet<Capability> {
     DEFAULT.into()
 }
 
-/// One set as the process's own; nothing inheritable or ambient (CVE-2022-24769).
+/// Sets for a process: bounding, effective and permitted are the same; inheritable and ambient are
+/// empty (CVE-2022-24769).
 pub(super) fn of(set: &HashSet<Capability>) -> LinuxCapabilities {
     let mut capabilities = LinuxCapabilities::default();
     capabilities

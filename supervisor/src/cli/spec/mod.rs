@@ -1,9 +1,9 @@
-//! The OCI runtime spec of a container: what its image says, what the command line adds, and
-//! containerd's defaults for everything else.
+//! The OCI runtime spec of a container: the image's configuration, the command line's options, and
+//! containerd's defaults for the rest.
 //!
-//! Promise: a pure function of what it is given, apart from a look at which cgroup version the
-//! host has and whether a bind mount's source exists. Not here: fetching the image's configuration
-//! (`image`), the root file system (snapshots).
+//! Promise: the result depends on the arguments, on the host's cgroup version and on whether the
+//! source of a bind mount exists, on nothing else. Not here: reading the image's configuration
+//! (`resolve`), its files (`rootfs`).
 //! See the OCI runtime specification (config.md, config-linux.md) and image specification
 //! (conversion.md).
 
@@ -29,13 +29,13 @@ pub(crate) use user::Accounts;
 /// A container's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Network {
-    /// A namespace of its own with nothing in it but the loopback device
+    /// A network namespace with a loopback device only
     None,
-    /// The host's
+    /// The host's network
     Host,
 }
 
-/// Everything that decides a container's spec.
+/// The input of [`build`].
 pub(crate) struct Wanted<'a> {
     pub(crate) id: &'a str,
     pub(crate) namespace: &'a str,
@@ -50,7 +50,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) mounts: Vec<Mount>,
 }
 
-/// Why there can be no such container.
+/// Why a spec cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpecError {
     #[error("mount {text:?}: {why}")]
@@ -111,7 +111,7 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Devices that a container may use: type, major and minor number, access. No number is any.
+/// Devices that a container may use: type, major and minor number, access. `None` is any number.
 const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
     (LinuxDeviceType::C, None, None, "m"),
     (LinuxDeviceType::B, None, None, "m"),
@@ -156,8 +156,8 @@ pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
     linux
         .set_namespaces(Some(namespaces(unified, host_network)))
         .set_resources(Some(resources))
-        // One level: runtimes remove a container's own cgroup alone, so that a parent for the
-        // namespace would stay for ever. No identifier has two dashes in a row.
+        // One level: runtimes remove only the container's own cgroup, so a parent for the namespace
+        // would stay. No identifier has two dashes in a row, so the name is unique.
         .set_cgroups_path(Some(PathBuf::from(format!("/{}--{}", wanted.namespace, wanted.id))))
         .set_masked_paths(Some(MASKED.map(str::to_owned).into()))
         .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).into()))
@@ -205,7 +205,7 @@ fn devices() -> Vec<LinuxDeviceCgroup> {
     std::iter::once(deny_all).chain(allowed).collect()
 }
 
-/// Whether the host has cgroup v2 alone.
+/// Whether the host has cgroup v2 only.
 fn is_unified() -> bool {
     statfs("/sys/fs/cgroup").is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }

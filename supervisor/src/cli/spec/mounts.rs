@@ -1,4 +1,4 @@
-//! What is mounted in a container besides its root file system.
+//! The mounts of a container, without its root file system.
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,15 @@ const DEFAULT: &[(&str, &str, &str, &str)] = &[
     ("/run", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
 ];
 
-/// On unified hosts only: with cgroup v1 it would be one mount for each hierarchy, and containerd
-/// has none there either.
+/// On hosts with cgroup v2 only. With cgroup v1 there would be a mount for each hierarchy; containerd
+/// has none there.
 const CGROUP: (&str, &str, &str, &str) =
     ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro");
 
 /// Files that containers on the host's network read.
 const HOST_NETWORK: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
-/// The mounts of a container; the caller's come last, so that they may lie over the others.
+/// The mounts of a container. The caller's are last, so that they can cover the others.
 pub(super) fn all(unified: bool, host_network: bool, more: &[Mount]) -> Vec<Mount> {
     let cgroup = unified.then_some(&CGROUP);
     let mut mounts: Vec<Mount> = DEFAULT

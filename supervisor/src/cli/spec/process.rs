@@ -1,4 +1,4 @@
-//! What runs: arguments, environment, working directory, limits.
+//! The process: arguments, environment, working directory, limits.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 const OPEN_FILES: u64 = 1024;
 
-/// The command of an image, and what the command line has in its place.
+/// The command of an image, and what the command line replaces of it.
 pub(crate) struct Command<'a> {
     /// From the command line; replaces the image's entrypoint and its command.
     pub(crate) entrypoint: Option<&'a str>,
@@ -46,7 +46,7 @@ impl Command<'_> {
 pub(crate) struct Environment(Vec<String>);
 
 impl Environment {
-    /// An image's, with a search path in any case.
+    /// An image's, with a default PATH if it has none.
     pub(crate) fn of_image(variables: &[String]) -> Self {
         let mut environment = Self(Vec::with_capacity(variables.len() + 4));
         environment.0.push(DEFAULT_PATH.to_owned());
@@ -56,12 +56,12 @@ impl Environment {
         environment
     }
 
-    /// That of a process to be joined by another.
+    /// A process's own, for an exec beside it.
     pub(crate) fn of_process(variables: &[String]) -> Self {
         Self(variables.to_vec())
     }
 
-    /// Sets `NAME=VALUE` in the place that the name has, or at the end.
+    /// Replaces the variable of this name, or appends `NAME=VALUE`.
     pub(crate) fn set(&mut self, variable: String) {
         let name = name(&variable);
         match self.0.iter_mut().find(|known| self::name(known) == name) {
@@ -70,7 +70,7 @@ impl Environment {
         }
     }
 
-    /// `NAME=VALUE`, or `NAME` alone, which is taken from the caller's own environment if there.
+    /// Sets `NAME=VALUE`. `NAME` alone takes the value from this process's environment, if it has one.
     pub(crate) fn set_or_inherit(&mut self, text: &str) -> Result<(), SpecError> {
         if name(text).is_empty() {
             return Err(SpecError::BadVariable(text.to_owned()));
@@ -100,7 +100,7 @@ fn name(variable: &str) -> &str {
 }
 
 pub(super) fn open_files_limit() -> PosixRlimit {
-    // Every field is set, which is all that the builder checks.
+    // The builder only fails when a field is missing.
     PosixRlimitBuilder::default()
         .typ(PosixRlimitType::RlimitNofile)
         .hard(OPEN_FILES)
@@ -109,7 +109,7 @@ pub(super) fn open_files_limit() -> PosixRlimit {
         .unwrap_or_default()
 }
 
-/// Where a command would be found in an image: each path that is tried, with the mode found there.
+/// Looks a command up in an image's files: each path that is tried, with the mode of what is there.
 pub(crate) fn search_path(
     merged: &mut Merged,
     command: &str,
@@ -132,8 +132,8 @@ pub(crate) fn search_path(
         .collect()
 }
 
-/// What a failure to start amounts to when the command itself is at fault: judged by the files
-/// that were tried, and by the runtime's words only as to whether it got as far as the command.
+/// Returns the command's own fault if a start failed because of it. The files that were tried show
+/// which fault it is; the runtime's message only shows whether it came to execute the command.
 pub(crate) fn explain(
     tried: &[(PathBuf, Option<u32>)],
     command: &str,
@@ -158,12 +158,12 @@ pub(crate) fn explain(
     let modes: Vec<u32> = tried.iter().filter_map(|(_, mode)| *mode).collect();
     let executable = modes.iter().any(|mode| is_file(*mode) && mode & 0o111 != 0);
     if executable {
-        // The file is there: its format or its interpreter is what fails.
+        // The file exists: its format or its interpreter is at fault.
         let format = lower.contains("exec format error") || lower.contains("enoexec");
         let denied = lower.contains("permission denied") || lower.contains("eacces");
         return (format || denied).then_some(CommandFault::NotExecutable { command, reason });
     }
-    // What lies at a path that was named is at fault; on a search path it is as good as absent.
+    // What exists at a path that was given is at fault. On a search path, only a file counts.
     let named = command.contains('/');
     let there = modes.iter().any(|mode| named || is_file(*mode));
     Some(if there {
@@ -173,7 +173,7 @@ pub(crate) fn explain(
     })
 }
 
-/// The same where the files cannot be looked at.
+/// As [`explain`], by the message alone: for commands whose files cannot be looked up.
 pub(crate) fn explain_by_words(command: &str, message: &str) -> Option<CommandFault> {
     let lower = message.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|words| lower.contains(words));

@@ -1,9 +1,8 @@
 //! The default seccomp profile: containerd's, call by call.
 //!
-//! What is not listed fails with EPERM. The tables follow the default profile that containerd
-//! publishes (contrib/seccomp) in its current form: calls of kernels newer than libseccomp are
-//! skipped by the runtimes, and `clone3`, whose flags a filter cannot see, fails with ENOSYS so
-//! that C libraries fall back to `clone`.
+//! A call that is not listed fails with EPERM. The tables follow containerd's default profile
+//! (contrib/seccomp). Runtimes skip calls that their libseccomp does not know. A filter cannot see the
+//! flags of `clone3`, so it fails with ENOSYS, and C libraries use `clone`.
 
 use std::collections::HashSet;
 
@@ -12,7 +11,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator, LinuxSyscall,
 };
 
-/// Allowed whatever the capabilities.
+/// Allowed with any capabilities.
 const ALLOWED: &str = "
     accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown chown32
     clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
@@ -80,7 +79,7 @@ const WITH_CAPABILITY: &[(Capability, &str)] = &[
     (Capability::Perfmon, "perf_event_open"),
 ];
 
-/// Allowed on this architecture alone.
+/// Allowed on this architecture only.
 const OF_ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") {
     "arch_prctl modify_ldt"
 } else if cfg!(target_arch = "aarch64") {
@@ -89,7 +88,7 @@ const OF_ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") {
     ""
 };
 
-/// Execution domains that do no harm: Linux, 32-bit, uname-2.6 with either, and the query.
+/// Arguments of personality(2) that are allowed: Linux, 32-bit, each with UNAME26, and the query.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
 
 /// The clone(2) flags that make namespaces.
@@ -104,7 +103,7 @@ pub(super) fn default_profile(bounding: &HashSet<Capability>) -> LinuxSeccomp {
         PERSONALITIES
             .map(|persona| allow("personality", Some((LinuxSeccompOperator::ScmpCmpEq, persona)))),
     );
-    // Sockets to the hypervisor reach beyond the network namespace.
+    // Vsock sockets reach the hypervisor; network namespaces do not confine them.
     syscalls.push(allow("socket", Some((LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK))));
     if !OF_ARCHITECTURE.is_empty() {
         syscalls.push(allow(OF_ARCHITECTURE, None));
@@ -142,7 +141,7 @@ fn allow(names: &str, first: Option<(LinuxSeccompOperator, u64)>) -> LinuxSyscal
             } else {
                 argument
             };
-            // Every field is set, which is all that the builder checks.
+            // The builder only fails when a field is missing.
             vec![argument.build().unwrap_or_default()]
         }));
     syscall

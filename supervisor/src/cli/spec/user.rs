@@ -1,8 +1,10 @@
-//! Who a container's process runs as: names from the image's own passwd and group files.
+//! The user and groups of a container's process, by the image's passwd and group files.
 //!
-//! The rules are containerd's: a number needs no entry, and has group 0 then; a name does. The
-//! supplementary groups are those that list the user as a member, and the user's own group is
-//! among them, so that dropping it is not a way to gain access (CVE-2022-36109).
+//! The rules are containerd's. A name needs an entry. A number needs none; without one its group
+//! is 0. The supplementary groups are those that list the user as a member, and the user's own group:
+//! a process that drops it must not gain access (CVE-2022-36109).
+//! The libcontainer helper has a parser of passwd too, which runs inside the container and looks for
+//! a home directory only (`shim-runc/src/engine/libcontainer/helper/environment.rs`).
 
 use std::path::Path;
 
@@ -14,7 +16,7 @@ use super::SpecError;
 /// The largest id that containerd takes for a number.
 const MAX_ID: u32 = i32::MAX as u32;
 
-/// The two files, as far as they exist.
+/// The contents of the two files; a file that does not exist is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     passwd: Vec<u8>,
@@ -59,7 +61,7 @@ impl Accounts {
             return Err(SpecError::BadUser { text: text.to_owned() });
         }
         let (uid, own_group, name) = if text.is_empty() {
-            // Root by number: its groups are looked up by the name it has, if any.
+            // Uid 0: its groups are looked up by its name in passwd, or by `root`.
             (0, 0, self.account(|account| account.uid == 0).map_or("root", |account| account.name))
         } else {
             match number(name) {
@@ -122,7 +124,7 @@ impl Accounts {
     }
 }
 
-/// Lines that are text; anything else in such a file names nobody.
+/// Lines that are UTF-8. Others are skipped.
 fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
     file.split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok())
@@ -186,7 +188,7 @@ mod tests {
         for text in [":", ":app", "app:", "a:b:c"] {
             assert!(accounts.user(text).is_err(), "{text}");
         }
-        // Beyond what containerd takes for a number, it is a name, and nobody has it.
+        // A number above containerd's limit is a name, which has no entry.
         assert!(accounts.user("4294967295").is_err());
     }
 }
