@@ -16,6 +16,6 @@ export FUZZ_SECONDS=$seconds CARGO_INCREMENTAL=0
 export LLVM_PROFILE_FILE=/dev/null
 RUSTC_WORKSPACE_WRAPPER=$(realpath tests/fuzz/instrumented.sh)
 export RUSTC_WORKSPACE_WRAPPER
-# One test at a time: the counters are the process's. Every crate, whatever becomes of the others.
+# One test at a time: the counters are the process's. Every crate runs, also when another one fails.
 cargo test --locked --no-fail-fast -p installer -p shim-sdk -p shim-runc -p supervisor --lib --bins -- \
   --test-threads=1 --nocapture "$name"

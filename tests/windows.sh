@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$PWD/target/windows
 export PATH=/usr/bin:$PATH RUSTC_BOOTSTRAP=1 CARGO_HOME=$target/cargo
-# Nobody runs what is built here, so it needs no debug information.
+# What is built here never runs, so it needs no debug information.
 export CARGO_PROFILE_DEV_DEBUG=false
 unset RUSTC RUSTUP_TOOLCHAIN
 /usr/bin/cargo check --locked -Z build-std=std,panic_abort --target x86_64-pc-windows-gnu \

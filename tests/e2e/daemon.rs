@@ -1,4 +1,4 @@
-//! One daemon that nobody manages: started on demand, leaving when quiet, adopting what lives on.
+//! One daemon without a service manager: it starts on demand, leaves when idle, and adopts containers that live on.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -81,7 +81,7 @@ fn a_daemon_started_on_demand_is_detached_from_who_started_it() {
     let session: Option<i32> = harness::proc::stat(pid, 6);
     assert_eq!(session, Some(pid));
     let socket = fs::metadata(supervisor.socket()).expect("it listens");
-    assert_eq!(socket.mode() & 0o007, 0, "nobody else may connect");
+    assert_eq!(socket.mode() & 0o007, 0, "no other user may connect");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_daemon_killed_while_containers_start_leaves_none_half_made() {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
             }
         });
-        // Whatever became of each, it can be removed, and nothing else is there.
+        // Each can be removed, whether or not it started, and nothing else is there.
         for id in &ids {
             let done = supervisor.run(&["rm", "-f", id]);
             assert!(done.code() == 0 || done.err().contains("no container"), "{done:?}");

@@ -55,7 +55,7 @@ impl Disk {
                 chunk.truncate(chunk.len() / 2);
             }
         }
-        // Whatever else can still take a byte, such as the log of a daemon.
+        // Other writers take the last bytes, such as the log of a daemon.
         assert!(self.free() < 4096, "{} bytes are free", self.free());
         path
     }

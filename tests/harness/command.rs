@@ -155,7 +155,7 @@ fn collect(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error is still worth showing.
+        // What was read before an error is still shown.
         let _ = from.read_to_end(&mut bytes);
         let _ = sender.send(bytes);
     });

@@ -211,7 +211,7 @@ disabled_plugins = [
     pub fn stop(&mut self, signal: Signal) {
         if let Some(mut child) = self.child.take() {
             let pid = i32::try_from(child.id()).expect("pids are small");
-            // Gone already is as good.
+            // It may have ended; that is the same result.
             let _ = kill(Pid::from_raw(pid), signal);
             let _ = child.wait();
         }

@@ -1,4 +1,4 @@
-//! A daemon's part, played over raw ttrpc, for whatever no real daemon can be brought to do.
+//! A daemon over raw ttrpc, for what no real daemon can be made to do.
 //!
 //! What goes wrong in setting it up panics, as in every test; [`crate::shim`] returns errors instead.
 
@@ -164,7 +164,7 @@ impl FakeDaemon {
 
     /// Ends a container and its shim.
     pub fn end(&self, shim: &Shim, task: &Task) {
-        // One that has ended is as good.
+        // It may have ended; that is the same result.
         let _ = task.kill("", 9);
         task.wait("").expect("Wait");
         task.delete("").expect("Delete");

@@ -100,7 +100,7 @@ pub fn look(scope: &Scope) -> Vec<Trace> {
             found.push(Trace::Entry(path.to_owned()));
         }
     });
-    // Where shims and runtimes keep state of their own, whatever root the daemon was given.
+    // Where shims and runtimes keep state of their own, for every root of a daemon.
     below(Path::new("/run"), 5, &mut |path, _| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.contains(&scope.token) && !is_empty_dir(path) {
@@ -115,7 +115,7 @@ pub fn look(scope: &Scope) -> Vec<Trace> {
     found
 }
 
-/// Ends and removes whatever is there.
+/// Ends and removes what is there.
 pub fn sweep(scope: &Scope) {
     until(SOON, || {
         let running = processes(scope);
@@ -135,7 +135,7 @@ pub fn sweep(scope: &Scope) {
     until(SOON, || {
         let mut groups = cgroups(scope);
         groups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-        // What was killed just now may still be on its way out. crun makes plain directories and
+        // What was killed just now may still be ending. crun makes plain directories and
         // files where it expects a hierarchy.
         let remove = |path: &PathBuf| {
             if on_tmpfs(path) { fs::remove_dir_all(path) } else { fs::remove_dir(path) }
@@ -168,7 +168,7 @@ fn remove_tree(directory: &Path) {
     let mut command = std::process::Command::new("rm");
     command.args(["-rf", "--one-file-system", "--"]).arg(directory);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // What stays is found by whoever looks at the directory next.
+    // The next look at the directory finds what stays.
     let _ = command.status();
 }
 
@@ -225,7 +225,7 @@ fn belongs(process: &Path, token: &str) -> Option<&'static str> {
     let points = |link: &str| {
         fs::read_link(process.join(link)).is_ok_and(|path| path.to_string_lossy().contains(token))
     };
-    // A process on its way from fork to exec still shows its parent's.
+    // A process between fork and exec still shows its parent's.
     if holds("cmdline") {
         Some("command line")
     } else if holds("environ") {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::leak::{self, Scope};
 use crate::programs;
 
-/// The environment variable that marks whatever a root starts.
+/// The environment variable that marks each process that a root starts.
 pub const MARKER: &str = "TEST_ROOT";
 
 /// The roots that are alive, for [`sweep_before_abort`].
@@ -25,7 +25,7 @@ pub fn sweep_before_abort() {
     }));
 }
 
-/// A temporary root directory, a containerd namespace, and ids that nobody else has.
+/// A temporary root directory, a containerd namespace, and ids that no other test has.
 ///
 /// Dropping it asserts that nothing of it remains, and then removes what does.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Root {
         }
     }
 
-    /// Ends and removes whatever is left, without a word.
+    /// Ends and removes what is left, and prints nothing.
     pub fn sweep(mut self) {
         let scope = self.scope();
         leak::sweep(&scope);

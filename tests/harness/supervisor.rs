@@ -198,7 +198,7 @@ impl<'r> Supervisor<'r> {
     /// Ends the daemon, however it was started, and waits until it is gone.
     pub fn stop(&mut self, signal: Signal) {
         for pid in self.daemons() {
-            // Gone already is as good.
+            // It may have ended; that is the same result.
             let _ = kill(Pid::from_raw(pid), signal);
         }
         if let Some(mut child) = self.served.take() {

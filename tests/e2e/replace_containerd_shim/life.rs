@@ -34,7 +34,7 @@ with_engines! {
     }
 }
 
-/// Runs until it is told to end, and then ends with 44.
+/// Runs until a signal ends it, and then ends with 44.
 const PATIENT: &str = "trap 'exit 44' TERM; while :; do sleep 0.05; done";
 
 fn a_container_lives_its_whole_life_and_its_events_come_in_order(engine: Engine) {
@@ -114,7 +114,7 @@ fn signals_reach_the_process_they_are_for_and_all_of_them_when_asked(engine: Eng
         assert_eq!((there("look1", "/one"), there("look2", "/two")), ("one".into(), "two".into()));
         let listed = stock.ctr(&["task", "ps", &id]).success().out();
         assert!(listed.contains("one") && listed.contains("two"), "{listed}");
-        // One exec by its id, and nobody else.
+        // One exec by its id, and no other process.
         let words = ["task", "kill", "--signal", "SIGTERM", "--exec-id", "two", &id];
         let _ = stock.ctr(&words).success();
         let _ = two.join().expect("no panic").ended_with(143);

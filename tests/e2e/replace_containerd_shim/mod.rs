@@ -118,7 +118,7 @@ impl<'r> StockContainerd<'r> {
     /// Kills a container, if it runs, and removes its task and its record.
     #[track_caller]
     fn remove(&self, id: &str) {
-        // One that has ended is as good.
+        // It may have ended; that is the same result.
         let _ = self.ctr(&["task", "kill", "--signal", "SIGKILL", id]);
         self.becomes(id, "STOPPED");
         // ctr passes init's exit code on.
@@ -136,7 +136,7 @@ impl<'r> StockContainerd<'r> {
         let watch = EventLog { child, path };
         // What comes before the subscription is not told.
         let mut knock = 0;
-        eventually(wait::SOON, "events are told", || {
+        eventually(wait::SOON, "events are published", || {
             knock += 1;
             let label = format!("knock={knock}");
             let _ = self.ctr(&["namespaces", "label", self.root.namespace(), &label]).success();

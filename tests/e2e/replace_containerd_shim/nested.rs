@@ -188,7 +188,7 @@ fn a_checkpoint_made_by_ctr_goes_on_where_it_was(engine: Engine) {
     let root = Root::new();
     let stock = StockContainerd::lean(&root, engine);
     let watch = stock.watch();
-    // It counts in its memory what it is told, and keeps a file.
+    // It counts the lines that it reads in its memory, and keeps a file.
     let script = "n=0; while read word; do \
                   case $word in leave) exit 44;; esac; \
                   n=$((n + 1)); echo $n $word; echo $n >/count; done";
@@ -254,7 +254,7 @@ fn nothing_is_left(stock: &StockContainerd<'_>, id: &str) {
     assert_eq!(streams.out(), "", "fifos of {id} stay");
 }
 
-/// A `ctr` that speaks to a container: its input stays open until it is told to end.
+/// A `ctr` that speaks to a container: its input stays open until the test ends it.
 struct Talk {
     child: Child,
     input: ChildStdin,

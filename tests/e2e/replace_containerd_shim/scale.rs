@@ -92,7 +92,7 @@ impl Holdings {
     }
 }
 
-/// How far a heap may move, whatever the number of rounds. It finds its level: 200 execs move it by
+/// How far a heap may move, for any number of rounds. It finds its level: 200 execs move it by
 /// some 70 kB, 2,000 by some 150. A leak of 150 bytes an exec shows with the full numbers.
 const HEAP_KB: usize = 256;
 

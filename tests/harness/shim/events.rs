@@ -207,7 +207,7 @@ impl Events {
         hold(&self.shared.state).seen.clone()
     }
 
-    /// How often somebody connected.
+    /// How often a client connected.
     #[must_use]
     pub fn accepted(&self) -> usize {
         hold(&self.shared.state).accepted

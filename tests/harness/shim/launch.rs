@@ -309,7 +309,7 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Outpu
         let left = limit.saturating_sub(began.elapsed()).max(Duration::from_millis(200));
         match stream.recv_timeout(left) {
             Ok(bytes) => Ok(bytes?),
-            Err(_) => bail!("`{line}` has ended, but somebody it left holds its output open"),
+            Err(_) => bail!("`{line}` has ended, but a process that it left holds its output open"),
         }
     };
     let (out, err) = (ends(out)?, ends(err)?);
@@ -318,7 +318,7 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Outpu
 
 fn kill_group(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {
-        // Gone is as good.
+        // It may have ended; that is the same result.
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }

@@ -1,6 +1,6 @@
 //! Drives one shim as its daemon would, without a daemon.
 //!
-//! A daemon is four things to a shim: whoever executes it ([`launch`]), the client of its socket
+//! A daemon is four things to a shim: the parent that executes it ([`launch`]), the client of its socket
 //! ([`ttrpc`], [`task`]), the receiver of its events ([`events`]), and the maker of the bundle and
 //! its streams ([`bundle`], [`stream`]). Each is here on its own, so that each can be taken away,
 //! slowed down or made to lie. Nothing here is shared with the code under test but the message

@@ -1,4 +1,4 @@
-//! A mount namespace for whoever drives shims, so that what a shim forgets goes with the process.
+//! A mount namespace for a process that starts shims: what a shim does not unmount goes with the process.
 
 use std::io;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub fn hide_unified() -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes away what hides it, and whatever crun has put there. The hierarchy does not come back.
+/// Unmounts what hides it, and what crun mounted there. The hierarchy does not come back.
 ///
 /// # Errors
 ///

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use super::ttrpc::hold;
 use crate::wait;
 
-/// A fifo that somebody reads to its end.
+/// A fifo that a thread reads to its end.
 pub struct Stream {
     path: PathBuf,
     shared: Arc<Shared>,
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Stream {
-    /// Makes a fifo that nobody reads yet.
+    /// Makes a fifo without a reader.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ fn collect(mut fifo: File, shared: &Shared) {
         if hold(&shared.state).leave {
             return;
         }
-        // A fifo that nobody has opened for writing yet is quiet; one that was left hangs up.
+        // A fifo without a writer so far is quiet; one whose last writer closed it hangs up.
         let mut ready = [PollFd::new(fifo.as_fd(), PollFlags::POLLIN)];
         match nix::poll::poll(&mut ready, PollTimeout::from(20_u8)) {
             Ok(0) | Err(nix::Error::EINTR) => continue,
@@ -207,11 +207,11 @@ impl Input {
         self.path.display().to_string()
     }
 
-    /// Opens it for writing, waiting for somebody who reads.
+    /// Opens it for writing, waiting for a reader.
     ///
     /// # Errors
     ///
-    /// As open(2); `TimedOut` when nobody reads it within `limit`.
+    /// As open(2); `TimedOut` without a reader within `limit`.
     pub fn open(&mut self, limit: Duration) -> io::Result<()> {
         let opened = super::until(limit, || {
             OpenOptions::new()
@@ -223,7 +223,7 @@ impl Input {
         let Some(fifo) = opened else {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("nobody reads {}", self.path.display()),
+                format!("{} has no reader", self.path.display()),
             ));
         };
         self.fifo = Some(fifo);
@@ -285,7 +285,7 @@ mod tests {
         shim.write_all(b"one ").expect("write");
         assert!(stream.wait_for(SOON, "one "));
         stream.leave();
-        shim.write_all(b"two ").expect("write while nobody reads");
+        shim.write_all(b"two ").expect("write without a reader");
         stream.resume().expect("come back");
         assert!(stream.wait_for(SOON, "one two "));
         assert!(!stream.wait_end(Duration::from_millis(50)));
@@ -297,7 +297,7 @@ mod tests {
     fn input_waits_for_a_reader_for_a_bounded_time() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut input = Input::make(&directory.path().join("in")).expect("make");
-        let refused = input.open(Duration::from_millis(50)).expect_err("nobody reads");
+        let refused = input.open(Duration::from_millis(50)).expect_err("it has no reader");
         assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -69,7 +69,7 @@ impl Task {
         Self { service, ..self.clone() }
     }
 
-    /// The same, with a deadline that the shim is told.
+    /// The same, with a deadline that goes to the shim.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }

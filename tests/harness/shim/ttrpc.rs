@@ -98,11 +98,11 @@ impl Drop for Connection {
     }
 }
 
-/// A call on its way.
+/// A call that is not answered yet.
 pub struct Pending {
     sent: Instant,
     answer: mpsc::Receiver<(Instant, Response)>,
-    // Keeps the connection for as long as somebody waits on it.
+    // Keeps the connection for as long as a call waits on it.
     _connection: Arc<Connection>,
 }
 
@@ -135,7 +135,7 @@ impl Client {
         })
     }
 
-    /// Sends a request. `deadline` is what the server is told; zero is none.
+    /// Sends a request. `deadline` goes to the server with it; zero is none.
     ///
     /// # Errors
     ///
@@ -200,9 +200,9 @@ impl Client {
         self.send(service, method, bytes, deadline)?.wait(limit)
     }
 
-    /// Ends the connection, whoever else holds it.
+    /// Ends the connection, also for its other holders.
     pub fn close(&self) {
-        // Ended already is as good.
+        // It may have ended; that is the same result.
         let _ = self.connection.stream.shutdown(Shutdown::Both);
     }
 
@@ -316,7 +316,7 @@ fn read_answers(mut from: UnixStream, waiting: &Mutex<Waiting>) {
         let arrived = Instant::now();
         let Some(sender) = hold(waiting).streams.remove(&stream) else { continue };
         if let Ok(response) = Response::parse_from_bytes(&payload) {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = sender.send((arrived, response));
         }
     }

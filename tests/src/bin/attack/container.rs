@@ -39,7 +39,7 @@ fn won(how: &str) {
     fs::write("/shared/got-out", how).expect("say so");
 }
 
-/// Until it is told to stop, or its time is over.
+/// Until the file `stop` is there, or its time is over.
 fn goes_on(since: Instant) -> bool {
     since.elapsed() < LIMIT && !Path::new("/shared/stop").exists()
 }

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use crate::attack::Attack;
 use crate::say;
 
-/// The most that is told of what was seen.
+/// The longest text that is printed of what was seen.
 const SEEN_BYTES: usize = 500;
 
 /// Runs them, some side by side; whether all were held off.
@@ -86,7 +86,7 @@ impl Job {
         let mut errors = child.stderr.take().context("its errors are piped")?;
         let told = std::thread::spawn(move || {
             let mut bytes = Vec::new();
-            // What arrived before an error is still worth reading.
+            // What arrived before an error is still shown.
             let _ = errors.read_to_end(&mut bytes);
             String::from_utf8_lossy(&bytes).into_owned()
         });
@@ -101,7 +101,7 @@ impl Job {
             }
             if stop.load(Ordering::Relaxed) || self.began.elapsed() > self.attack.limit {
                 if let Ok(pid) = i32::try_from(self.child.id()) {
-                    // Gone is as good.
+                    // It may have ended; that is the same result.
                     let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
                 }
                 self.child.wait().context("wait for an attack")?;
@@ -115,7 +115,7 @@ impl Job {
     fn end(mut self, stop: &AtomicBool) -> Result<Option<String>> {
         let status = self.wait(stop)?;
         let succeeded = status.is_some_and(|status| status.success());
-        // What an attack left that won is its own affair.
+        // An attack that succeeded is reported; what it left is not reported too.
         let remains = if succeeded { self.root.remains() } else { Vec::new() };
         self.root.sweep();
         let told = self.told.join().unwrap_or_default();

@@ -4,7 +4,7 @@
 //! `metric ours peer ratio`, medians in ms or kB. Lines that begin with `#` carry versions, what was
 //! made sure of beforehand, and the spread.
 //!
-//! Run by hand and by whoever wants to check a claim of speed; not by `tests/run.sh`.
+//! Run by hand, to check a claim of speed; `tests/run.sh` does not run it.
 
 mod build;
 mod run;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// Times of two things, taken in turns so that whatever else the machine does hits both.
+/// Times of two things, taken in turns so that other load of the machine hits both.
 #[derive(Debug, Default)]
 pub(crate) struct Pair {
     ours: Vec<Duration>,

@@ -23,7 +23,7 @@ pub(crate) struct Setting<'a> {
     pub(crate) holder: &'a Holder,
 }
 
-/// What becomes of a spec.
+/// What a runtime is to do with a spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It runs, and what is claimed holds.

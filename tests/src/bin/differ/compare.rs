@@ -22,7 +22,7 @@ pub(crate) fn differences(theirs: &Outcome, ours: &Outcome) -> Vec<Difference> {
     let (a, b) = match (theirs, ours) {
         (Outcome::Ran(a), Outcome::Ran(b)) => (flat(a), flat(b)),
         // Why something is refused, each says in words of its own, and whether at create or at
-        // start is the same to whoever runs it.
+        // start is the same to a client.
         (Outcome::Ran(_) | Outcome::Lost(_), _) | (_, Outcome::Ran(_) | Outcome::Lost(_)) => {
             return vec![Difference {
                 place: "outcome".to_owned(),

@@ -158,7 +158,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("names: domain name", "sysctl kernel/domainname", OURS_CAN),
     known("personality: 32 bits", "name machine", OURS_CAN),
     known("scheduler: batch", "nice", OURS_CAN),
-    known("capabilities: that nobody knows", "outcome", "refused; runc leaves it out"),
+    known("capabilities: an unknown one", "outcome", "refused; runc leaves it out"),
     known("seccomp: flags", "outcome", OURS_CAN),
     known("namespaces, new or the host's: a time namespace", "outcome", OURS_CAN),
     known(

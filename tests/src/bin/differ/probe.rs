@@ -2,7 +2,7 @@
 //!
 //! Promise: nothing outside the container's own files is changed by looking; what cannot be seen
 //! is absent. `probe [stay] [exit N]`: prints, and then stays or ends.
-//! Runs in the container, with whatever rights it is given.
+//! Runs in the container, with the rights that the spec gives.
 
 use std::fs;
 use std::io::{Read, Write};

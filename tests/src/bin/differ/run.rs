@@ -26,13 +26,13 @@ use crate::{raw, shim, table};
 /// How many of one runtime's containers are made at once.
 const WORKERS: usize = 2;
 
-/// A run that takes longer is worth a line.
+/// A run that takes longer is printed.
 const SLOW: Duration = Duration::from_secs(5);
 
 /// Runs what was asked for; whether all is well.
 pub(crate) fn all(options: &Options) -> Result<bool> {
     let began = Instant::now();
-    // Whatever a runtime forgets to unmount goes with this process, before there are threads.
+    // What a runtime does not unmount is unmounted when this process ends. Needs to be before the first thread.
     namespace::private().context("make a private mount namespace")?;
     nix::sys::prctl::set_child_subreaper(true).context("become a reaper")?;
     let host = Hierarchy::of_host();

@@ -78,7 +78,7 @@ exec "$real" "$@"
 
     /// Makes `verb` go wrong from now on.
     pub(crate) fn fault(&self, verb: &str, text: &str) -> Result<()> {
-        // Renamed into place, so that nobody runs half of it.
+        // Renamed into place, so that no shim runs half of it.
         let beside = self.dir.join(format!(".{verb}"));
         fs::write(&beside, format!("{text}\n"))?;
         fs::rename(beside, self.dir.join(format!("fault.{verb}")))?;
@@ -87,7 +87,7 @@ exec "$real" "$@"
 
     /// Lets `verb` be.
     pub(crate) fn mend(&self, verb: &str) {
-        // Not there is as good.
+        // It may be absent; that is the same result.
         let _ = fs::remove_file(self.dir.join(format!("fault.{verb}")));
     }
 

@@ -180,7 +180,7 @@ impl Fixture {
         Ok(Life { shim, bundle, task, pid, created_pid: pid })
     }
 
-    /// Remembers a shim's socket, for whoever sweeps.
+    /// Writes a shim's socket down, for the sweep.
     pub(crate) fn note_socket(&self, address: &str) -> Result<()> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
         let mut file =

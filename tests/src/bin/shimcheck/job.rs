@@ -35,7 +35,7 @@ pub(crate) struct Done {
     pub(crate) row: Row,
     pub(crate) verdict: Verdict,
     pub(crate) took: Duration,
-    /// How much it left behind.
+    /// How many processes, mounts, groups and files it left.
     pub(crate) swept: usize,
 }
 
@@ -46,7 +46,7 @@ impl Job {
         let mut out = child.stdout.take().context("its output is piped")?;
         let out = std::thread::spawn(move || {
             let mut text = String::new();
-            // What arrived before an error is still worth reading.
+            // What arrived before an error is still shown.
             let _ = out.read_to_string(&mut text);
             text
         });
@@ -60,7 +60,7 @@ impl Job {
         self.status = self.child.try_wait().context("wait for a row")?;
         if self.status.is_none() && (at_once || self.began.elapsed() > self.limit) {
             if let Ok(pid) = i32::try_from(self.child.id()) {
-                // Gone is as good.
+                // It may have ended; that is the same result.
                 let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
             }
             let _ = self.child.wait();
@@ -72,7 +72,7 @@ impl Job {
     /// Cleans up after it, and says how it ended. The files of a broken one go to `keep`.
     pub(crate) fn end(self, keep: Option<&Path>) -> Done {
         let took = self.began.elapsed();
-        // Before the output is read to its end: somebody left behind might hold it.
+        // Before the output is read to its end: a process that the row left may hold it open.
         let swept = sweep(&self.place, &fixture::sockets(&self.place), keep.is_some());
         let text = self.out.join().unwrap_or_default();
         let verdict = match self.status {
@@ -126,7 +126,7 @@ fn verdict(text: &str) -> Option<Verdict> {
     }
 }
 
-/// Ends and removes whatever is there, its files too unless they are to stay; how much there was.
+/// Ends and removes what a row left, its files too unless they are to stay; returns how much there was.
 pub(crate) fn sweep(place: &Path, sockets: &[PathBuf], files_stay: bool) -> usize {
     let mut scope = Scope {
         token: place.file_name().unwrap_or_default().to_string_lossy().into_owned(),

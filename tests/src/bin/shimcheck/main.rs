@@ -8,7 +8,7 @@
 //! ships and that is on record, or `not offered`. It exits with 0 only when no row is broken.
 //!
 //! Each row runs in a process of its own, in a directory and a namespace of its own, for a bounded
-//! time; whatever it leaves is found by its token and swept.
+//! time; what it leaves is found by its token and swept.
 
 mod fake_runtime;
 mod fixture;

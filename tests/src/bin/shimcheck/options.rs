@@ -43,7 +43,7 @@ pub(crate) enum Command {
 pub(crate) struct Options {
     /// The shim.
     pub(crate) shim: PathBuf,
-    /// The runtime it is told to use.
+    /// The runtime that the options name.
     pub(crate) runtime: Option<PathBuf>,
     /// Rows, or what they begin with; all if empty.
     pub(crate) only: Vec<String>,

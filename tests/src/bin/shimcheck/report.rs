@@ -31,7 +31,7 @@ impl Counts {
 /// One line on standard output, at once.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
-    // A reader that has gone away is not worth dying for: the rows still clean up after themselves.
+    // A reader that has gone must not end the program: the rows still have to clean up.
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 

@@ -171,7 +171,7 @@ fn newest_dialect(options: &Options, home: &Path) -> Result<Dialect> {
         let tried = Fixture::new(&options).and_then(|fixture| {
             let bundle = fixture.shell("exit 0")?;
             let shim = fixture.start(&bundle)?;
-            // Gone already is as good.
+            // It may have ended; that is the same result.
             let _ = shim.task(&bundle.id).shutdown();
             Ok(())
         });

@@ -125,7 +125,7 @@ fn strike(host: &Host, seed: u32, over: &AtomicBool, tally: &Tally) {
     }
 }
 
-/// An answer, whatever it is, within the time that anybody waits.
+/// Some answer, within the time that a client waits.
 fn answered<T>(tally: &Tally, call: impl FnOnce() -> Result<T, CallError>) -> Result<Option<T>> {
     let began = Instant::now();
     let answer = call();

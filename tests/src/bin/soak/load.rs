@@ -37,7 +37,7 @@ pub(crate) fn run(host: &Host, work: Work, parallel: usize) -> Result<()> {
                     let number = work.first + number;
                     let done = if is_exec { exec(host, number) } else { container(host, number) };
                     if let Err(why) = done {
-                        // Whoever is first; the others stop for it.
+                        // The first error is kept; the other threads stop for it.
                         next.store(all, Ordering::Relaxed);
                         if let Ok(mut wrong) = wrong.lock() {
                             wrong.get_or_insert(why.context(format!("number {number}")));

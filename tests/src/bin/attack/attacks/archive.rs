@@ -43,7 +43,7 @@ pub(crate) fn attacks() -> Vec<Attack> {
             attack("B.11", "client-goes", "a transfer whose client has gone leaves nothing", gone),
         ),
         attack("B.12", "escapes-in-a-name", "no control character of a name is printed", escapes),
-        attack("B.12", "name-of-megabytes", "errors are short whatever they are about", long_error),
+        attack("B.12", "name-of-megabytes", "errors are short, also about a long name", long_error),
         within(
             180,
             attack("B.13", "deep-tree", "60,000 nested directories are removed like others", deep),
@@ -94,7 +94,7 @@ fn header(kind: tar::EntryType, name: &str, size: u64) -> [u8; 512] {
     *header.as_bytes()
 }
 
-/// Imports an archive, whatever comes of it, and checks what the daemon held and how long it took.
+/// Imports an archive, with any result, and checks what the daemon held and how long it took.
 fn import(fixture: &Fixture, archive: &Path, limit: Duration) {
     let mut supervisor = Supervisor::new(fixture.root());
     supervisor.serve();

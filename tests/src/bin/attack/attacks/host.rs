@@ -80,7 +80,7 @@ fn overwrite(fixture: &Fixture) {
     for number in 0..40 {
         let name = format!("e{number}");
         let process = bundle::process(&["/bin/evil".to_owned()]);
-        // What becomes of it does not matter.
+        // Its result does not matter.
         let started =
             task.exec(&task.exec_request(&name, &process)).and_then(|()| task.start(&name));
         if started.is_ok() {
@@ -94,7 +94,7 @@ fn overwrite(fixture: &Fixture) {
     wait::pass(Duration::from_millis(300));
     let alive = digests();
     shim.kill();
-    // Nobody executes the file now, and the container goes on for a moment.
+    // No process executes the file now, and the container goes on for a moment.
     wait::pass(Duration::from_secs(1));
     let killed = digests();
     fs::write(fixture.shared().join("stop"), "").expect("stop it");

@@ -40,7 +40,7 @@ pub(crate) fn attacks() -> Vec<Attack> {
         attack(
             "C.16",
             "modes-and-umask",
-            "directories and sockets of the daemon have their modes whatever the umask",
+            "directories and sockets of the daemon have their modes under any umask",
             modes,
         ),
         attack(
@@ -68,7 +68,7 @@ fn as_nobody(words: &[&str], path: &Path) -> bool {
 }
 
 fn setuid(fixture: &Fixture) {
-    // The root's own directory lets nobody in; a daemon's is below one that does.
+    // Other users cannot enter the root's own directory; a daemon's is below one that they can enter.
     fs::set_permissions(fixture.root().path(), fs::Permissions::from_mode(0o711)).expect("chmod");
     let supervisor = fixture.supervisor();
     let script = "cp /bin/busybox /own && chmod 4755 /own && : >/ready; exec sleep 1000";

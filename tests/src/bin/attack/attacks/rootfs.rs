@@ -67,7 +67,7 @@ pub(crate) fn attacks() -> Vec<Attack> {
         on_both(
             "A.8",
             "directories-of-devices",
-            "directories below /dev have mode 0755 whatever the umask",
+            "directories below /dev have mode 0755 under any umask",
             device_directories,
         ),
     ]
@@ -84,7 +84,7 @@ fn links(fixture: &Fixture) {
         let lower = fixture.lower(&format!("lower{number}"));
         let path = lower.join(at);
         fs::create_dir_all(path.parent().expect("below the root")).expect("make a directory");
-        // Missing is as good.
+        // It may be absent; that is the same result.
         let _ = fs::remove_dir_all(&path);
         symlink(&victim, &path).expect("plant a link");
         // A link that leads nowhere inside is refused early; this one leads somewhere there, too.

@@ -45,7 +45,7 @@ pub(crate) fn after(fixture: &Fixture, contender: Contender, execs: usize) -> Re
         }
         exec::one(&shim.task, &format!("e{number}")).with_context(|| format!("exec {number}"))?;
     }
-    // What is on its way out gets a moment for it.
+    // What is being closed gets the time for it.
     until(Duration::from_secs(5), || {
         let now = held();
         (now.0 <= before.0 && now.1 <= before.1).then_some(())

@@ -89,7 +89,7 @@ fn granted() -> Vec<Variation> {
         })
         .shows("/tries/hostname", "ok")
         .exec(|_| ()),
-        v(caps, "that nobody knows", |spec, _| {
+        v(caps, "an unknown one", |spec, _| {
             capabilities(spec, &["bounding", "effective", "permitted"], &["CAP_NOPE", "CAP_CHOWN"]);
         })
         .open(),
@@ -227,7 +227,7 @@ fn seccomp() -> Vec<Variation> {
                     {"index": 0, "value": 10, "op": "SCMP_CMP_EQ"}],
             }]));
         }),
-        v(name, "a call that nobody knows", |spec, _| {
+        v(name, "an unknown call", |spec, _| {
             spec["linux"]["seccomp"] = profile(json!([
                 {"names": ["not_a_call", "mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"},
             ]));

@@ -57,7 +57,7 @@ fn tmpfs_options() -> Vec<Variation> {
         v(name, "defaults", |spec, _| tmpfs(spec, &["defaults"])),
         v(name, "nosymfollow", |spec, _| tmpfs(spec, &["nosymfollow"])).open(),
         v(name, "tmpcopyup, of runc", |spec, _| tmpfs(spec, &["tmpcopyup"])).open(),
-        v(name, "that nobody knows", |spec, _| tmpfs(spec, &["no-such-option"])).refused(),
+        v(name, "an unknown one", |spec, _| tmpfs(spec, &["no-such-option"])).refused(),
         v(name, "a size that is none", |spec, _| tmpfs(spec, &["size=much"])).refused(),
         v(name, "quoted", |spec, _| tmpfs(spec, &["mode=755", ""])).open(),
     ]

@@ -292,7 +292,7 @@ fn sysctls() -> Vec<Variation> {
         .refused(),
         v(name, "of the network, which is the host's", |spec, _| {
             without(spec, "network");
-            // What it is already, so that whoever sets it does no harm.
+            // The value that it has already, so that a runtime that sets it changes nothing.
             let now = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap_or_default();
             spec["linux"]["sysctl"] = json!({"net.core.somaxconn": now.trim()});
         })

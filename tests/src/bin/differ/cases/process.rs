@@ -187,7 +187,7 @@ fn user() -> Vec<Variation> {
         v("keys", "terminal size without a terminal", |spec, _| {
             spec["process"]["consoleSize"] = json!({"height": 10, "width": 20});
         }),
-        v("keys", "what nobody knows", |spec, _| {
+        v("keys", "an unknown key", |spec, _| {
             spec["unknown"] = json!({"a": 1});
             spec["process"]["unknown"] = json!([1]);
             spec["linux"]["unknown"] = json!("x");

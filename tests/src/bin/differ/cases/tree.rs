@@ -43,7 +43,7 @@ fn root() -> Vec<Variation> {
             spec["linux"]["rootfsPropagation"] = json!("unbindable");
         })
         .shows("/mounts/~1/0/peers", "unbindable"),
-        v(propagation, "that nobody knows", |spec, _| {
+        v(propagation, "an unknown one", |spec, _| {
             spec["linux"]["rootfsPropagation"] = json!("nope");
         })
         .refused(),

@@ -88,7 +88,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("start-without-log", "no log fifo is needed to start", "pain 6", without_log),
         row(
             "start-log-unread",
-            "a log fifo that nobody reads does not hang the start",
+            "a log fifo without a reader does not hang the start",
             "pain 6",
             log_unread,
         ),

@@ -426,7 +426,7 @@ fn delete_sigterm(fixture: &Fixture) -> Result<()> {
             && leak::command_line(pid).starts_with(&binary)
         {
             for signal in [Signal::SIGTERM, Signal::SIGINT] {
-                // Gone by now is as good.
+                // It may have ended; that is the same result.
                 reached += i32::from(kill(Pid::from_raw(pid), signal).is_ok());
             }
         }
@@ -447,7 +447,7 @@ fn emptied(fixture: &Fixture) -> Result<()> {
     life.shim.signal(Signal::SIGKILL)?;
     life.shim.gone(SOON)?;
     for name in ["config.json", "address", "log.json", "bootstrap.json"] {
-        // Not there is as good.
+        // It may be absent; that is the same result.
         let _ = std::fs::remove_file(life.bundle.path.join(name));
     }
     let output = fixture.invocation(&life.bundle).delete_raw()?;

@@ -240,7 +240,7 @@ fn old_options(fixture: &Fixture) -> Result<()> {
     let mut bundle = fixture.shell("exit 6")?;
     let options = bundle.options.get_or_insert_default();
     // A criu of the client's own, which containerd 2.0 did away with, in a field that is reserved
-    // now; and one that nobody knows yet.
+    // now; and one that no test knew of.
     let unknown = options.special_fields.mut_unknown_fields();
     unknown.add_length_delimited(8, b"/nowhere/criu".to_vec());
     unknown.add_varint(99, 1);

@@ -20,7 +20,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "events-exec",
-            "an exec is told as added, started and exited, in this order",
+            "an exec is published as added, started and exited, in this order",
             "§1.5, point 7",
             exec,
         ),
@@ -32,7 +32,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "events-exit-once",
-            "a short container's exit is told once, and never before its start",
+            "a short container's exit is published once, and never before its start",
             "pain 2, pain 9, points 1-2",
             once,
         ),
@@ -72,7 +72,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "events-drained",
-            "a shim that is told to leave delivers its last events first",
+            "a shim delivers its last events before it leaves on Shutdown",
             "point 25, §1.5",
             drained,
         )
@@ -193,7 +193,7 @@ fn envelope(fixture: &Fixture) -> Result<()> {
             Event::Delete(_) => "/tasks/delete",
             Event::ExecAdded(_) => "/tasks/exec-added",
             Event::ExecStarted(_) => "/tasks/exec-started",
-            other => anyhow::bail!("an event that nobody expects: {other:?}"),
+            other => anyhow::bail!("an unexpected event: {other:?}"),
         };
         ensure!(seen.topic == topic, "{} has the topic {}", seen.event, seen.topic);
         ensure!(seen.namespace == fixture.token, "{} has namespace {}", seen.event, seen.namespace);

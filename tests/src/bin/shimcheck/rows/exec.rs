@@ -19,13 +19,13 @@ pub(crate) fn rows() -> Vec<Row> {
     vec![
         row(
             "exec",
-            "an exec runs, tells its exit, and goes without taking the container along",
+            "an exec runs, reports its exit, and is deleted without an effect on the container",
             "§1.4",
             exec,
         ),
         row(
             "exec-state",
-            "State of an exec tells its own process, status and exit",
+            "State of an exec shows its own process, status and exit",
             "§1.4",
             exec_state,
         ),
@@ -82,7 +82,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "exec-paused",
-            "State of an exec tells when its container is paused",
+            "State of an exec shows that its container is paused",
             "point 19",
             paused,
         ),
@@ -100,7 +100,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "exec-short",
-            "a hundred execs that end at once each tell their exit once",
+            "a hundred execs that end at once each publish their exit once",
             "pain 2, point 1",
             short,
         ),

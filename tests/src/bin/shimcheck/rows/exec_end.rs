@@ -29,7 +29,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "exec-outlived",
-            "execs that outlive init end with it, before its exit is told",
+            "execs that outlive init end with it, before its exit is published",
             "point 4, §1.5",
             outlived,
         ),
@@ -41,11 +41,16 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "exec-shared-order",
-            "then, too, init's exit is told last",
+            "without a pid namespace, too, init's exit is published last",
             "§1.5, point 4",
             shared_order,
         ),
-        row("exec-orphan", "orphans of execs are reaped and hurt nobody", "pain 2", orphans),
+        row(
+            "exec-orphan",
+            "orphans of execs are reaped, and no other process is affected",
+            "pain 2",
+            orphans,
+        ),
     ]
 }
 

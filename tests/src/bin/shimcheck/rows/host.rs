@@ -222,7 +222,7 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
-        // Nobody else has a profile of this name.
+        // No other test has a profile of this name.
         let _ = self.parse("--remove");
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "pause-kill",
-            "a paused container can be killed, and its exit is told",
+            "a paused container can be killed, and its exit is published",
             "point 18",
             pause_kill,
         ),
@@ -118,7 +118,7 @@ fn pause(fixture: &Fixture) -> Result<()> {
     let (life, file) = counting(fixture)?;
     unless_unimplemented(life.task.pause(), "Pause")?;
     ensure!(life.status()? == Status::PAUSED, "the status is {:?}", life.status()?);
-    // What it had written before may still be on its way.
+    // What it wrote before the freeze may still arrive.
     let before = wait::steady(|| counted(&file));
     ensure!(wait::holds(QUIET, || counted(&file) == before), "it went on counting");
     life.task.resume().context("Resume")?;

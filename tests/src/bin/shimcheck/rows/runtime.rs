@@ -52,7 +52,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "runtime-create-flood",
-            "one that floods its log and output is told in brief",
+            "one that floods its log and output gives a short error",
             "pain 6, point 9",
             flood,
         )
@@ -101,7 +101,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         row(
             "runtime-exits-early",
-            "a container that ends before create returns is told once, in order",
+            "a container that ends before create returns is published once, in order",
             "pain 2, points 1-2",
             early,
         ),

@@ -25,7 +25,7 @@ pub(crate) fn rows() -> Vec<Row> {
         .within(60),
         row(
             "runtime-start-hang",
-            "one that hangs in start hangs nobody else",
+            "one that hangs in start hangs no other call",
             "pain 4",
             start_hang,
         )
@@ -37,11 +37,11 @@ pub(crate) fn rows() -> Vec<Row> {
             exec_hang,
         )
         .within(60),
-        row("runtime-kill-hang", "one that hangs in kill hangs nobody else", "pain 4", kill_hang)
+        row("runtime-kill-hang", "one that hangs in kill hangs no other call", "pain 4", kill_hang)
             .within(60),
         row(
             "runtime-delete-hang",
-            "one that hangs in delete hangs nobody else, and Delete can be repeated",
+            "one that hangs in delete hangs no other call, and Delete can be repeated",
             "pain 1, pain 4",
             delete_hang,
         )
@@ -116,7 +116,7 @@ pub(super) fn hangs(call: &Pending, called: impl Fn() -> bool) -> bool {
     called()
 }
 
-/// What must be answered whatever hangs.
+/// Calls that must be answered while another one hangs.
 fn answers(life: &Life<'_>) -> Result<()> {
     for _ in 0..5 {
         let brief = life.task.within(Duration::from_secs(2));

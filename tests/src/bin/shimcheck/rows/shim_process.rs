@@ -65,12 +65,7 @@ pub(crate) fn rows() -> Vec<Row> {
             "point 25",
             socket_removed,
         ),
-        row(
-            "socket-stale",
-            "a socket that nobody serves any more is replaced",
-            "§1.2",
-            socket_stale,
-        ),
+        row("socket-stale", "a socket without a server is replaced", "§1.2", socket_stale),
         row(
             "group-label",
             "containers with one group label share a shim",
@@ -320,7 +315,7 @@ fn socket_dir_long(fixture: &Fixture) -> Result<()> {
     };
     let output = invocation.start_raw(&invocation.input())?;
     if output.status.success() {
-        // Whatever it did instead has to work.
+        // What it did instead has to work.
         let reply = launch::understand(Dialect::V2_3, &output.combined())?;
         fixture.note_socket(&reply.address)?;
         return fixture.connect(&reply, &bundle.id)?.leave(&bundle.id);

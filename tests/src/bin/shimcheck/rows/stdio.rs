@@ -72,7 +72,7 @@ pub(crate) fn rows() -> Vec<Row> {
         .within(60),
         row(
             "stdio-unread-fifo",
-            "a fifo that nobody reads yet hangs neither the shim nor its State",
+            "a fifo without a reader hangs neither the shim nor its State",
             "pain 5",
             unread,
         )
@@ -115,7 +115,12 @@ pub(crate) fn rows() -> Vec<Row> {
             "§1.5, point 15",
             stdin_restart,
         ),
-        row("stdin-unread", "input that nobody reads blocks nobody", "point 15", stdin_unread),
+        row(
+            "stdin-unread",
+            "input that the container does not read blocks no other call",
+            "point 15",
+            stdin_unread,
+        ),
         row("stdin-exec", "an exec has an input of its own", "point 15", stdin_exec),
         row(
             "stdio-io-owner",
@@ -480,7 +485,7 @@ fn stdin_unread(fixture: &Fixture) -> Result<()> {
     pipes.input()?.open(SOON)?;
     // More than two pipes hold; that it does not fit is the point.
     let written = pipes.input()?.write(&vec![0; 1 << 20], Duration::from_secs(1));
-    ensure!(written.is_err(), "1 MiB went where nobody reads");
+    ensure!(written.is_err(), "1 MiB went to an input without a reader");
     let (state, took) = timed(|| life.task.state(""));
     ensure!(state.is_ok() && took < Duration::from_secs(2), "State took {took:?}");
     life.end()

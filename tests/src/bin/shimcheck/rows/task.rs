@@ -108,7 +108,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("pids", "Pids lists init and execs, with the exec id of execs", "point 24", pids),
         row(
             "pids-all",
-            "Pids lists every process of the container, whoever started it",
+            "Pids lists every process of the container, also those that no exec started",
             "§1.4, point 24",
             pids_all,
         ),

@@ -1,4 +1,4 @@
-//! Clients that give up, logs that nobody reads, and calls that must be quick whatever else hangs.
+//! Clients that give up, logs without a reader, and calls that must be quick while others hang.
 
 use std::time::Duration;
 
@@ -259,14 +259,14 @@ fn during_create(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// After a Create that nobody waited for: there is a container, which can be ended, or there is
+/// After a Create whose client did not wait: there is a container, which can be ended, or there is
 /// none, and it can be created.
 fn whole(fixture: &Fixture, task: &Task, bundle: &harness::shim::Bundle) -> Result<()> {
     let settled = until(Duration::from_secs(15), || match task.state("") {
         Ok(state) if state.status == Status::CREATED.into() => Some(Ok(true)),
         Ok(_) => None,
         Err(why) if why.code() == Some(Code::NOT_FOUND) => {
-            // It may still be on its way.
+            // The Create may still be running.
             let absent = || task.state("").is_err_and(|why| why.code() == Some(Code::NOT_FOUND));
             wait::holds(QUIET, absent).then_some(Ok(false))
         }
@@ -368,7 +368,7 @@ fn deadline_exec(fixture: &Fixture) -> Result<()> {
     life.end()
 }
 
-/// A container that has ended and whose Delete has something to wait for: output nobody reads.
+/// A container that has ended and whose Delete has something to wait for: output without a reader.
 fn slow_to_delete<'s>(fixture: &'s Fixture, pipes: &Pipes) -> Result<Life<'s>> {
     let bundle = fixture.shell("exec yes")?;
     let request = pipes.create(bundle.create_request());
