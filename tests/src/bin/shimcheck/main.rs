@@ -14,6 +14,7 @@ mod fake_runtime;
 mod fixture;
 mod job;
 mod known;
+mod metrics_v2;
 mod options;
 mod report;
 mod row;

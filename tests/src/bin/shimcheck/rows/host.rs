@@ -13,10 +13,10 @@ use harness::shim::{launch, until};
 use protos::ttrpc::cgroups_v2::metrics::Metrics;
 use protos::ttrpc::protobuf::Message;
 
-use super::metrics_v2::{memory_counts, near};
 use super::resources::{cgroup, limited, unified};
 use super::task::contained;
 use crate::fixture::{Fixture, SOON, unless_unimplemented};
+use crate::metrics_v2::{memory_counts, near};
 use crate::row::{Row, row};
 use crate::verdict::not_offered;
 

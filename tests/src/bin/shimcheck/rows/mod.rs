@@ -11,7 +11,6 @@ mod exec;
 mod exec_end;
 mod host;
 mod logger;
-mod metrics_v2;
 mod resources;
 mod reuse;
 mod runtime;

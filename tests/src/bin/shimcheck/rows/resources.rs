@@ -16,8 +16,8 @@ use protos::ttrpc::cgroups::metrics::Metrics;
 use protos::ttrpc::protobuf::Message;
 use serde_json::json;
 
-use super::metrics_v2::same_as_runc;
 use crate::fixture::{Fixture, Life, SOON, refused, timed, unless_unimplemented};
+use crate::metrics_v2::same_as_runc;
 use crate::row::{Row, row};
 use crate::verdict::not_offered;
 

@@ -7,7 +7,7 @@ use protos::ttrpc::protobuf::well_known_types::any::Any;
 use serde_json::Value;
 
 /// What of memory.stat the message has room for, as the kernel names it.
-pub(super) fn memory_counts(metrics: &Metrics) -> [(&'static str, u64); 22] {
+pub(crate) fn memory_counts(metrics: &Metrics) -> [(&'static str, u64); 22] {
     let memory = &metrics.memory;
     [
         ("anon", memory.anon),
@@ -36,13 +36,13 @@ pub(super) fn memory_counts(metrics: &Metrics) -> [(&'static str, u64); 22] {
 }
 
 /// Pages that the kernel moves about meanwhile.
-pub(super) fn near(one: u64, other: u64) -> bool {
+pub(crate) fn near(one: u64, other: u64) -> bool {
     one.abs_diff(other) <= 256 << 10
 }
 
 /// Compares Stats with the data of runc's `events --stats`, which were taken while the container
 /// was paused.
-pub(super) fn same_as_runc(any: &Any, data: &Value) -> Result<()> {
+pub(crate) fn same_as_runc(any: &Any, data: &Value) -> Result<()> {
     let metrics = Metrics::parse_from_bytes(&any.value)?;
     let at = |path: &str| data.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     let (cpu, memory) = (&metrics.cpu, &metrics.memory);
