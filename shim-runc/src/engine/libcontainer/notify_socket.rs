@@ -1,11 +1,10 @@
-//! The word on which a created container's init runs the user's command.
+//! Sends libcontainer's start message to the init of a created container.
 //!
-//! It listens on a socket beside the container's record, as libcontainer's does. Where no hooks are run at
-//! the start, the shim needs nobody to tell init, and the socket's name, which goes with the first
-//! telling, says whether it was told: libcontainer's own record says "created" until somebody asks
-//! ([`was_told`]).
+//! Init listens on libcontainer's notify socket beside the container's record. Without hooks at the start
+//! the shim sends the message itself. It then unlinks the socket, which records that the message was sent
+//! ([`was_told`]): libcontainer's record says "created" until it is read again.
 //!
-//! Promise: an init that is told goes on, and is told once.
+//! Promise: an init that gets the message executes the user's command. The message is sent once.
 //! See libcontainer's `notify_socket`, unix(7).
 
 use std::io::{self, Read, Write};
@@ -16,43 +15,43 @@ use std::path::Path;
 use libcontainer::notify_socket::NOTIFY_FILE;
 use rustix::fs::{CWD, Mode, OFlags, openat, unlink};
 
-/// What libcontainer says; any text will do.
-const WORD: &[u8] = b"start container";
+/// libcontainer's message. Init ignores its text.
+const MESSAGE: &[u8] = b"start container";
 
-/// The most that init reads of the word.
-const WORD_BYTES: u64 = 4096;
+/// The greatest number of bytes that init reads.
+const MESSAGE_BYTES: u64 = 4096;
 
-/// Makes the socket on which the init of the container whose record is in `directory` is told.
+/// Makes the socket beside the record in `directory`.
 pub(super) fn listen(directory: &Path) -> io::Result<UnixListener> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, directory, flags, Mode::empty())?;
     UnixListener::bind(format!("/proc/self/fd/{}/{NOTIFY_FILE}", directory.as_raw_fd()))
 }
 
-/// Waits until the calling init is told.
+/// Waits for the message. Called by init.
 pub(super) fn wait(socket: &UnixListener) -> io::Result<()> {
     let (shim, _) = socket.accept()?;
-    // The end of the connection is the message; its text does not matter.
-    let mut word = Vec::new();
-    shim.take(WORD_BYTES).read_to_end(&mut word).map(drop)
+    // The end of the connection starts the command; the text does not matter.
+    let mut message = Vec::new();
+    shim.take(MESSAGE_BYTES).read_to_end(&mut message).map(drop)
 }
 
-/// Tells the init of the container whose record is in `directory`.
+/// Sends the message to the init whose container's record is in `directory`.
 pub(super) fn tell(directory: &Path) -> io::Result<()> {
     let name = directory.join(NOTIFY_FILE);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = openat(CWD, &name, flags, Mode::empty())?;
-    // By its descriptor: the name may be longer than an address.
+    // By its descriptor: the path may be longer than a socket address.
     let mut init = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))?;
-    init.write_all(WORD)?;
+    init.write_all(MESSAGE)?;
     // It reads to the end.
     drop(init);
-    // Should that fail, nobody listens at the name any more.
+    // If this fails, no process listens at the name any more.
     let _ = unlink(&name);
     Ok(())
 }
 
-/// Whether the init of a created container was told.
+/// Whether the message was sent to the init of a created container.
 pub(super) fn was_told(directory: &Path) -> bool {
     !directory.join(NOTIFY_FILE).exists()
 }
@@ -75,9 +74,9 @@ mod tests {
         assert!(!was_told(&directory));
         tell(&directory).unwrap();
         assert!(was_told(&directory));
-        let mut word = Vec::new();
-        init.accept().unwrap().0.read_to_end(&mut word).unwrap();
-        assert_eq!(word, WORD);
+        let mut message = Vec::new();
+        init.accept().unwrap().0.read_to_end(&mut message).unwrap();
+        assert_eq!(message, MESSAGE);
         assert_eq!(tell(&directory).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

@@ -1,15 +1,14 @@
-//! Where a new init waits for its control groups, which are made while it makes its mounts.
+//! Makes a new init wait for its control groups, which the helper makes while init makes its mounts.
 //!
 //! ```text
-//!   helper:  clone, make the groups, set their limits, open their doors ──┐
-//!   init:    namespaces, mounts, pivot ───────────────────── pass ────────┴── the user's command
+//!   helper:  clone, make the groups, set their limits, send the `tasks` files ──┐
+//!   init:    namespaces, mounts, pivot_root ─────────────── join_groups ────────┴── the user's command
 //! ```
 //!
-//! A *door* is the open `tasks` file of a group of version 1: a process of one thread joins by writing
-//! to it.
+//! A process with one thread joins a group of version 1 by writing to the group's open `tasks` file.
 //!
-//! Promise: nothing of the user's runs before it is in all of its groups, and an init whose helper
-//! gives up or dies does not go on.
+//! Promise: the user's command runs only after init is in all of its groups. An init whose helper gives
+//! up or dies exits.
 //! See cgroups(7), unix(7) on SCM_RIGHTS.
 
 use std::fs::File;
@@ -22,49 +21,50 @@ use super::super::wire;
 use super::cgroup::{self, Cgroups};
 use crate::sys;
 
-/// What goes with the doors; any text will do.
-const WORD: &[u8] = b"in";
+/// The bytes of the packet that carries the files. Init ignores them.
+const PAYLOAD: &[u8] = b"in";
 
-/// The helper's side.
-pub(super) struct Keeper(OwnedFd);
+/// The helper's end.
+pub(super) struct BarrierSender(OwnedFd);
 
-/// Init's side.
-pub(super) struct Gate(OwnedFd);
+/// Init's end.
+pub(super) struct BarrierReceiver(OwnedFd);
 
-/// Makes both.
-pub(super) fn make() -> io::Result<(Keeper, Gate)> {
+/// Makes both ends.
+pub(super) fn make() -> io::Result<(BarrierSender, BarrierReceiver)> {
     let (near, far) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    Ok((Keeper(near), Gate(far)))
+    Ok((BarrierSender(near), BarrierReceiver(far)))
 }
 
-impl Keeper {
-    /// Lets init into its groups.
-    pub(super) fn open(self, groups: &Cgroups) -> io::Result<()> {
-        let doors = groups.doors()?;
-        let doors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
-        wire::send(&self.0, WORD, &doors)
+impl BarrierSender {
+    /// Sends the open `tasks` files of the groups to init.
+    pub(super) fn admit(self, groups: &Cgroups) -> io::Result<()> {
+        let files = groups.doors()?;
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        wire::send(&self.0, PAYLOAD, &files)
     }
 }
 
-impl AsFd for Gate {
+impl AsFd for BarrierReceiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Gate {
-    /// Waits, and goes in. An init that is left waiting ends here; the helper says why, or has died.
-    pub(super) fn pass(&self) -> io::Result<()> {
-        match self.doors()? {
-            Some(doors) => cgroup::join(&doors),
+impl BarrierReceiver {
+    /// Waits for the files and joins the groups. Exits if the helper closes its end instead: the helper
+    /// reports the reason, or has died.
+    pub(super) fn join_groups(&self) -> io::Result<()> {
+        match self.files()? {
+            Some(files) => cgroup::join(&files),
             None => sys::clone::exit(1),
         }
     }
 
-    fn doors(&self) -> io::Result<Option<Vec<File>>> {
-        let doors = wire::receive(&self.0)?;
-        Ok(doors.map(|(_, doors)| doors.into_iter().map(File::from).collect()))
+    fn files(&self) -> io::Result<Option<Vec<File>>> {
+        let files = wire::receive(&self.0)?;
+        Ok(files.map(|(_, files)| files.into_iter().map(File::from).collect()))
     }
 }
 
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn whoever_is_left_at_the_gate_is_shown_no_doors() {
-        let (keeper, gate) = make().unwrap();
-        drop(keeper);
-        assert!(gate.doors().unwrap().is_none());
-        let (keeper, gate) = make().unwrap();
-        keeper.open(&Cgroups::default()).unwrap();
-        assert!(gate.doors().unwrap().unwrap().is_empty());
+        let (sender, receiver) = make().unwrap();
+        drop(sender);
+        assert!(receiver.files().unwrap().is_none());
+        let (sender, receiver) = make().unwrap();
+        sender.admit(&Cgroups::default()).unwrap();
+        assert!(receiver.files().unwrap().unwrap().is_empty());
     }
 }

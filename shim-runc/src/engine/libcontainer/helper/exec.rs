@@ -142,6 +142,6 @@ fn entry(path: &Path) -> std::io::Result<Entry> {
     }
     match groups.unified() {
         Some(group) => Ok(Entry::Group(File::open(group)?.into())),
-        None => groups.doors().map(Entry::Doors),
+        None => groups.doors().map(Entry::TasksFiles),
     }
 }

@@ -1,19 +1,19 @@
-//! The way of a further process into its container.
+//! Starts a further process in a container.
 //!
 //! ```text
 //!   helper ──clone──> intermediate ──clone, in the pid namespace──> the process
 //!                     control groups, limits, score                 session, keyring, terminal
 //!                     closes everything, joins all namespaces       becomes the user, finds the command
-//!                     tells the helper the pid, ends                waits for the shim, executes
+//!                     sends the pid to the helper, ends             waits for the shim, executes
 //! ```
 //!
 //! A process of the container sees the second clone from its first moment, may stop it, and with
-//! CAP_SYS_PTRACE reads its descriptors. So it has nothing of the host's: everything but the
-//! standard streams and three channels is closed before the first path of the container is known
-//! to the process, and neither the helper nor the shim waits for it without a bound.
+//! CAP_SYS_PTRACE reads its descriptors. So the clone holds nothing of the host's: all descriptors but the
+//! standard streams and three channels are closed before it resolves the first path of the container, and
+//! neither the helper nor the shim waits for it without a limit.
 //!
-//! Promise: the process is a child of the shim; after a failure nothing runs.
-//! Not here: what the process becomes ([`Identity`]), the record ([`super::exec`]).
+//! Promise: the process is a child of the shim. After a failure no process runs.
+//! Not here: user, capabilities and command ([`Identity`]), the checks of the request ([`super::exec`]).
 //! See setns(2), clone(2), pid_namespaces(7).
 
 use std::ffi::CStr;
@@ -34,17 +34,17 @@ use super::super::error_pipe;
 use super::super::wire::{Failure, Reason};
 use super::failure::failed;
 use super::identity::{ContainerCommand, Identity};
-use super::init_channel::{self, Word, Words};
+use super::init_channel::{self, InitChannel, Message};
 use super::keyring::Keyring;
 use super::release_pipe::Hold;
 use super::rootfs;
 use super::{cgroup, container_path, dev_null, executable, process_attributes, terminal};
 use crate::sys;
 
-/// What a clone is called until it is the user's command; at most 15 bytes.
+/// The name of a clone until it executes the user's command; at most 15 bytes.
 pub(super) const NAME: &CStr = c"youki:[2:INIT]";
 
-/// A process that is to join a container.
+/// A process that joins a container.
 pub(super) struct ExecProcess {
     /// The container's first process.
     pub(super) init: OwnedFd,
@@ -63,7 +63,7 @@ pub(super) struct ExecProcess {
 /// How the process gets into the container's control groups.
 pub(super) enum Entry {
     /// Of version 1: the open `tasks` files, to which it writes itself (`cgroup_barrier`).
-    Doors(Vec<File>),
+    TasksFiles(Vec<File>),
     /// Of version 2: it is cloned there.
     Group(OwnedFd),
 }
@@ -85,14 +85,14 @@ pub(super) fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
 }
 
 impl ExecProcess {
-    /// Starts it; returns its pid. It runs on by itself, and tells its report what prevents it.
+    /// Starts the process. Returns its pid before it executes; it writes later errors to its report.
     pub(super) fn run(self) -> Result<i32, Failure> {
         let (here, there) = init_channel::pair().map_err(|error| failed("socketpair", &error))?;
         let group = match &self.entry {
             Entry::Group(group) => Some(group.as_fd()),
-            Entry::Doors(_) => None,
+            Entry::TasksFiles(_) => None,
         };
-        // Inherited, so that the clone is known for what it is from the first.
+        // The clone inherits the name, so it has the right one from its first moment.
         let _ = rustix::thread::set_name(NAME);
         let cloned = sys::clone::clone_sibling(false, group);
         if let Ok(None) = cloned {
@@ -102,18 +102,18 @@ impl ExecProcess {
         let cloned = cloned.map_err(|error| failed("clone into the container", &error))?;
         drop(there);
         let first = cloned.map(|(pid, _)| pid);
-        match here.hear_from() {
-            // The other clone may be made to say anything by those who see it.
-            Ok(Some((Word::Cloned { pid }, _, sender))) if sender == first => Ok(pid),
-            // It has told its report why, unless it was killed.
+        match here.receive_from() {
+            // Processes that see the other clone can make it send any message.
+            Ok(Some((Message::Cloned { pid }, _, sender))) if sender == first => Ok(pid),
+            // It has written the reason to its report, unless it was killed.
             Ok(_) => Err(Failure::new(Reason::ProcessEnded, "the process ended while it joined")),
             Err(error) => Err(failed("wait for the process that joins", &error)),
         }
     }
 
     /// The first clone's part.
-    fn intermediate(&self, words: &Words) -> ! {
-        let status = match self.clone_inside(words) {
+    fn intermediate(&self, channel: &InitChannel) -> ! {
+        let status = match self.clone_inside(channel) {
             Ok(()) => 0,
             Err(failure) => {
                 error_pipe::tell(self.report.as_fd(), &failure);
@@ -123,11 +123,11 @@ impl ExecProcess {
         sys::clone::exit(status)
     }
 
-    fn clone_inside(&self, words: &Words) -> Result<(), Failure> {
+    fn clone_inside(&self, channel: &InitChannel) -> Result<(), Failure> {
         let affinity = self.process.exec_cpu_affinity().as_ref();
         process_attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
-        if let Entry::Doors(doors) = &self.entry {
-            cgroup::join(doors).map_err(|error| failed("join the control groups", &error))?;
+        if let Entry::TasksFiles(files) = &self.entry {
+            cgroup::join(files).map_err(|error| failed("join the control groups", &error))?;
         }
         process_attributes::keep_to(
             affinity.and_then(|both| both.cpu_affinity_final().as_deref()),
@@ -135,20 +135,20 @@ impl ExecProcess {
         process_attributes::set(&self.process)?;
         process_attributes::confine(&self.process)?;
         take_streams(&self.streams)?;
-        // From here on there is nothing of the host's but what it runs from.
-        self.close_but(&[self.init.as_fd(), words.as_fd()])?;
+        // From here on the process holds nothing of the host's but its executable.
+        self.close_but(&[self.init.as_fd(), channel.as_fd()])?;
         move_into_thread_name_spaces(self.init.as_fd(), self.namespaces)
             .map_err(|error| failed("join the container's namespaces", &error))?;
         if self.namespaces.contains(ThreadNameSpaceType::USER) {
             become_root()?;
         }
-        self.close_but(&[words.as_fd()])?;
+        self.close_but(&[channel.as_fd()])?;
         self.identity.shed()?;
         let cloned = sys::clone::clone_sibling(false, None);
         match cloned.map_err(|error| failed("clone in the container", &error))? {
-            Some((pid, _)) => {
-                words.say(&Word::Cloned { pid }).map_err(|error| failed("tell the pid", &error))
-            }
+            Some((pid, _)) => channel
+                .send(&Message::Cloned { pid })
+                .map_err(|error| failed("tell the pid", &error)),
             None => self.inside(),
         }
     }
@@ -156,7 +156,7 @@ impl ExecProcess {
     /// The second clone's part.
     fn inside(&self) -> ! {
         let failure = match self.settle() {
-            // Should the shim have been told of this process all the same, it hears why it ends.
+            // If the shim has this pid nevertheless, it reads the reason from the report.
             Ok(_) if !self.hold.wait() => {
                 Failure::new(Reason::ProcessEnded, "the helper ended before the process was let go")
             }
@@ -192,7 +192,7 @@ impl ExecProcess {
         self.identity.assume(|_| Ok(()))
     }
 
-    /// Closes everything but these, the standard streams, and what the process still needs.
+    /// Closes all descriptors but these, the standard streams, and those that the process still needs.
     fn close_but(&self, these: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         let mut kept = vec![self.report.as_fd(), self.hold.as_fd()];
         kept.extend(self.console.as_ref().map(AsFd::as_fd));
@@ -201,7 +201,7 @@ impl ExecProcess {
     }
 }
 
-/// Puts these in the place of the standard streams; one that is absent stays the helper's.
+/// Makes these the standard streams. A stream that is absent stays the helper's.
 pub(super) fn take_streams(streams: &[Option<OwnedFd>; 3]) -> Result<(), Failure> {
     let [stdin, stdout, stderr] = streams;
     let take = || {
@@ -212,9 +212,9 @@ pub(super) fn take_streams(streams: &[Option<OwnedFd>; 3]) -> Result<(), Failure
     take().map_err(|error| failed("take the standard streams", &error))
 }
 
-/// Becomes root of the user namespace that was joined or made, where it has one.
+/// Becomes root of the user namespace that was joined or made, if root is mapped in it.
 pub(super) fn become_root() -> Result<(), Failure> {
-    // Where the id is not mapped, the process has all capabilities as nobody.
+    // If the id is not mapped, the process has all capabilities as the overflow user.
     let _ = rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT);
     let _ = rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT);
     set_dumpable_behavior(DumpableBehavior::NotDumpable)

@@ -1,10 +1,9 @@
-//! What a helper and what it cloned say to each other, on a socket of their own.
+//! The messages between a helper and the processes that it has cloned, on a socket of their own.
 //!
-//! Promise: a helper that dies is noticed by the clone, and a clone that ends by the helper, at once
-//! (end of file); neither waits for the other beyond the bound of a call. The near end knows which
-//! process a word is from: a clone that others see may be made to say anything.
-//! Each end of the socket is held by one side alone: a clone closes the helper's end, the helper
-//! the clone's.
+//! Promise: each side reads the end of the file at once when the other side dies, and waits for a message
+//! no longer than a call may take. The helper's end receives the pid of each sender from the kernel: a
+//! process that the container's processes see can be made to send any message.
+//! Only one side holds each end: a clone closes the helper's end, the helper closes the clone's end.
 //! See unix(7).
 
 use std::collections::HashMap;
@@ -22,83 +21,83 @@ use super::super::wire::{self, Failure, Reason};
 
 /// One message.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Word {
-    /// An intermediate process has cloned the one that stays.
+pub(super) enum Message {
+    /// The intermediate process has cloned init, or the process of an exec.
     Cloned { pid: i32 },
-    /// The intermediate process is in a user namespace that has no mappings yet. Answered by `Done`.
+    /// The intermediate process is in a new user namespace without mappings. Answered by `Done`.
     Mapping,
-    /// The root file system stands, the host's is still there. Answered by `Done`.
+    /// The root file system is built, and the host's is still the root. Answered by `Done`.
     Hooks,
-    /// The network namespace stands. Answered by `Moved`.
+    /// Init is in its network namespace. Answered by `Moved`.
     Devices,
-    /// What init is to give back to the devices that were moved to it.
+    /// The addresses that init gives back to the devices that were moved into its namespace.
     Moved(HashMap<String, Vec<CidrAddress>>),
-    /// A listener for the notifications of the profile is beside the word. Answered by `Done`.
+    /// Carries the descriptor of the seccomp notifications. Answered by `Done`.
     Listener,
-    /// Procfs is beside the word, opened and not mounted yet.
+    /// Carries descriptors of procfs, opened and not mounted yet.
     Opened,
     /// Procfs could not be opened, and why.
     NotOpened(String),
-    /// Init waits for its start; it says nothing more.
+    /// Init waits for its start. It is the last message.
     Ready,
-    /// What was asked for is done.
+    /// The request is done.
     Done,
 }
 
-/// A word, the descriptors beside it, and the pid of who says it.
-pub(super) type Heard = (Word, Vec<OwnedFd>, Option<i32>);
+/// A message, the descriptors that it carries, and the pid of its sender.
+pub(super) type Received = (Message, Vec<OwnedFd>, Option<i32>);
 
-/// One end.
+/// One end of the socket.
 #[derive(Debug)]
-pub(super) struct Words(OwnedFd);
+pub(super) struct InitChannel(OwnedFd);
 
 /// Makes both ends.
-pub(super) fn pair() -> io::Result<(Words, Words)> {
+pub(super) fn pair() -> io::Result<(InitChannel, InitChannel)> {
     let flags = SocketFlags::CLOEXEC;
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     set_socket_passcred(&near, true)?;
-    Ok((Words(near), Words(far)))
+    Ok((InitChannel(near), InitChannel(far)))
 }
 
-impl Words {
-    /// Says one.
-    pub(super) fn say(&self, word: &Word) -> io::Result<()> {
-        wire::send(&self.0, &serde_json::to_vec(word)?, &[])
+impl InitChannel {
+    /// Sends a message.
+    pub(super) fn send(&self, message: &Message) -> io::Result<()> {
+        wire::send(&self.0, &serde_json::to_vec(message)?, &[])
     }
 
-    /// Says one with descriptors beside it.
-    pub(super) fn hand(&self, word: &Word, beside: &[BorrowedFd<'_>]) -> io::Result<()> {
-        wire::send(&self.0, &serde_json::to_vec(word)?, beside)
+    /// Sends a message with descriptors.
+    pub(super) fn send_with(&self, message: &Message, beside: &[BorrowedFd<'_>]) -> io::Result<()> {
+        wire::send(&self.0, &serde_json::to_vec(message)?, beside)
     }
 
-    /// Says one and waits until it is done.
-    pub(super) fn ask(&self, word: &Word) -> Result<(), Failure> {
-        self.say(word).map_err(|error| left(&error))?;
-        self.done()
+    /// Sends a message and waits for `Done`.
+    pub(super) fn request(&self, message: &Message) -> Result<(), Failure> {
+        self.send(message).map_err(|error| helper_left(&error))?;
+        self.wait_done()
     }
 
-    /// Waits until what was asked for is done.
-    pub(super) fn done(&self) -> Result<(), Failure> {
-        match self.hear().map_err(|error| left(&error))? {
-            Some((Word::Done, _)) => Ok(()),
-            other => Err(left(&io::Error::other(format!("{other:?}")))),
+    /// Waits for `Done`.
+    pub(super) fn wait_done(&self) -> Result<(), Failure> {
+        match self.receive().map_err(|error| helper_left(&error))? {
+            Some((Message::Done, _)) => Ok(()),
+            other => Err(helper_left(&io::Error::other(format!("{other:?}")))),
         }
     }
 
-    /// Waits for one; `None` when the other side has ended.
-    pub(super) fn hear(&self) -> io::Result<Option<(Word, Vec<OwnedFd>)>> {
-        Ok(self.hear_from()?.map(|(word, beside, _)| (word, beside)))
+    /// Waits for a message; `None` when the other side has ended.
+    pub(super) fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        Ok(self.receive_from()?.map(|(message, beside, _)| (message, beside)))
     }
 
-    /// The same at the near end, with the pid of who says it.
-    pub(super) fn hear_from(&self) -> io::Result<Option<Heard>> {
+    /// The same at the helper's end, with the pid of the sender.
+    pub(super) fn receive_from(&self) -> io::Result<Option<Received>> {
         self.wait()?;
         match wire::receive_from(&self.0) {
             Ok(Some((bytes, beside, sender))) => {
                 Ok(Some((serde_json::from_slice(&bytes)?, beside, sender)))
             }
             Ok(None) => Ok(None),
-            // It ended without having read what was said to it.
+            // The other side ended with a message of ours unread.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(error),
         }
@@ -115,12 +114,12 @@ impl Words {
     }
 }
 
-/// The helper has given up, and says why itself, or has died.
-pub(super) fn left(error: &dyn std::error::Error) -> Failure {
+/// The helper has given up, and reports the reason itself, or has died.
+pub(super) fn helper_left(error: &dyn std::error::Error) -> Failure {
     Failure::new(Reason::ProcessEnded, format!("the helper has left: {error}"))
 }
 
-impl AsFd for Words {
+impl AsFd for InitChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -133,11 +132,11 @@ mod tests {
     #[test]
     fn a_word_arrives_and_so_does_the_end() {
         let (here, there) = pair().unwrap();
-        there.say(&Word::Cloned { pid: 7 }).unwrap();
+        there.send(&Message::Cloned { pid: 7 }).unwrap();
         drop(there);
-        let (heard, _, sender) = here.hear_from().unwrap().unwrap();
-        assert!(matches!(heard, Word::Cloned { pid: 7 }), "{heard:?}");
+        let (heard, _, sender) = here.receive_from().unwrap().unwrap();
+        assert!(matches!(heard, Message::Cloned { pid: 7 }), "{heard:?}");
         assert_eq!(sender, Some(rustix::process::getpid().as_raw_nonzero().get()));
-        assert!(here.hear().unwrap().is_none());
+        assert!(here.receive().unwrap().is_none());
     }
 }

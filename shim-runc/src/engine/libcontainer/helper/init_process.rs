@@ -1,4 +1,4 @@
-//! A container's first process, from its clone to the user's command.
+//! The first process of a container, from its clone to the user's command.
 //!
 //! ```text
 //!   the host's tree          the container's root                   nothing of the host's
@@ -6,13 +6,13 @@
 //!                                                                    becomes the user, waits, executes
 //! ```
 //!
-//! Where other processes are in its pid namespace already, an intermediate process goes the first
-//! two thirds, and clones init when it has nothing left that they could reach the host by.
+//! If init joins an existing pid namespace, an intermediate process does the first two thirds. It clones
+//! init when it holds nothing through which the namespace's processes could reach the host.
 //!
-//! Promise: before the first path of the container is looked up as the user's, and before a process
-//! of the container can see it, the process has the standard streams and channels, no directory, no
-//! file of the host. It cannot be traced until it executes. What prevents it is told to the report.
-//! Runs in clones: everything that it needs is in memory, and it ends without dropping it.
+//! Promise: before it resolves a path of the container as the user, and before a process of the
+//! container sees it, the process holds only the standard streams and its channels, and no directory or
+//! file of the host. It cannot be traced until it executes. Errors go to the report (`error_pipe`).
+//! This code runs in clones: everything that it needs is in memory, and it exits without drops.
 //! See the OCI runtime specification on the lifecycle, CVE-2024-21626.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,49 +34,49 @@ use libcontainer::utils::parse_env;
 
 use super::super::wire::{Failure, Reason};
 use super::super::{error_pipe, notify_socket};
-use super::cgroup_barrier::Gate;
+use super::cgroup_barrier::BarrierReceiver;
 use super::exec_process::{execute, take_streams};
 use super::failure::{failed, failure};
 use super::identity::Identity;
-use super::init_channel::{self, Word, Words};
+use super::init_channel::{self, InitChannel, Message};
 use super::keyring::Keyring;
-use super::namespaces::Spaces;
+use super::namespaces::Namespaces;
 use super::rootfs::{RootFs, Terminal};
 use super::{process_attributes, procfs, release_pipe, terminal};
 use crate::sys;
 
-/// What init is made of.
+/// Everything that init needs.
 pub(super) struct Init<'a> {
     pub(super) spec: &'a Spec,
     pub(super) process: &'a Process,
-    pub(super) spaces: Spaces,
+    pub(super) namespaces: Namespaces,
     pub(super) rootfs: RootFs,
     pub(super) identity: Identity,
     pub(super) keyring: Option<Keyring>,
-    /// Where it waits for its control groups, if it is not cloned into them.
-    pub(super) gate: Option<Gate>,
+    /// Where it waits for its control groups. `None` if it is cloned into its group.
+    pub(super) barrier: Option<BarrierReceiver>,
     pub(super) joins_first: bool,
     pub(super) streams: [Option<OwnedFd>; 3],
     pub(super) console: Option<UnixStream>,
     pub(super) listener: UnixListener,
-    /// The state that hooks read on their standard input.
+    /// The state that hooks read from their standard input.
     pub(super) state: State,
     pub(super) report: Rc<OwnedFd>,
-    /// The mark of the container's making.
+    /// The create lock of the bundle (`create_lock`).
     pub(super) making: BorrowedFd<'a>,
 }
 
 impl Init<'_> {
     /// The clone's part.
-    pub(super) fn run(&self, words: &Words) -> ! {
-        let Err(failure) = self.set_out(words);
+    pub(super) fn run(&self, channel: &InitChannel) -> ! {
+        let Err(failure) = self.set_out(channel);
         error_pipe::tell(self.report.as_fd(), &failure);
         sys::clone::exit(1)
     }
 
-    fn set_out(&self, words: &Words) -> Result<std::convert::Infallible, Failure> {
+    fn set_out(&self, channel: &InitChannel) -> Result<std::convert::Infallible, Failure> {
         if self.joins_first {
-            self.pass()?;
+            self.join_groups()?;
         }
         take_streams(&self.streams)?;
         process_attributes::set(self.process)?;
@@ -85,30 +85,33 @@ impl Init<'_> {
             setup_memory_policy(linux.memory_policy(), create_syscall().as_ref())
                 .map_err(|error| failure(Reason::Library, &error))?;
         }
-        if !self.spaces.need_intermediate() {
-            let terminal = self.build(words)?;
-            return self.finish(words, terminal);
+        if !self.namespaces.need_intermediate() {
+            let terminal = self.build(channel)?;
+            return self.finish(channel, terminal);
         }
-        self.spaces.enter_first(words)?;
-        if !self.spaces.join_pid_namespace() {
-            self.clone_init(words)?;
-            let terminal = self.build(words)?;
-            return self.finish(words, terminal);
+        self.namespaces.enter_first(channel)?;
+        if !self.namespaces.join_pid_namespace() {
+            self.clone_init(channel)?;
+            let terminal = self.build(channel)?;
+            return self.finish(channel, terminal);
         }
-        let terminal = self.build(words)?;
-        self.close_but(words, terminal.as_ref())?;
+        let terminal = self.build(channel)?;
+        self.close_but(channel, terminal.as_ref())?;
         self.identity.shed()?;
-        self.clone_init(words)?;
-        self.finish(words, terminal)
+        self.clone_init(channel)?;
+        self.finish(channel, terminal)
     }
 
-    /// Goes on in a clone, and ends here. What the clone says comes after what is said of it.
-    fn clone_init(&self, words: &Words) -> Result<(), Failure> {
+    /// Continues in a clone; the calling process exits. The helper has the clone's pid before the clone
+    /// sends a message.
+    fn clone_init(&self, channel: &InitChannel) -> Result<(), Failure> {
         let (hold, release) = release_pipe::make().map_err(|error| failed("pipe", &error))?;
-        let cloned = sys::clone::clone_sibling(self.spaces.make_pid_namespace(), None);
+        let cloned = sys::clone::clone_sibling(self.namespaces.make_pid_namespace(), None);
         match cloned.map_err(|error| failed("clone init", &error))? {
             Some((pid, _)) => {
-                words.say(&Word::Cloned { pid }).map_err(|error| init_channel::left(&error))?;
+                channel
+                    .send(&Message::Cloned { pid })
+                    .map_err(|error| init_channel::helper_left(&error))?;
                 release.go();
                 sys::clone::exit(0)
             }
@@ -120,15 +123,16 @@ impl Init<'_> {
         }
     }
 
-    /// Makes what the container consists of and goes into it.
-    fn build(&self, words: &Words) -> Result<Option<Terminal>, Failure> {
-        self.spaces.enter_rest()?;
-        let mut kept = vec![self.report.as_fd(), self.listener.as_fd(), words.as_fd(), self.making];
+    /// Enters the namespaces, builds the root file system and enters it.
+    fn build(&self, channel: &InitChannel) -> Result<Option<Terminal>, Failure> {
+        self.namespaces.enter_rest()?;
+        let mut kept =
+            vec![self.report.as_fd(), self.listener.as_fd(), channel.as_fd(), self.making];
         kept.extend(self.console.as_ref().map(AsFd::as_fd));
-        kept.extend(self.gate.as_ref().map(AsFd::as_fd));
-        kept.extend(self.spaces.pid_namespace());
+        kept.extend(self.barrier.as_ref().map(AsFd::as_fd));
+        kept.extend(self.namespaces.pid_namespace());
         close_all_but(&kept)?;
-        if self.spaces.make_host_name() {
+        if self.namespaces.make_host_name() {
             if let Some(name) = self.spec.hostname() {
                 rustix::system::sethostname(name.as_bytes())
                     .map_err(|error| failed(&format!("set the host name {name:?}"), &error))?;
@@ -138,42 +142,42 @@ impl Init<'_> {
                     .map_err(|error| failed(&format!("set the domain name {name:?}"), &error))?;
             }
         }
-        if self.spaces.make_network() {
+        if self.namespaces.make_network() {
             sys::network::loopback_up().map_err(|error| failed("bring up the loopback", &error))?;
         }
-        self.take_devices(words)?;
+        self.take_devices(channel)?;
         let hooks = || {
             if let Some(hooks) = self.spec.hooks() {
-                words.ask(&Word::Hooks)?;
+                channel.request(&Message::Hooks)?;
                 let run = || {
                     let stage = hooks.create_container().as_ref();
                     run_hooks(stage, Some(&self.state), None, None, None)
                         .map_err(|error| failure(Reason::Hook, &error))
                 };
-                self.spaces.outside(run)?;
+                self.namespaces.outside(run)?;
             }
-            // By the host's /proc, and after the last program that is not the container's.
+            // Needs the host's /proc, and must come after the last program that is not the container's.
             process_attributes::confine(self.process)
         };
-        if let Some(namespace) = self.spaces.pid_namespace() {
+        if let Some(namespace) = self.namespaces.pid_namespace() {
             let times = self.rootfs.count_procfs();
-            let opened = self.spaces.outside(|| procfs::open(namespace, times))?;
+            let opened = self.namespaces.outside(|| procfs::open(namespace, times))?;
             self.rootfs.take_procfs(opened);
         }
         let terminal = self.rootfs.enter(hooks, self.console.is_some())?;
         if !self.joins_first {
-            self.pass()?;
+            self.join_groups()?;
         }
         Ok(terminal)
     }
 
-    fn pass(&self) -> Result<(), Failure> {
-        let Some(gate) = &self.gate else { return Ok(()) };
-        gate.pass().map_err(|error| failed("join the control groups", &error))
+    fn join_groups(&self) -> Result<(), Failure> {
+        let Some(barrier) = &self.barrier else { return Ok(()) };
+        barrier.join_groups().map_err(|error| failed("join the control groups", &error))
     }
 
-    /// Gives devices of the network that were moved here their addresses back.
-    fn take_devices(&self, words: &Words) -> Result<(), Failure> {
+    /// Gives network devices that were moved here their addresses back.
+    fn take_devices(&self, channel: &InitChannel) -> Result<(), Failure> {
         let linux = self.spec.linux().as_ref();
         let Some(devices) = linux.and_then(|linux| linux.net_devices().as_ref()) else {
             return Ok(());
@@ -181,9 +185,9 @@ impl Init<'_> {
         if devices.is_empty() {
             return Ok(());
         }
-        words.say(&Word::Devices).map_err(|error| init_channel::left(&error))?;
-        let Some((Word::Moved(moved), _)) =
-            words.hear().map_err(|error| init_channel::left(&error))?
+        channel.send(&Message::Devices).map_err(|error| init_channel::helper_left(&error))?;
+        let Some((Message::Moved(moved), _)) =
+            channel.receive().map_err(|error| init_channel::helper_left(&error))?
         else {
             return Err(failed("move devices", &std::io::Error::other("the helper has left")));
         };
@@ -202,9 +206,9 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Closes everything but the standard streams and what is still needed.
-    fn close_but(&self, words: &Words, terminal: Option<&Terminal>) -> Result<(), Failure> {
-        let mut kept = vec![self.report.as_fd(), self.listener.as_fd(), words.as_fd()];
+    /// Closes all descriptors but the standard streams and those that are still needed.
+    fn close_but(&self, channel: &InitChannel, terminal: Option<&Terminal>) -> Result<(), Failure> {
+        let mut kept = vec![self.report.as_fd(), self.listener.as_fd(), channel.as_fd()];
         kept.extend(self.console.as_ref().map(AsFd::as_fd));
         kept.extend(
             terminal.into_iter().flat_map(|both| [both.master.as_fd(), both.slave.as_fd()]),
@@ -212,13 +216,13 @@ impl Init<'_> {
         close_all_but(&kept)
     }
 
-    /// Becomes what the spec says, waits for the start, and executes the command.
+    /// Becomes the user, waits for the start, and executes the command.
     fn finish(
         &self,
-        words: &Words,
+        channel: &InitChannel,
         terminal: Option<Terminal>,
     ) -> Result<std::convert::Infallible, Failure> {
-        self.close_but(words, terminal.as_ref())?;
+        self.close_but(channel, terminal.as_ref())?;
         rustix::process::setsid().map_err(|error| failed("setsid", &error))?;
         if let Some(keyring) = &self.keyring {
             keyring.join()?;
@@ -227,17 +231,17 @@ impl Init<'_> {
             terminal::attach(terminal, console)?;
         }
         let (report, listener) = (self.report.as_fd(), self.listener.as_fd());
-        close_all_but(&[report, listener, words.as_fd()])?;
+        close_all_but(&[report, listener, channel.as_fd()])?;
         let personality = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
         process_attributes::set_habits(personality, self.process.user().umask())?;
         process_attributes::limit(self.process)?;
         let command = self.identity.assume(|notifications| {
-            words
-                .hand(&Word::Listener, &[notifications.as_fd()])
-                .map_err(|error| init_channel::left(&error))?;
-            words.done()
+            channel
+                .send_with(&Message::Listener, &[notifications.as_fd()])
+                .map_err(|error| init_channel::helper_left(&error))?;
+            channel.wait_done()
         })?;
-        words.say(&Word::Ready).map_err(|error| init_channel::left(&error))?;
+        channel.send(&Message::Ready).map_err(|error| init_channel::helper_left(&error))?;
         close_all_but(&[report, listener])?;
         notify_socket::wait(&self.listener)
             .map_err(|error| failed("wait for the start", &error))?;
@@ -247,7 +251,7 @@ impl Init<'_> {
         Err(execute(&command))
     }
 
-    /// Runs those of the container's inside, as its user.
+    /// Runs the startContainer hooks, as the container's user.
     fn run_last_hooks(&self) -> Result<(), Failure> {
         let hooks = self.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
         if hooks.is_none() {

@@ -21,12 +21,12 @@ use libcontainer::user_ns::UserNamespaceConfig;
 
 use super::super::wire::{Failure, Reason};
 use super::failure::{failed, failure};
-use super::init_channel::{Word, Words};
+use super::init_channel::{InitChannel, Message};
 use super::seccomp_listener;
 
 /// The requests of one init.
 pub(super) struct InitRequests<'a> {
-    pub(super) words: Words,
+    pub(super) channel: InitChannel,
     pub(super) spec: &'a Spec,
     pub(super) container: &'a mut Container,
     pub(super) senders: Senders,
@@ -45,13 +45,13 @@ pub(super) struct Senders {
 impl Senders {
     /// Whether a process may send a message. A process with CAP_SYS_PTRACE can make an init that it sees
     /// send any message, for example that another process is the init. Callers would then use its pid.
-    fn may_say(&self, sender: Option<i32>, word: &Word) -> bool {
+    fn may_say(&self, sender: Option<i32>, message: &Message) -> bool {
         let is_first = sender == Some(self.first);
         let is_init = sender.is_some() && sender == self.init;
-        match word {
-            Word::Cloned { .. } => is_first && self.init.is_none(),
-            Word::Mapping => is_first,
-            Word::Hooks | Word::Devices if self.is_seen => is_first,
+        match message {
+            Message::Cloned { .. } => is_first && self.init.is_none(),
+            Message::Mapping => is_first,
+            Message::Hooks | Message::Devices if self.is_seen => is_first,
             _ => is_init,
         }
     }
@@ -65,44 +65,47 @@ impl InitRequests<'_> {
             self.record()?;
         }
         loop {
-            let heard = self.words.hear_from().map_err(other)?;
-            if let Some((word, _, sender)) = &heard
-                && !self.senders.may_say(*sender, word)
+            let heard = self.channel.receive_from().map_err(other)?;
+            if let Some((message, _, sender)) = &heard
+                && !self.senders.may_say(*sender, message)
             {
-                let text = format!("process {sender:?} said {word:?}, which is not its to say");
+                let text = format!("process {sender:?} said {message:?}, which is not its to say");
                 return Err(Failure::new(Reason::UnexpectedMessage, text));
             }
-            match heard.map(|(word, beside, _)| (word, beside)) {
-                Some((Word::Cloned { pid }, _)) => {
+            match heard.map(|(message, beside, _)| (message, beside)) {
+                Some((Message::Cloned { pid }, _)) => {
                     self.senders.init = Some(pid);
                     self.record()?;
                 }
-                Some((Word::Mapping, _)) => {
+                Some((Message::Mapping, _)) => {
                     self.map_ids()?;
-                    self.words.say(&Word::Done).map_err(other)?;
+                    self.channel.send(&Message::Done).map_err(other)?;
                 }
-                Some((Word::Hooks, _)) => {
+                Some((Message::Hooks, _)) => {
                     self.run_hooks()?;
                     self.record()?;
-                    self.words.say(&Word::Done).map_err(other)?;
+                    self.channel.send(&Message::Done).map_err(other)?;
                 }
-                Some((Word::Devices, _)) => {
+                Some((Message::Devices, _)) => {
                     let moved = self.move_devices()?;
-                    self.words.say(&moved).map_err(other)?;
+                    self.channel.send(&moved).map_err(other)?;
                 }
-                Some((Word::Listener, mut beside)) => {
+                Some((Message::Listener, mut beside)) => {
                     let fd = beside.pop().ok_or_else(|| super::missing("the listener"))?;
                     seccomp_listener::inform(self.spec, &self.container.state, self.pid(), fd)?;
-                    self.words.say(&Word::Done).map_err(other)?;
+                    self.channel.send(&Message::Done).map_err(other)?;
                 }
-                Some((Word::Ready, _)) => break,
+                Some((Message::Ready, _)) => break,
                 Some((
-                    word @ (Word::Moved(_) | Word::Opened | Word::NotOpened(_) | Word::Done),
+                    message @ (Message::Moved(_)
+                    | Message::Opened
+                    | Message::NotOpened(_)
+                    | Message::Done),
                     _,
                 )) => {
                     return Err(Failure::new(
                         Reason::UnexpectedMessage,
-                        format!("init said {word:?}"),
+                        format!("init said {message:?}"),
                     ));
                 }
                 // It has told its report why, unless it was killed.
@@ -169,7 +172,7 @@ impl InitRequests<'_> {
         Ok(())
     }
 
-    fn move_devices(&self) -> Result<Word, Failure> {
+    fn move_devices(&self) -> Result<Message, Failure> {
         let devices = self.spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
         let path = format!("/proc/{}/ns/net", self.pid());
         let namespace =
@@ -180,7 +183,7 @@ impl InitRequests<'_> {
                 .map_err(|error| failure(Reason::Library, &error))?;
             moved.insert(name.clone(), addresses);
         }
-        Ok(Word::Moved(moved))
+        Ok(Message::Moved(moved))
     }
 
     /// Intel's limits of caches and of memory bandwidth.
@@ -207,17 +210,19 @@ mod tests {
 
     #[test]
     fn an_init_that_others_see_cannot_be_made_to_say_which_process_it_is() {
-        let cloned = Word::Cloned { pid: 1 };
+        let cloned = Message::Cloned { pid: 1 };
         let mut senders = Senders { first: 7, init: None, is_seen: true };
-        assert!(senders.may_say(Some(7), &cloned) && senders.may_say(Some(7), &Word::Hooks));
+        assert!(senders.may_say(Some(7), &cloned) && senders.may_say(Some(7), &Message::Hooks));
         assert!(!senders.may_say(Some(8), &cloned) && !senders.may_say(None, &cloned));
         senders.init = Some(8);
         assert!(!senders.may_say(Some(7), &cloned) && !senders.may_say(Some(8), &cloned));
-        for word in [Word::Mapping, Word::Hooks, Word::Devices] {
-            assert!(!senders.may_say(Some(8), &word), "{word:?}");
+        for message in [Message::Mapping, Message::Hooks, Message::Devices] {
+            assert!(!senders.may_say(Some(8), &message), "{message:?}");
         }
-        assert!(senders.may_say(Some(8), &Word::Ready) && !senders.may_say(Some(9), &Word::Ready));
+        assert!(
+            senders.may_say(Some(8), &Message::Ready) && !senders.may_say(Some(9), &Message::Ready)
+        );
         senders.is_seen = false;
-        assert!(senders.may_say(Some(8), &Word::Hooks));
+        assert!(senders.may_say(Some(8), &Message::Hooks));
     }
 }

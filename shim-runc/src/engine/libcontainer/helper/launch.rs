@@ -1,17 +1,17 @@
-//! A new container, from the helper's side: its record, its control groups, its first process.
+//! Creates a new container on the helper's side: its record, its control groups, its first process.
 //!
 //! ```text
 //!   helper ──clone, with the new pid namespace──> init
 //!   makes the groups, sets limits                 namespaces, root file system
-//!   opens their doors ──────────────────────────> joins, becomes the user, waits for its start
+//!   sends their `tasks` files ──────────────────> joins, becomes the user, waits for its start
 //! ```
 //!
-//! *Doors* are the open `tasks` files of groups of version 1 (`cgroup_barrier`). These groups are made while init
-//! makes its mounts, and init joins them last of all, unless something before would be another in its
-//! groups ([`joins_first`]). Into a group of version 2, init is cloned. An init that wants more of its
-//! parent than a clone can give ([`Spaces`]) has an intermediate process between the helper and itself.
+//! Groups of version 1 are made while init makes its mounts (`cgroup_barrier`). Init joins them last,
+//! unless an earlier step depends on them ([`joins_first`]). On version 2 init is cloned into its group.
+//! An intermediate process clones init if its namespaces need that ([`Namespaces`]).
 //!
-//! Promise: after a failure nothing runs. Not here: init's own part ([`Init`]).
+//! Promise: after a failure no process runs. Not here: init's own part ([`Init`]), what init asks for
+//! meanwhile ([`InitRequests`]).
 //! See clone(2), cgroups(7), the OCI runtime specification on the lifecycle and on hooks.
 
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ use shim_sdk::error::report;
 
 use super::super::wire::{Failure, Reason};
 use super::cgroup::{Cgroups, Hierarchies};
-use super::cgroup_barrier::{self, Keeper};
+use super::cgroup_barrier::{self, BarrierSender};
 use super::exec_process::NAME;
 use super::failure::{failed, failure};
 use super::identity::Identity;
@@ -38,7 +38,7 @@ use super::init_channel;
 use super::init_process::Init;
 use super::init_requests::{InitRequests, Senders};
 use super::keyring::Keyring;
-use super::namespaces::Spaces;
+use super::namespaces::Namespaces;
 use super::resource_fixups::Corrections;
 use super::rootfs::RootFs;
 use super::streams::StandardStreams;
@@ -46,7 +46,7 @@ use super::{limits, terminal, validate};
 use crate::cgroup::v2 as unified;
 use crate::sys;
 
-/// What is to be made.
+/// The container to create.
 pub(super) struct Launch<'a> {
     pub(super) root: &'a Path,
     pub(super) id: &'a str,
@@ -58,26 +58,26 @@ pub(super) struct Launch<'a> {
     pub(super) identity: Identity,
     pub(super) report: std::rc::Rc<OwnedFd>,
     pub(super) groups: NewGroups<'a>,
-    /// The mark of the container's making.
+    /// The create lock of the bundle (`create_lock`).
     pub(super) making: BorrowedFd<'a>,
 }
 
-/// How a container is made, beside its spec.
+/// The options of a create.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CreateOptions {
     pub(super) no_pivot_root: bool,
     pub(super) no_new_keyring: bool,
 }
 
-/// The control groups that are made for it.
+/// How its control groups are made.
 pub(super) struct NewGroups<'a> {
     pub(super) corrections: &'a Corrections,
     pub(super) hierarchies: &'a Hierarchies,
 }
 
-/// Whether init is to be in its groups before anything else: hooks look for them, a namespace of
-/// control groups begins at them and mounts show them, the scheduler and the memory policy ask what
-/// they allow, and what is copied into a mount counts there.
+/// Whether init must join its groups before every other step. Hooks look for them, a cgroup namespace
+/// starts at them, cgroup mounts show them, the scheduler and the memory policy depend on their limits, and
+/// files that are copied into a tmpfs are charged to them.
 fn joins_first(spec: &Spec) -> bool {
     let (Some(linux), Some(process)) = (spec.linux(), spec.process()) else { return true };
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
@@ -94,7 +94,7 @@ fn joins_first(spec: &Spec) -> bool {
         || linux.memory_policy().is_some()
 }
 
-/// What of the spec is for libcontainer's validators to refuse.
+/// Runs libcontainer's validators.
 fn validate(spec: &Spec) -> Result<(), LibcontainerError> {
     if !spec.version().starts_with("1.") {
         return Err(ErrInvalidSpec::UnsupportedVersion.into());
@@ -105,7 +105,7 @@ fn validate(spec: &Spec) -> Result<(), LibcontainerError> {
 }
 
 impl Launch<'_> {
-    /// Makes the container; returns its init, which waits for its start.
+    /// Creates the container. Returns the pid of its init, which waits for its start.
     pub(super) fn run(self) -> Result<i32, Failure> {
         let lib = |error: LibcontainerError| failure(Reason::Library, &error);
         let other = |error: std::io::Error| failure(Reason::System, &error);
@@ -116,7 +116,7 @@ impl Launch<'_> {
         let process = process.map_err(|error| lib(error.into()))?;
         validate::terminal(process, streams.console.is_some())?;
         let rootfs = RootFs::of(spec, bundle, options.no_pivot_root, group)?;
-        let spaces = Spaces::of(spec)?;
+        let namespaces = Namespaces::of(spec)?;
         let directory = root.join(id);
         fs::create_dir(&directory).map_err(other)?;
         let mut config = YoukiConfig::from_spec(spec, id).map_err(|error| lib(error.into()))?;
@@ -129,18 +129,18 @@ impl Launch<'_> {
         }
         let console = streams.console.as_deref().map(terminal::connect).transpose()?;
         let listener = super::super::notify_socket::listen(&directory).map_err(other)?;
-        // Before anything that would have to be found by it.
+        // Before the groups: a delete finds them by this file.
         let remember = || config.save(&directory).map_err(|error| lib(error.into()));
         let resources = limits::wanted(spec);
-        let (keeper, gate) = cgroup_barrier::make().map_err(other)?;
+        let (sender, barrier) = cgroup_barrier::make().map_err(other)?;
         let mut init = Init {
             spec,
             process,
-            spaces,
+            namespaces,
             rootfs,
             identity,
             keyring,
-            gate: None,
+            barrier: None,
             joins_first: joins_first(spec),
             streams: [streams.stdin, streams.stdout, streams.stderr],
             console,
@@ -155,10 +155,10 @@ impl Launch<'_> {
             let group = File::open(group.path()).map_err(other)?;
             return clone(init, Some(&group), &mut container, || Ok(()));
         }
-        init.gate = Some(gate);
+        init.barrier = Some(barrier);
         let make = move || {
             remember()?;
-            open_doors(keeper, &groups.make(group, &resources).map_err(lib)?)
+            admit_init(sender, &groups.make(group, &resources).map_err(lib)?)
         };
         clone(init, None, &mut container, make)
     }
@@ -178,12 +178,12 @@ fn new_record(
     Ok(container)
 }
 
-fn open_doors(keeper: Keeper, groups: &Cgroups) -> Result<(), Failure> {
-    keeper.open(groups).map_err(|error| failure(Reason::Cgroup, &error))
+fn admit_init(sender: BarrierSender, groups: &Cgroups) -> Result<(), Failure> {
+    sender.admit(groups).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 impl NewGroups<'_> {
-    /// Makes them, with their limits.
+    /// Makes the groups of version 1 and sets their limits.
     fn make(&self, path: &Path, resources: &LinuxResources) -> Result<Cgroups, LibcontainerError> {
         let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
         limits::set(&limited, resources)
@@ -192,7 +192,7 @@ impl NewGroups<'_> {
         Ok(groups)
     }
 
-    /// The same on a host of version 2.
+    /// The same on a host with version 2.
     fn make_unified(
         &self,
         path: &Path,
@@ -223,7 +223,7 @@ impl NewGroups<'_> {
     }
 }
 
-/// Clones init, has its groups made, and sees to it until it waits for its start.
+/// Clones init, makes its groups, and serves its requests until it waits for its start.
 fn clone(
     init: Init<'_>,
     group: Option<&File>,
@@ -231,8 +231,9 @@ fn clone(
     make_groups: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<i32, Failure> {
     let (here, there) = init_channel::pair().map_err(|error| failure(Reason::System, &error))?;
-    let in_new_pid_namespace = !init.spaces.need_intermediate() && init.spaces.make_pid_namespace();
-    // Inherited, so that the clone is known for what it is from the first.
+    let in_new_pid_namespace =
+        !init.namespaces.need_intermediate() && init.namespaces.make_pid_namespace();
+    // The clone inherits the name, so it has the right one from its first moment.
     let _ = rustix::thread::set_name(NAME);
     let cloned = sys::clone::clone_sibling(in_new_pid_namespace, group.map(AsFd::as_fd));
     if !matches!(cloned, Ok(None)) {
@@ -241,7 +242,7 @@ fn clone(
     let (pid, pidfd) = match cloned {
         Ok(Some(cloned)) => cloned,
         Ok(None) => {
-            // The other ends of what it waits on must be the helper's alone.
+            // Only the helper may hold the other ends of the sockets that init waits on.
             drop((here, make_groups));
             init.run(&there)
         }
@@ -252,14 +253,14 @@ fn clone(
     drop(there);
     let senders = Senders {
         first: pid,
-        init: (!init.spaces.need_intermediate()).then_some(pid),
-        is_seen: init.spaces.join_pid_namespace(),
+        init: (!init.namespaces.need_intermediate()).then_some(pid),
+        is_seen: init.namespaces.join_pid_namespace(),
     };
-    let requests = InitRequests { words: here, spec: init.spec, container, senders };
+    let requests = InitRequests { channel: here, spec: init.spec, container, senders };
     let result = make_groups().and_then(|()| requests.serve());
     if result.is_err() {
-        // The clone may be waiting for an answer of ours. An init that an intermediate process has
-        // cloned ends when our end of the socket closes.
+        // The clone may wait for our answer. An init that an intermediate process has cloned ends when our
+        // end of the socket closes.
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     }
     result

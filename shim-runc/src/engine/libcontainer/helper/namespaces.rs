@@ -1,12 +1,11 @@
-//! The namespaces of a new container: which are made, which are joined, and when.
+//! The namespaces of a new container: which are made, which are joined, and in which order.
 //!
-//! Those that another container made are joined as the host's root; those that are made belong to
-//! the container's user namespace. A pid namespace is for what is cloned next, and so is a time
-//! namespace: an init that wants a user or a time namespace, or joins a pid namespace, is cloned by
-//! an intermediate process.
+//! Namespaces of other containers are joined as the host's root; new ones belong to the container's user
+//! namespace. A pid or time namespace takes effect for the next clone. So an intermediate process clones
+//! init if init has a user or time namespace, or joins a pid namespace.
 //!
-//! Promise: an existing pid namespace is entered last of all, by a process that has nothing of the
-//! host's left: its processes see it from then on.
+//! Promise: an existing pid namespace is entered last, by a process that holds nothing of the host's. The
+//! processes in it see that process from then on.
 //! See namespaces(7), setns(2), unshare(2), user_namespaces(7), time_namespaces(7).
 
 use std::fs::{File, OpenOptions};
@@ -21,14 +20,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::super::wire::Failure;
 use super::exec_process::become_root;
 use super::failure::failed;
-use super::init_channel::{Word, Words};
+use super::init_channel::{InitChannel, Message};
 
-/// A time namespace, which nix does not name.
+/// The flag of a time namespace, which nix does not have.
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 /// One namespace.
 #[derive(Debug, Default)]
-pub(super) enum Space {
+pub(super) enum Namespace {
     /// The shim's own.
     #[default]
     Shared,
@@ -38,19 +37,19 @@ pub(super) enum Space {
 
 /// The namespaces of a container.
 #[derive(Debug)]
-pub(super) struct Spaces {
-    user: Space,
-    time: Space,
+pub(super) struct Namespaces {
+    user: Namespace,
+    time: Namespace,
     /// The clock offsets of a new time namespace.
     offsets: String,
-    pid: Space,
-    mount: Space,
-    /// Of every other kind, those that are made.
+    pid: Namespace,
+    mount: Namespace,
+    /// The new namespaces of all other kinds.
     new: CloneFlags,
     joined: Vec<(LinkNameSpaceType, OwnedFd)>,
 }
 
-impl Space {
+impl Namespace {
     fn of(listed: &LinuxNamespace) -> Result<Self, Failure> {
         match listed.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
             None => Ok(Self::New),
@@ -61,8 +60,8 @@ impl Space {
     }
 }
 
-impl Spaces {
-    /// Reads them out of a spec, and opens those that are to be joined.
+impl Namespaces {
+    /// Reads the list of a spec, and opens the namespaces that are joined.
     pub(super) fn of(spec: &Spec) -> Result<Self, Failure> {
         let linux = spec.linux().as_ref();
         let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
@@ -70,33 +69,33 @@ impl Spaces {
             let (seconds, nanoseconds) = (offset.secs(), offset.nanosecs());
             format!("{clock} {} {}\n", seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
         });
-        let mut spaces = Self {
-            user: Space::Shared,
-            time: Space::Shared,
+        let mut namespaces = Self {
+            user: Namespace::Shared,
+            time: Namespace::Shared,
             offsets: offsets.collect(),
-            pid: Space::Shared,
-            mount: Space::Shared,
+            pid: Namespace::Shared,
+            mount: Namespace::Shared,
             new: CloneFlags::empty(),
             joined: Vec::new(),
         };
         let listed = linux.and_then(|linux| linux.namespaces().as_ref());
         for one in listed.into_iter().flatten() {
-            let space = Space::of(one)?;
+            let namespace = Namespace::of(one)?;
             let (kind, flag) = match one.typ() {
                 LinuxNamespaceType::User => {
-                    spaces.user = space;
+                    namespaces.user = namespace;
                     continue;
                 }
                 LinuxNamespaceType::Time => {
-                    spaces.time = space;
+                    namespaces.time = namespace;
                     continue;
                 }
                 LinuxNamespaceType::Pid => {
-                    spaces.pid = space;
+                    namespaces.pid = namespace;
                     continue;
                 }
                 LinuxNamespaceType::Mount => {
-                    spaces.mount = space;
+                    namespaces.mount = namespace;
                     continue;
                 }
                 LinuxNamespaceType::Uts => {
@@ -112,36 +111,36 @@ impl Spaces {
                     (LinkNameSpaceType::ControlGroup, CloneFlags::CLONE_NEWCGROUP)
                 }
             };
-            match space {
-                Space::Joined(namespace) => spaces.joined.push((kind, namespace)),
-                Space::New | Space::Shared => spaces.new |= flag,
+            match namespace {
+                Namespace::Joined(namespace) => namespaces.joined.push((kind, namespace)),
+                Namespace::New | Namespace::Shared => namespaces.new |= flag,
             }
         }
-        Ok(spaces)
+        Ok(namespaces)
     }
 
     /// Whether init is cloned by an intermediate process.
     pub(super) fn need_intermediate(&self) -> bool {
-        !matches!((&self.user, &self.time), (Space::Shared, Space::Shared))
+        !matches!((&self.user, &self.time), (Namespace::Shared, Namespace::Shared))
             || self.join_pid_namespace()
     }
 
     /// Whether there are processes already in init's pid namespace.
     pub(super) fn join_pid_namespace(&self) -> bool {
-        matches!(self.pid, Space::Joined(_))
+        matches!(self.pid, Namespace::Joined(_))
     }
 
     /// The pid namespace that is joined.
     pub(super) fn pid_namespace(&self) -> Option<BorrowedFd<'_>> {
         match &self.pid {
-            Space::Joined(namespace) => Some(namespace.as_fd()),
-            Space::New | Space::Shared => None,
+            Namespace::Joined(namespace) => Some(namespace.as_fd()),
+            Namespace::New | Namespace::Shared => None,
         }
     }
 
     /// Whether init is the first process of its pid namespace.
     pub(super) fn make_pid_namespace(&self) -> bool {
-        matches!(self.pid, Space::New)
+        matches!(self.pid, Namespace::New)
     }
 
     pub(super) fn make_network(&self) -> bool {
@@ -152,11 +151,11 @@ impl Spaces {
         self.new.contains(CloneFlags::CLONE_NEWUTS)
     }
 
-    /// Enters what has to be entered before init is cloned. Called by the intermediate process.
-    pub(super) fn enter_first(&self, words: &Words) -> Result<(), Failure> {
-        // Opened while that is allowed: it belongs to the host's root.
+    /// Enters the namespaces that must be entered before init is cloned. Called by the intermediate process.
+    pub(super) fn enter_first(&self, channel: &InitChannel) -> Result<(), Failure> {
+        // Opened first: only the host's root may open it.
         let offsets = match self.time {
-            Space::New if !self.offsets.is_empty() => {
+            Namespace::New if !self.offsets.is_empty() => {
                 let path = "/proc/self/timens_offsets";
                 let file = OpenOptions::new().write(true).open(path);
                 Some(file.map_err(|error| failed(&format!("open {path}"), &error))?)
@@ -165,54 +164,54 @@ impl Spaces {
         };
         self.join_others()?;
         match &self.user {
-            Space::Shared => {}
-            Space::New => {
+            Namespace::Shared => {}
+            Namespace::New => {
                 make(CloneFlags::CLONE_NEWUSER, "user")?;
-                words.ask(&Word::Mapping)?;
+                channel.request(&Message::Mapping)?;
                 become_root()?;
             }
-            Space::Joined(namespace) => {
+            Namespace::Joined(namespace) => {
                 join(namespace, LinkNameSpaceType::User, "user")?;
                 become_root()?;
             }
         }
         match &self.time {
-            Space::Shared => {}
-            Space::New => make(NEW_TIME, "time")?,
-            Space::Joined(namespace) => join(namespace, LinkNameSpaceType::Time, "time")?,
+            Namespace::Shared => {}
+            Namespace::New => make(NEW_TIME, "time")?,
+            Namespace::Joined(namespace) => join(namespace, LinkNameSpaceType::Time, "time")?,
         }
         if let Some(mut file) = offsets {
             file.write_all(self.offsets.as_bytes())
                 .map_err(|error| failed("set the offsets of the time namespace", &error))?;
         }
         match &self.pid {
-            Space::Joined(namespace) => join(namespace, LinkNameSpaceType::ProcessID, "pid"),
-            Space::New | Space::Shared => Ok(()),
+            Namespace::Joined(namespace) => join(namespace, LinkNameSpaceType::ProcessID, "pid"),
+            Namespace::New | Namespace::Shared => Ok(()),
         }
     }
 
-    /// Enters the others. Called once init, or who does that in its place, is in its user namespace.
+    /// Enters the other namespaces. Called in the user namespace, by init or by the intermediate process.
     pub(super) fn enter_rest(&self) -> Result<(), Failure> {
         if !self.need_intermediate() {
             self.join_others()?;
         }
         let mount = match self.mount {
-            Space::New => CloneFlags::CLONE_NEWNS,
-            Space::Joined(_) | Space::Shared => CloneFlags::empty(),
+            Namespace::New => CloneFlags::CLONE_NEWNS,
+            Namespace::Joined(_) | Namespace::Shared => CloneFlags::empty(),
         };
         make(self.new | mount, "container's")?;
         match &self.mount {
-            Space::Joined(namespace) => join(namespace, LinkNameSpaceType::Mount, "mount"),
-            Space::New | Space::Shared => Ok(()),
+            Namespace::Joined(namespace) => join(namespace, LinkNameSpaceType::Mount, "mount"),
+            Namespace::New | Namespace::Shared => Ok(()),
         }
     }
 
-    /// Runs something whose processes are to be in the shim's own pid namespace, whichever is joined.
+    /// Calls `run` while new processes are made in the shim's pid namespace.
     pub(super) fn outside<T>(
         &self,
         run: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let Space::Joined(inside) = &self.pid else { return run() };
+        let Namespace::Joined(inside) = &self.pid else { return run() };
         let kind = LinkNameSpaceType::ProcessID;
         let own = Path::new("/proc/self/ns/pid");
         let own = File::open(own).map_err(|error| failed("open the own pid namespace", &error))?;
@@ -253,23 +252,23 @@ mod tests {
 
     use super::*;
 
-    fn spaces(listed: serde_json::Value) -> Result<Spaces, Failure> {
+    fn namespaces(listed: serde_json::Value) -> Result<Namespaces, Failure> {
         let spec = json!({"ociVersion": "1.0.2", "linux": {"namespaces": listed}});
-        Spaces::of(&serde_json::from_value(spec).unwrap())
+        Namespaces::of(&serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn an_intermediate_is_for_what_only_a_clone_can_be_given() {
-        let plain = spaces(json!([{"type": "pid"}, {"type": "mount"}, {"type": "network"}]));
+        let plain = namespaces(json!([{"type": "pid"}, {"type": "mount"}, {"type": "network"}]));
         let plain = plain.unwrap();
         assert!(!plain.need_intermediate() && plain.make_pid_namespace() && plain.make_network());
         let own = "/proc/self/ns/pid";
         for other in
             [json!({"type": "user"}), json!({"type": "time"}), json!({"type": "pid", "path": own})]
         {
-            assert!(spaces(json!([other])).unwrap().need_intermediate(), "{other}");
+            assert!(namespaces(json!([other])).unwrap().need_intermediate(), "{other}");
         }
-        let refused = spaces(json!([{"type": "ipc", "path": "/nonexistent"}])).unwrap_err();
+        let refused = namespaces(json!([{"type": "ipc", "path": "/nonexistent"}])).unwrap_err();
         assert!(refused.message.contains("/nonexistent"), "{}", refused.message);
     }
 }

@@ -1,20 +1,20 @@
-//! Procfs of a pid namespace that is joined, for a root file system that is built outside of it.
+//! Opens procfs of a pid namespace that is joined, for a root file system that is built outside of it.
 //!
-//! Since Linux 6.17 procfs is told by an option which pid namespace it is to show. Before, it shows the
-//! one of the process that opens it:
+//! Since Linux 6.17 an option of procfs selects its pid namespace. Earlier kernels use the pid namespace
+//! of the process that opens it:
 //!
 //! ```text
-//!   intermediate ──clone──> hermit                     ──clone, as its sibling──> opener
-//!                           empty root, no descriptor                             opens procfs,
-//!                           joins the pid namespace                               sends it, is killed
+//!   intermediate ──clone──> isolated process          ──clone, as its sibling──> opener
+//!                           empty root, no descriptor                            opens procfs,
+//!                           joins the pid namespace                              sends it, is killed
 //! ```
 //!
-//! The *hermit* is a process with an empty root and no descriptor but its socket; the *opener* is its
-//! clone in the pid namespace. Other processes in that namespace see the opener, so it must not have
-//! the host's root.
+//! The *isolated process* has an empty root and no descriptor but its socket. The *opener* is its clone in
+//! the pid namespace. Other processes in that namespace see the opener, so it must not have the host's
+//! root.
 //!
-//! Promise: what others see has an empty root, one socket, no capability but that of mounting, and is
-//! gone afterwards whatever they do to it. What it sends is looked at by who mounts it.
+//! Promise: the process that the container's processes see has an empty root, one socket and only the
+//! capability to mount, and it is killed afterwards. Its descriptor is checked before it is mounted.
 //! See fsopen(2), pid_namespaces(7), the kernel's filesystems/proc on `pidns=`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,15 +34,15 @@ use rustix::thread::{
 
 use super::super::wire::{Failure, Reason};
 use super::failure::failed;
-use super::init_channel::{self, Word, Words};
+use super::init_channel::{self, InitChannel, Message};
 use super::release_pipe;
 use crate::sys;
 
 /// One packet carries at most this many descriptors; no spec is expected to mount procfs more often.
 const MOST: usize = 16;
 
-/// Opens procfs so many times in a pid namespace. Called by a process whose own clones are in the
-/// shim's pid namespace.
+/// Opens procfs `times` times in a pid namespace. The clones of the calling process must be in the shim's
+/// pid namespace.
 pub(super) fn open(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, Failure> {
     if times == 0 {
         return Ok(Vec::new());
@@ -60,7 +60,7 @@ pub(super) fn open(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedF
     by_process(namespace, times)
 }
 
-/// Has the kernel open it for a pid namespace, if it can.
+/// Opens it with the option `pidns`, if the kernel has it.
 fn by_option(namespace: BorrowedFd<'_>, times: usize) -> rustix::io::Result<Vec<OwnedFd>> {
     let open = |_| {
         let opened = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -70,54 +70,54 @@ fn by_option(namespace: BorrowedFd<'_>, times: usize) -> rustix::io::Result<Vec<
     (0..times).map(open).collect()
 }
 
-/// Has a process open it.
+/// Opens it in a process that joins the namespace.
 fn by_process(namespace: BorrowedFd<'_>, times: usize) -> Result<Vec<OwnedFd>, Failure> {
     let (here, there) = init_channel::pair().map_err(|error| failed("socketpair", &error))?;
     match sys::clone::clone_child().map_err(|error| failed("clone", &error))? {
-        Some((hermit, _)) => {
+        Some((isolated, _)) => {
             drop(there);
-            let opened = receive(&here, hermit);
-            reap(hermit);
+            let opened = receive(&here, isolated);
+            reap(isolated);
             opened
         }
         None => {
             if let Err(error) = retreat(namespace, &there, times) {
-                let _ = there.say(&Word::NotOpened(error.to_string()));
+                let _ = there.send(&Message::NotOpened(error.to_string()));
             }
             sys::clone::exit(1)
         }
     }
 }
 
-fn receive(here: &Words, hermit: i32) -> Result<Vec<OwnedFd>, Failure> {
-    let none = |why: Option<Word>| {
+fn receive(here: &InitChannel, isolated: i32) -> Result<Vec<OwnedFd>, Failure> {
+    let none = |why: Option<Message>| {
         let why = match why {
-            Some(Word::NotOpened(why)) => format!(": {why}"),
+            Some(Message::NotOpened(why)) => format!(": {why}"),
             _ => String::new(),
         };
         let what = "procfs of the joined pid namespace was not opened";
         Failure::new(Reason::System, format!("{what}{why}"))
     };
-    let cloned = here.hear_from().map_err(|error| init_channel::left(&error))?;
+    let cloned = here.receive_from().map_err(|error| init_channel::helper_left(&error))?;
     // Others may make the opener say anything, and what is named here is killed.
     let pid = match cloned {
-        Some((Word::Cloned { pid }, _, sender)) if sender == Some(hermit) => pid,
+        Some((Message::Cloned { pid }, _, sender)) if sender == Some(isolated) => pid,
         other => return Err(none(other.map(|(word, ..)| word))),
     };
-    let opened = here.hear();
+    let opened = here.receive();
     // It may have been stopped, before or after.
     if let Some(opener) = Pid::from_raw(pid) {
         let _ = kill_process(opener, Signal::KILL);
     }
     reap(pid);
-    match opened.map_err(|error| init_channel::left(&error))? {
-        Some((Word::Opened, opened)) => Ok(opened),
+    match opened.map_err(|error| init_channel::helper_left(&error))? {
+        Some((Message::Opened, opened)) => Ok(opened),
         other => Err(none(other.map(|(word, _)| word))),
     }
 }
 
-/// The hermit's part.
-fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::Result<()> {
+/// The isolated process's part.
+fn retreat(namespace: BorrowedFd<'_>, there: &InitChannel, times: usize) -> std::io::Result<()> {
     sys::fd::close_all_but(&[namespace, there.as_fd()])?;
     empty_root()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))?;
@@ -127,7 +127,7 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     set_capabilities(None, CapabilitySets { effective: needed, permitted: needed, inheritable })?;
     let (hold, release) = release_pipe::make()?;
     if let Some((pid, _)) = sys::clone::clone_sibling(false, None)? {
-        there.say(&Word::Cloned { pid })?;
+        there.send(&Message::Cloned { pid })?;
         release.go();
         sys::clone::exit(0)
     }
@@ -138,7 +138,7 @@ fn retreat(namespace: BorrowedFd<'_>, there: &Words, times: usize) -> std::io::R
     let open = |_| fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC);
     let opened: Vec<_> = (0..times).map(open).collect::<Result<_, _>>()?;
     let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-    there.hand(&Word::Opened, &opened)
+    there.send_with(&Message::Opened, &opened)
 }
 
 /// Makes an empty tmpfs the root, and leaves every other file system.

@@ -17,13 +17,13 @@ use super::super::wire::{self, Failure};
 use super::failure::failed;
 use super::rootfs::Terminal;
 
-/// What goes with the master; any text will do.
-const WORD: &[u8] = b"/dev/ptmx";
+/// The bytes of the packet that carries the master. runc sends the name of the terminal.
+const PAYLOAD: &[u8] = b"/dev/ptmx";
 
 /// Sends the master away and makes the slave the calling session's terminal and streams.
 pub(super) fn attach(terminal: Terminal, console: &UnixStream) -> Result<(), Failure> {
     let Terminal { master, slave } = terminal;
-    wire::send(console, WORD, &[master.as_fd()])
+    wire::send(console, PAYLOAD, &[master.as_fd()])
         .map_err(|error| failed("send the terminal to the console socket", &error))?;
     ioctl_tiocsctty(&slave)
         .and_then(|()| dup2_stdin(&slave))
