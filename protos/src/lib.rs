@@ -7,6 +7,7 @@
 #[cfg(feature = "grpc")]
 pub mod any;
 #[cfg(feature = "grpc")]
+// Generated code is not ours to lint.
 #[allow(missing_docs, unused_qualifications, unreachable_pub, rustdoc::all, clippy::all)]
 pub mod grpc;
 #[cfg(feature = "ttrpc")]
