@@ -7,6 +7,8 @@
 //!   is below it. A folder's `mod.rs` and the files of that folder are one unit, so paths from a file to its
 //!   ancestors do not count (`circles::edges` has the details).
 //! - Generated messages stand where a wire is spoken: a change of the wire changes those files alone.
+//! - The command line of the supervisor needs what a client has: types of images, the configuration and the
+//!   connection to the daemon (the table `FOLDERS`).
 //! - `unsafe` stands in files and folders named `sys`: who checks memory safety reads those.
 //! - A kind of system call has one library: functions of libc are called in `sys`, nix is for what rustix
 //!   lacks (the table `NIX`), rustix is for the rest.
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::exceptions::{EXCEPTIONS, Exception};
-use self::rules::{DOMAIN, IMPORTS, NIX, OF_TESTS, PLACES};
+use self::rules::{DOMAIN, FOLDERS, IMPORTS, NIX, OF_TESTS, PLACES};
 use self::source::{Mention, Sources};
 use crate::workspace::{list, metadata, repository, text};
 
@@ -36,6 +38,7 @@ pub(crate) enum Rule {
     Import,
     Circle,
     Place,
+    Folder,
     Unsafe,
     SystemCall,
     Dependency,
@@ -176,11 +179,7 @@ fn misplaced_names(member: &Member) -> Broken {
         let src = member.folder.join("src");
         for file in member.files() {
             let within = file.path.strip_prefix(&src).unwrap_or(&file.path);
-            let allowed = |place: &str| match place.strip_suffix('/') {
-                Some(folder) => within.starts_with(folder),
-                None => within == Path::new(place),
-            };
-            if place.allowed.iter().any(|one| allowed(one)) {
+            if place.allowed.iter().any(|one| is_in(within, one)) {
                 continue;
             }
             let named = file.mentions.iter().filter(|one| !one.test && !domain(one));
@@ -189,6 +188,35 @@ fn misplaced_names(member: &Member) -> Broken {
                 if place.names.contains(&library) {
                     let what = format!("{} names {library}", member.shown(file));
                     broken.insert(what, place.reason.to_owned());
+                }
+            }
+        }
+    }
+    broken
+}
+
+/// Whether a path below `src/` is a file, or in a folder, which ends with a slash.
+fn is_in(path: &Path, place: &str) -> bool {
+    match place.strip_suffix('/') {
+        Some(folder) => path.starts_with(folder),
+        None => path == Path::new(place),
+    }
+}
+
+/// What a folder of [`FOLDERS`] needs and may not.
+fn misplaced_imports(member: &Member) -> Broken {
+    let mut broken = Broken::new();
+    let src = member.folder.join("src");
+    for folder in FOLDERS.iter().filter(|folder| folder.of == member.name) {
+        for target in &member.targets {
+            let files = &target.sources.files;
+            let within = |file: usize| files[file].path.strip_prefix(&src).ok();
+            for (from, to) in circles::edges(&target.sources) {
+                let (Some(of), Some(needed)) = (within(from), within(to)) else { continue };
+                let mut allowed = folder.allowed.iter().copied().chain([folder.folder]);
+                if is_in(of, folder.folder) && !allowed.any(|one| is_in(needed, one)) {
+                    let [from, to] = [from, to].map(|file| member.shown(&files[file]));
+                    broken.insert(format!("{from} -> {to}"), folder.reason.to_owned());
                 }
             }
         }
@@ -309,6 +337,11 @@ fn no_two_files_need_each_other() {
 #[test]
 fn generated_messages_stand_where_a_wire_is_spoken() {
     check(Rule::Place, misplaced_names);
+}
+
+#[test]
+fn the_command_line_needs_what_a_client_has() {
+    check(Rule::Folder, misplaced_imports);
 }
 
 #[test]

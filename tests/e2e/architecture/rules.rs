@@ -61,12 +61,39 @@ pub(super) const PLACES: &[Place] = &[
     },
 ];
 
+/// What the files of a folder may need of their own crate.
+pub(super) const FOLDERS: &[Folder] = &[Folder {
+    of: "supervisor",
+    folder: "cli/",
+    allowed: &[
+        "api/mod.rs",
+        "config.rs",
+        "content/digest.rs",
+        "content/mod.rs",
+        "daemon/",
+        "daemon.rs",
+        "error.rs",
+        "image/",
+        "maker.rs",
+        "text.rs",
+    ],
+    reason: "a command is a client of the API; it does not know the daemon's state or directories",
+}];
+
 /// The crates of generated messages and of their encoding.
 const MESSAGES: &[&str] =
     &["protos", "containerd_shim_protos", "prost", "prost_types", "protobuf", "ttrpc"];
 
 /// Parts of these crates that are not generated.
 pub(super) const DOMAIN: &[&[&str]] = &[&["protos", "any"]];
+
+pub(super) struct Folder {
+    pub(super) of: &'static str,
+    pub(super) folder: &'static str,
+    /// Folders and files below the crate's `src/`, as in [`Place`].
+    pub(super) allowed: &'static [&'static str],
+    pub(super) reason: &'static str,
+}
 
 pub(super) struct Place {
     pub(super) of: &'static str,

@@ -130,6 +130,21 @@ fn a_generated_message_in_the_domain_is_found() {
 }
 
 #[test]
+fn a_command_that_needs_the_daemons_state_is_found() {
+    let files = [
+        ("main.rs", "mod cli; mod text; mod snapshot;"),
+        ("cli/mod.rs", "mod run; mod rm;"),
+        ("cli/run.rs", "use super::rm::R; use crate::text::escaped; use crate::snapshot::root;"),
+        ("cli/rm.rs", "pub struct R;"),
+        ("text.rs", "pub fn escaped() {}"),
+        ("snapshot.rs", "pub fn root() {} use crate::text::escaped;"),
+    ];
+    let (_root, member) = member("supervisor", &files);
+    let expected = ["supervisor/src/cli/run.rs -> supervisor/src/snapshot.rs"];
+    assert_eq!(found(&misplaced_imports(&member)), expected);
+}
+
+#[test]
 fn unsafe_outside_of_sys_is_found() {
     let block = "fn f() { unsafe { g() } }";
     let files = [
