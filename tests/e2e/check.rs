@@ -1,4 +1,4 @@
-//! `supervisor check`: what is lost or damaged is told of, and mended where it can be.
+//! `supervisor check`: it reports what is lost or damaged, and repairs what can be repaired.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;

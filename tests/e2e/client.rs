@@ -1,5 +1,5 @@
-//! Clients and the daemon that they reach: whose it is, what it takes from them, what becomes of both
-//! when the other one is not as it should be.
+//! Clients and the daemon that they reach: which user owns it, what it inherits from a client, and what one
+//! does when the other one hangs, ends or is foreign.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! A full disk is not a dead end: what makes room works on a file system with no free block, the
+//! A full disk can be mended: what makes room works on a file system with no free block, the
 //! daemon starts on one, and what fails gives its bytes back.
 
 use std::fs::{self, File};

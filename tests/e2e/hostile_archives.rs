@@ -1,4 +1,4 @@
-//! Archives that cost more than they weigh, and trees deeper than a stack, against the daemon.
+//! Small archives that expand to much data, and trees deeper than a stack, against the daemon.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Images made by other tools: imported whole, unpacked to the last attribute.
+//! Images made by other tools: every byte is imported, every attribute unpacked.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a killed command left half made goes, by itself or when the same id is asked for again;
+//! What a killed command left half made is removed, by itself or when the same id is used again;
 //! what was started, and what other clients made, stays.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What our dependencies allow us to do, and what is known against them.
+//! The licences and the sources of our dependencies, against `.deny.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `run` that is told to end while its container is being made, and `rm -f` of such a container.
+//! A signal to `run` while its container is being made, and `rm -f` of such a container.
 
 use std::fs;
 use std::path::{Path, PathBuf};

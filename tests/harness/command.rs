@@ -1,4 +1,4 @@
-//! Running one command to its end, within a time limit, and what came of it.
+//! Runs one command to its end, within a time limit, and keeps its output and exit status.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 /// How long a command may take before it is killed and the test fails.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// What came of a command.
+/// How a command ended, and what it wrote.
 pub struct Finished {
     /// The command as one line.
     pub command: String,
@@ -112,7 +112,7 @@ pub fn run(command: &mut Command) -> Finished {
 ///
 /// # Panics
 ///
-/// When the command cannot be started, takes longer than [`LIMIT`], or leaves somebody behind who
+/// When the command cannot be started, takes longer than [`LIMIT`], or leaves a process that
 /// holds its standard output or error open.
 #[track_caller]
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Finished {

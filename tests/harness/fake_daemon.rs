@@ -1,6 +1,6 @@
 //! A daemon over raw ttrpc, for what no real daemon can be made to do.
 //!
-//! What goes wrong in setting it up panics, as in every test; [`crate::shim`] returns errors instead.
+//! An error while it is set up panics, as in every test; [`crate::shim`] returns errors instead.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Images written byte by byte, so that a test knows, and may spoil, each of them.
+//! Images written byte by byte, so that a test knows each byte, and can damage it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,7 @@ impl Layer {
         self.entry(EntryType::Link, name, target, 0o644, &[])
     }
 
-    /// Adds an entry whose names are written as they are, however bad.
+    /// Adds an entry whose names are written as they are, valid or not.
     ///
     /// # Panics
     ///
@@ -238,7 +238,7 @@ impl Image {
     }
 }
 
-/// The files of an OCI layout, by name, for a test to spoil.
+/// The files of an OCI layout, by name, which a test can damage.
 #[derive(Debug)]
 pub struct Layout {
     /// The config's blob.

@@ -3,7 +3,7 @@
 //!
 //! Everything a root makes has the root's token in its name, its command line, its environment,
 //! its working directory or its cgroup; so looking for the token is exact even while other tests
-//! run. A zombie is not a leak: process 1 reaps orphans when it gets round to it.
+//! run. A zombie is not a leak: process 1 reaps orphans later.
 //! See proc(5).
 
 use std::fs;

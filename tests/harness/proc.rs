@@ -1,4 +1,4 @@
-//! What the kernel tells of processes. See proc(5).
+//! What the kernel shows of processes. See proc(5).
 
 use std::fs;
 use std::str::FromStr;

@@ -14,7 +14,7 @@ pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
 
-/// Takes our binaries from this directory, for a program that knows better than the environment.
+/// Takes our binaries from this directory instead of the one that the environment names.
 pub fn choose(directory: &Path) {
     // The first choice stands.
     CHOSEN.get_or_init(|| directory.to_owned());

@@ -1,4 +1,4 @@
-//! One test's own corner of the machine.
+//! The directory, namespace and ids of one test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

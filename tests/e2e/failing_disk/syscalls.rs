@@ -1,7 +1,7 @@
 //! A file layer that breaks: the kernel asks us before each call that changes a file of a daemon's.
 //!
 //! A seccomp filter with user notification is inherited by a daemon from the thread that starts it, so
-//! the product has no door for this, and SQLite's own calls are broken like ours. Calls are counted
+//! the product needs no code for this, and SQLite's own calls are broken like ours. Calls are counted
 //! over all threads, in the order in which they come. Here rather than strace's injection, which
 //! counts for each thread by itself and knows no "from now on".
 //! See seccomp_unotify(2).

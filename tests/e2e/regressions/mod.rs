@@ -1,4 +1,4 @@
-//! What hurts the users of shims most, by the table in `RUNC.md`: one test for each, which
+//! The defects that users of shims reported most, by the table in `RUNC.md`: one test for each, which
 //! opens with the reports and with what the user lost.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What dies on the way: containerd, the shim, or containerd in the middle of a create.
+//! What is killed during a container's life: containerd, the shim, or containerd in the middle of a create.
 
 use std::fs;
 use std::time::Duration;

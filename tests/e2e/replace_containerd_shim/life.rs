@@ -1,4 +1,4 @@
-//! The life of a container, told by `ctr`.
+//! The life of a container, as `ctr` shows it.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,9 +1,9 @@
 //! Debian's containerd with our `containerd-shim-runc-v2` in place of its own.
 //!
 //! Nothing is asked for by name: containerd's default runtime is looked up on a PATH that begins
-//! with our directory. [`life`] goes through the life of a container as `ctr` can tell it, [`crash`]
-//! through what dies on the way, [`scale`] through many, and [`nested`] through what another host
-//! than this one has.
+//! with our directory. [`life`] goes through the life of a container as `ctr` shows it, [`crash`]
+//! kills containerd and the shim, [`scale`] runs many containers, and [`nested`] needs what only another
+//! host has.
 
 mod client;
 mod crash;

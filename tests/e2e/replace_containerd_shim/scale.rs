@@ -1,6 +1,6 @@
 //! Many containers, many execs, and many at once.
 //!
-//! `TEST_SCALE=full` asks for the numbers of the promise: a thousand containers, two thousand execs,
+//! `TEST_SCALE=full` sets the numbers that RUNC.md names: a thousand containers, two thousand execs,
 //! fifty at once. Without it there are fewer, which take seconds instead of minutes.
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! Feeds mutated inputs to a decoder of outside bytes, and checks what each input costs.
 //!
-//! A *target* is a unit test in the crate that owns the decoder, so that private decoders need no
-//! door for it: it makes a [`Target`] and hands [`Target::run`] a function over bytes, which asserts
+//! A *target* is a unit test in the crate that owns the decoder, so that private decoders stay
+//! private: it makes a [`Target`] and hands [`Target::run`] a function over bytes, which asserts
 //! what must hold. Its *seeds* are the files of `tests/fuzz/corpus/TARGET`.
 //!
 //! Promise: inputs are made from the seeds and the target's name alone, so a failure comes again;

@@ -229,7 +229,7 @@ impl Events {
         self.of(container).iter().map(ToString::to_string).collect()
     }
 
-    /// Waits until what was seen satisfies `enough`; whether it came to that.
+    /// Waits until what was seen satisfies `enough`; whether it did in time.
     pub fn wait(&self, limit: Duration, mut enough: impl FnMut(&[Seen]) -> bool) -> bool {
         let state = hold(&self.shared.state);
         let waited = self.shared.news.wait_timeout_while(state, limit, |now| !enough(&now.seen));

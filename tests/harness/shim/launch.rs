@@ -284,7 +284,7 @@ fn text(output: &Output) -> String {
 ///
 /// # Errors
 ///
-/// When it cannot be started; when it, or somebody who inherited its streams, does not end in
+/// When it cannot be started; when it, or a process that inherited its streams, does not end in
 /// `limit`.
 pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let line = crate::command::line(command);

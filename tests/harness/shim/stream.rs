@@ -1,4 +1,4 @@
-//! A client's ends of a container's streams: fifos that are read in the background, or not at all.
+//! A client's ends of a container's streams: fifos that a thread reads, or that stay unread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -57,13 +57,13 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Its path, as the wire wants it.
+    /// Its path, as a request names it.
     #[must_use]
     pub fn path(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// Opens the fifo for reading, as a client that has come back does.
+    /// Opens the fifo for reading, as a client that connects again does.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Stream {
         }
     }
 
-    /// Waits until what was read satisfies `enough`; whether it came to that.
+    /// Waits until what was read satisfies `enough`; whether it did in time.
     pub fn wait(&self, limit: Duration, mut enough: impl FnMut(&[u8], bool) -> bool) -> bool {
         let state = hold(&self.shared.state);
         let late = |now: &mut State| !enough(&now.bytes, now.ended);
@@ -201,7 +201,7 @@ impl Input {
         Ok(Self { path: path.to_owned(), fifo: None })
     }
 
-    /// Its path, as the wire wants it.
+    /// Its path, as a request names it.
     #[must_use]
     pub fn path(&self) -> String {
         self.path.display().to_string()

@@ -19,9 +19,9 @@ use protos::ttrpc::protobuf::{EnumOrUnknown, Message, MessageField};
 pub use protos::ttrpc::ttrpc::Code;
 use protos::ttrpc::ttrpc::{Request, Response, Status};
 
-/// The type of a frame that asks.
+/// The type of a frame with a request.
 pub const REQUEST: u8 = 1;
-/// The type of a frame that answers.
+/// The type of a frame with a response.
 pub const RESPONSE: u8 = 2;
 
 /// The largest frame either side may send.
@@ -30,7 +30,7 @@ pub const MAX_FRAME_BYTES: usize = 4 << 20;
 /// How long a caller waits that named no limit of its own.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Why a call brought no answer, or which answer it brought instead.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
     /// The server answered with an error.

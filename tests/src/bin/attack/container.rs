@@ -1,7 +1,7 @@
 //! What runs inside a container: this program, bound at `/attack` and called with `--in-container WORD`.
 //!
-//! It says what it got by files in `/shared`, which the host looks at: `ready` once it has begun,
-//! `got-out` with the details when it won; it ends when `stop` is there.
+//! It reports by files in `/shared`, which the host reads: `ready` once it has begun, `got-out` with the
+//! details when the attack succeeded; it ends when `stop` is there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

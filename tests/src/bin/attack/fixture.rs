@@ -1,4 +1,4 @@
-//! What an attack has at hand: its root, a shim's daemon, a daemon, and secrets of the host.
+//! What an attack can use: its root, a shim's daemon, a daemon, and secrets of the host.
 
 use std::collections::BTreeMap;
 use std::fs;

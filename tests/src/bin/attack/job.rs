@@ -1,4 +1,4 @@
-//! Runs attacks, each in a process of its own, and says how each ended.
+//! Runs attacks, each in a process of its own, and reports how each ended.
 
 use std::collections::VecDeque;
 use std::io::Read;

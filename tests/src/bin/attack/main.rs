@@ -1,4 +1,4 @@
-//! Attacks our engines, archives and daemon from outside, and tells which attack was held off.
+//! Attacks our engines, archives and daemon from outside, and prints which attacks failed.
 //!
 //! `cargo run --release -p tests --bin attack` plays a hostile image, archive, container, client and
 //! local user against release binaries, on this machine and as root. Each attack prints one line:

@@ -1,4 +1,4 @@
-//! Compares what we built with what people run today, interleaved on the same machine.
+//! Measures our shims and supervisor against containerd's and runc's, in turns on the same machine.
 //!
 //! `cargo run --release -p tests --bin bench -- run` prints one line per metric, tab-separated:
 //! `metric ours peer ratio`, medians in ms or kB. Lines that begin with `#` carry versions, what was

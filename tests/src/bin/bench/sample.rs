@@ -1,4 +1,4 @@
-//! Measuring two things in turns, and what to say of the figures.
+//! Measures two things in turns, and sums up the figures.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

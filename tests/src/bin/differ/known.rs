@@ -1,7 +1,7 @@
-//! The differences from runc that are known, each with its reason; RUNC.md lists them.
+//! The known differences from runc, each with its reason; RUNC.md lists them.
 //!
-//! A pattern is the beginning of what it matches. One that matches nothing in a whole run has
-//! become untrue, and the run fails.
+//! A pattern is the beginning of what it matches. One that matches nothing in a whole run is out of
+//! date, and the run fails.
 
 use crate::compare::Difference;
 use crate::host::Hierarchy;

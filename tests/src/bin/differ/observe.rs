@@ -1,4 +1,4 @@
-//! What is seen of one run, in words that are the same for every run of the same spec.
+//! What is observed of one run, without what differs between two runs of the same spec.
 
 use std::fs;
 use std::path::{Path, PathBuf};

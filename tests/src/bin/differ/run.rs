@@ -1,4 +1,4 @@
-//! Every case under every runtime, several at once; then what came out.
+//! Runs every case under every runtime, several at once, and prints the differences.
 
 use std::fs;
 use std::io::Write;
@@ -196,7 +196,7 @@ fn open_to_all(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints what differs between runc and ours and nobody knows of; and what is known and does not
+/// Prints the differences between runc and ours that are not known; and what is known and does not
 /// differ.
 fn judge(
     results: &Results,

@@ -1,4 +1,4 @@
-//! The coverage table in RUNC.md: what each runtime makes of each feature, from what it did.
+//! The coverage table in RUNC.md: which features each runtime supports, from what it did.
 
 use std::io::Write;
 

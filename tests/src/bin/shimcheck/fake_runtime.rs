@@ -1,7 +1,7 @@
-//! A runtime binary that does as the real one does, until a row makes it hang, crash, flood or lie.
+//! A runtime binary that runs the real one, until a row makes it hang, crash, flood or answer wrongly.
 //!
 //! It is a shell script that notes how it was called, runs the fault for its verb if there is one,
-//! and otherwise becomes the real runtime. Faults are shell text, in files that come and go while
+//! and otherwise executes the real runtime. Faults are shell text, in files that come and go while
 //! the shim runs; they may use `$log` (the value of `--log`), `$pidfile`, `$real` and `$d`.
 
 use std::fs;

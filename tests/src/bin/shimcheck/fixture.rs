@@ -1,4 +1,4 @@
-//! What a row has at hand: its own corner of the machine, an event endpoint, bundles and shims.
+//! What a row can use: a directory and a namespace of its own, an event endpoint, bundles and shims.
 
 use std::cell::{Cell, RefCell};
 use std::fs;

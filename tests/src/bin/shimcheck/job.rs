@@ -1,4 +1,4 @@
-//! One row in a process of its own, which is given a directory, a token and a time.
+//! One row in a process of its own, with a directory, a token and a time limit.
 
 use std::fs;
 use std::io::Read;

@@ -175,11 +175,11 @@ fn exec(
     }
 }
 
-/// Sees to the end of what was made: its exit is told to whoever waits, and it is deleted, if not
+/// Sees to the end of what was made: a Wait gets its exit, and it is deleted, if not
 /// at once then when asked again.
 fn finish(task: &Task, exec: &str, status: Option<u32>, tally: &Tally) -> Result<()> {
     if status.is_none() {
-        // Whether it runs, nobody knows; ended already is as good.
+        // It may run or have ended; both are fine.
         let _ = answered(tally, || task.kill(exec, 9)).context("Kill")?;
     }
     let exit = task.wait(exec).context("Wait")?.exit_status;
@@ -206,7 +206,7 @@ fn remember(made: &Mutex<Vec<(String, String)>>, id: &str, process: &str) -> Res
     Ok(())
 }
 
-/// Everything that was made is told to have ended, once.
+/// The exit of each container that was made is published once.
 fn told(host: &Host, made: &[(String, String)]) -> Result<()> {
     until(PATIENCE, || {
         let exits = host.exits();

@@ -1,4 +1,4 @@
-//! Archives that cost more than they weigh, and names that are no names.
+//! Small archives that expand to much data, and names that are not valid.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Ways to the host through what a container's processes hold: descriptors, roots, directories.
+//! Ways to the host through descriptors, roots and directories that a container's processes hold.
 
 use std::fs;
 

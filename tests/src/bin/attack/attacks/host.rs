@@ -1,4 +1,4 @@
-//! What of the host a container shares without being asked: the runtime's binary, keys, signals.
+//! What every container shares with the host: the runtime's binary, keys, signals.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Containers that hold up what joins them, and with it their neighbours.
+//! Containers that delay processes that join them, and so other containers of the pod.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Images and mounts that lead the making of a root file system elsewhere.
+//! Images and mounts that make the set-up of a root file system write elsewhere.
 
 use std::fs;
 use std::os::unix::fs::symlink;

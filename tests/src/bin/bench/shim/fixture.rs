@@ -1,4 +1,4 @@
-//! Who is compared, and the bundles that all of them get.
+//! The contenders, and the bundles that all of them get.
 
 use std::cell::RefCell;
 use std::fs;

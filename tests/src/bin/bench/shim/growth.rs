@@ -1,4 +1,4 @@
-//! What a long-lived shim has more of after many execs.
+//! What a long-lived shim holds more of after many execs.
 
 use std::fs;
 use std::time::Duration;

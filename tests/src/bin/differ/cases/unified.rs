@@ -1,5 +1,5 @@
-//! Control groups of version 2: limits in the words of version 1 and what becomes of them, those in
-//! words of their own, and what of the other parts has to do with control groups.
+//! Control groups of version 2: limits in terms of version 1 and how they are converted, limits in
+//! terms of version 2, and cases of other parts that depend on control groups.
 //!
 //! See config-linux.md, "Unified", and the kernel's cgroup-v2 document for the files.
 
