@@ -1,4 +1,4 @@
-//! The shim's side of a helper: starts it, asks it one thing at a time, notices its end.
+//! The shim's side of a helper: starts it, sends it one request at a time, notices its end.
 //!
 //! ```text
 //!             spawn                 answer
@@ -8,12 +8,11 @@
 //!     +----------------+--------------+ killed, reaped
 //! ```
 //!
-//! Promise: every question is answered by its deadline, with an error if need be, whatever has
-//! become of the helper; a helper that failed once is never asked again. What a helper has cloned is
-//! known exactly: until it executes another program, a clone has the helper's own command line, and
-//! each helper has a number in its own that nothing else has. None executes before the shim was told.
-//! Not here: what a request means, and what must be cleaned up after a helper that died half way
-//! (the engine).
+//! Promise: every request is answered by its deadline, with an error if the helper dies, stops or hangs. A
+//! helper that failed once gets no further request. The clones of a helper are known exactly: until it
+//! executes another program, a clone has the helper's command line, which has a random number of its own.
+//! A clone executes only after the shim has its pid.
+//! Not here: what a request means, and the clean-up after a helper that died in a request (the engine).
 //! See pidfd_open(2), posix_spawn(3), unix(7).
 
 use std::cell::Cell;
@@ -38,22 +37,22 @@ use super::{HELPER_ARGUMENT, HELPER_SOCKET};
 use crate::process_tree;
 use crate::sys;
 
-/// How long a killed helper may take to disappear.
+/// How long a killed helper may take to end.
 const KILLED: Duration = Duration::from_secs(2);
 
-/// How often, a millisecond apart, it is looked whether killed clones have gone.
+/// How often the children are listed, a millisecond apart, until the killed clones have ended.
 const CLONE_LOOKS: usize = 2000;
 
-/// How many times in turn no clone must be seen for there to be none.
+/// How many lists in a row must have no clone.
 const EMPTY_LOOKS: usize = 3;
 
-/// What the helper is called on its command line.
+/// The first word of the helper's command line.
 const NAME: &str = "containerd-shim-libcontainer";
 
-/// How often a helper that has not answered is looked at.
+/// How often a helper that has not answered is checked for a stop.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A question was not answered.
+/// A request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("start the libcontainer helper: {step}")]
@@ -110,7 +109,7 @@ impl Connection {
         let (near, far) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|cause| step("socketpair")(cause.into()))?;
-        // This end alone; the helper's waits.
+        // Only this end does not block; the helper's end does.
         rustix::io::ioctl_fionbio(&near, true)
             .map_err(|cause| step("ioctl(FIONBIO)")(cause.into()))?;
         let token = format!("{:016x}", std::hash::RandomState::new().build_hasher().finish());
@@ -134,17 +133,17 @@ impl Connection {
         self.pid
     }
 
-    /// Says what wants no answer. Whether it was heard shows with the next question.
+    /// Sends a request that has no answer. An error shows at the next request.
     pub(super) fn tell(&self, request: &HelperRequest) -> io::Result<()> {
         let bytes = wire::encode(self.sequence.get(), request)?;
         wire::send(self.socket.get_ref(), &bytes, &[])
     }
 
-    /// Asks one question and waits for its answer. After an error the connection is of no use.
+    /// Sends one request and waits for its answer. After an error the connection must not be used again.
     ///
     /// # Cancel safety
     ///
-    /// An answer to a question whose asker has gone is dropped when the next one is asked.
+    /// The answer to a request whose caller was dropped is skipped by the next request.
     pub(super) async fn ask(
         &self,
         request: &HelperRequest,
@@ -170,7 +169,7 @@ impl Connection {
     async fn answer(&self, sequence: u64) -> Result<Answer, AskError> {
         loop {
             let received = tokio::select! {
-                // In this order: what the helper said before it died comes first.
+                // In this order: an answer that the helper sent before it died counts.
                 biased;
                 received = self.socket.async_io(Interest::READABLE, |socket| wire::receive(socket)) => received,
                 _ = self.process.readable() => {
@@ -187,12 +186,12 @@ impl Connection {
                 }
             };
             let received = received.map_err(|cause| match cause.kind() {
-                // The other end was closed with our question unread.
+                // The helper closed its end with our request unread.
                 io::ErrorKind::ConnectionReset => AskError::Unheard { cause },
                 _ => AskError::Socket { cause },
             })?;
             let Some((bytes, fds)) = received else {
-                // The socket alone can close first, in a helper that is on its way out.
+                // The socket of a helper that is exiting may close before the process ends.
                 let _ = tokio::time::timeout(KILLED, self.process.readable()).await;
                 return Err(AskError::Died { how: self.reap() });
             };
@@ -207,12 +206,12 @@ impl Connection {
         }
     }
 
-    /// Whether the helper is stopped by a signal, which nobody who wishes it well would send.
+    /// Whether the helper is stopped by a signal (state T). It counts as hanging.
     fn is_stopped(&self) -> bool {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             return false;
         };
-        // The command's name, in parentheses, may hold anything; the state follows the last one.
+        // The command's name, in parentheses, may have any characters; the state follows the last ")".
         stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
     }
 
@@ -239,32 +238,32 @@ impl Connection {
         log::warn!("what libcontainer helper {} has cloned does not go away", self.pid);
     }
 
-    /// Kills those that are there, beside those that are left from before; keeps what is not over yet.
+    /// Kills the clones that exist now and those in `left`. `left` keeps the ones that have not ended.
     fn kill_clones(&self, left: &mut Vec<OwnedFd>, is_handed_over: impl Fn(i32) -> bool) {
-        // Our children, and not reaped: each pid is still its own.
+        // They are our children and not reaped, so no pid was reused.
         let clones = self.clones(is_handed_over).into_iter();
         left.extend(clones.filter_map(|clone| pidfd_open(clone, PidfdFlags::empty()).ok()));
-        // One that was killed has no command line any more, and is not over yet.
+        // A killed process may have lost its command line before it ends.
         left.retain(|process| !is_over(process));
         for process in &*left {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 
-    /// Live children of the shim that this helper has cloned, that have executed nothing yet and were
+    /// The live children of the shim that this helper has cloned, that have executed no program and were
     /// not handed over.
     fn clones(&self, is_handed_over: impl Fn(i32) -> bool) -> Vec<Pid> {
         let is_clone = |pid: &i32| {
             *pid != self.pid
                 && !is_handed_over(*pid)
-                // Empty for one that is dead and not reaped.
+                // The command line of a zombie is empty.
                 && beginning(&format!("/proc/{pid}/cmdline"), self.command_line.len() + 1)
                     .is_ok_and(|line| line == self.command_line)
         };
         children().into_iter().filter(is_clone).filter_map(Pid::from_raw).collect()
     }
 
-    /// Waits for a helper that is leaving.
+    /// Waits until a helper that exits has ended.
     pub(super) async fn wait(&self) {
         if tokio::time::timeout(KILLED, self.process.readable()).await.is_err() {
             log::warn!("libcontainer helper {} is still there {KILLED:?} after SIGKILL", self.pid);
@@ -272,7 +271,7 @@ impl Connection {
         self.reap();
     }
 
-    /// Whether the helper has ended. Its socket may still be open, in what it cloned.
+    /// Whether the helper has ended. Its clones may still hold its socket.
     pub(super) fn has_ended(&self) -> bool {
         let ended = is_over(self.process.get_ref());
         if ended {
@@ -281,12 +280,12 @@ impl Connection {
         ended
     }
 
-    /// Collects the exit status, if nobody else has.
+    /// Reaps the helper, if that was not done.
     fn reap(&self) -> String {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.process.get_ref().as_fd()), options) {
             Ok(Some(status)) => describe(&status),
-            // ECHILD: whoever collects the shim's unknown children was faster.
+            // ECHILD: the SDK's reaper has reaped it.
             Ok(None) | Err(_) => format!("process {}", self.pid),
         }
     }
@@ -309,21 +308,21 @@ fn describe(status: &WaitIdStatus) -> String {
     }
 }
 
-/// At most so many bytes of a file: a process may have a command line as large as its memory.
+/// Reads at most `most` bytes of a file: a command line may be as large as the process's memory.
 fn beginning(path: &str, most: usize) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(most);
     std::fs::File::open(path)?.take(most as u64).read_to_end(&mut line)?;
     Ok(line)
 }
 
-/// When the kernel started a process: with its pid, what tells it from every other. See proc(5), stat.
+/// The start time of a process. With its pid it identifies the process. See proc(5), stat.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The 22nd field; the second, in parentheses, may hold anything.
+    // The 22nd field. The second, in parentheses, may have any characters.
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
-/// The children of the calling thread, which is the shim's only one to have any.
+/// The children of the calling thread. No other thread of the shim has children.
 pub(super) fn children() -> Vec<i32> {
     let thread = rustix::thread::gettid().as_raw_nonzero();
     std::fs::read_to_string(format!("/proc/self/task/{thread}/children"))
@@ -333,11 +332,11 @@ pub(super) fn children() -> Vec<i32> {
         .collect()
 }
 
-/// Runs the image with null streams, the socket at its fixed number, and nothing else.
+/// Runs the image with null streams and the socket at its fixed number.
 fn exec(image: OwnedFd, socket: OwnedFd, token: &str) -> Result<ProcessHandle, shim_sdk::Error> {
     let program = Program::in_file(image, NAME);
     let program = program.args([HELPER_ARGUMENT, token]).bare_env().directory("/");
-    // Its first descriptor beside the streams.
+    // The first descriptor after the streams.
     const { assert!(HELPER_SOCKET == 3) };
     shim_sdk::spawn_now(program.descriptor(socket))
 }

@@ -1,12 +1,12 @@
-//! What goes wrong between clone and exec, told by the process in which it went wrong.
+//! The *report*: a pipe on which clones send their errors, until they execute the user's command.
 //!
-//! An error of a clone would reach the caller as an exit status alone, and libcontainer says the
-//! causes of its errors to `tracing` only. So each container and each exec has a pipe, its *report*.
-//! Clones write to it what they know. This module also listens to libcontainer's error events, in the
-//! helper and in what it clones, and writes them there. The pipe closes when the user's command is
-//! executed: so a start learns that it worked.
+//! Without it, an error in a clone would reach the caller as an exit status only, and libcontainer logs the
+//! causes of its errors to `tracing` only. So each container and each exec has a report. Clones write
+//! their failures to it. This module also subscribes to libcontainer's error events, in the helper and in
+//! its clones, and writes them to it. The pipe closes when the user's command is executed, which tells
+//! the shim that the start succeeded.
 //!
-//! Promise: writing never blocks and never fails its writer; a line is whole or absent.
+//! Promise: a write never blocks and never fails for its caller; a line is written whole or not at all.
 //! See pipe(7) on PIPE_BUF.
 
 use std::cell::RefCell;
@@ -23,20 +23,20 @@ use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use super::wire::{Failure, Reason};
 
-/// What the kernel writes to a pipe in one piece.
+/// The longest line. The kernel writes so many bytes to a pipe at once (PIPE_BUF).
 const LINE_BYTES: usize = 4096;
 
-/// What a line may say of an event, so that the line with its quoting fits.
+/// The longest text of an event. Its line still fits after quoting.
 const EVENT_BYTES: usize = 1024;
 
-/// The most that is read of a report. Another process with CAP_SYS_PTRACE may write to it for ever.
+/// The longest report that is read. A process with CAP_SYS_PTRACE may write to it without end.
 const REPORT_BYTES: usize = 256 * 1024;
 
-/// More events than this say nothing new.
+/// The greatest number of events that are kept.
 const EVENTS: usize = 4;
 
 thread_local! {
-    /// Where this process, and what it clones, reports to. A clone has the same one thread.
+    /// The report of this process and of its clones. A clone inherits it with its one thread.
     static REPORT: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) };
 }
 
@@ -53,7 +53,7 @@ enum ReportLine {
 }
 
 impl Report {
-    /// Makes a pipe; error events go there until the report is dropped or finished.
+    /// Makes the pipe. Error events go there until the report is finished.
     pub(super) fn open() -> io::Result<Self> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let write = Rc::new(write);
@@ -66,7 +66,8 @@ impl Report {
         Rc::clone(&self.write)
     }
 
-    /// Ends the helper's own part; what is left to read is what happens at the start.
+    /// Ends the helper's part and drops what was written so far. The returned end has the errors of the
+    /// start.
     pub(super) fn hand_over(self) -> OwnedFd {
         let mut nothing_fatal = Findings::default();
         let _ = nothing_fatal.read(&self.read);
@@ -74,13 +75,13 @@ impl Report {
         self.read
     }
 
-    /// Ends the helper's own part, in which nothing was said that is not for the reader.
+    /// Ends the helper's part. The returned end has everything that was written.
     pub(super) fn pass_on(self) -> OwnedFd {
         REPORT.set(None);
         self.read
     }
 
-    /// Ends the report with what it says, for a call that failed with `message`.
+    /// Ends the report of a call that failed with `message`. Returns the failure with the report's cause.
     pub(super) fn explain(self, reason: Reason, message: String) -> Failure {
         let mut findings = Findings::default();
         let _ = findings.read(&self.read);
@@ -89,7 +90,7 @@ impl Report {
     }
 }
 
-/// Lines gathered from a report.
+/// The lines read from a report.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     bytes: usize,
@@ -99,7 +100,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Reads what there is; true at the end of the pipe. A report that is too long is an error.
+    /// Reads without waiting. Returns true at the end of the pipe. A report that is too long is an error.
     pub(super) fn read(&mut self, pipe: impl AsFd) -> io::Result<bool> {
         let mut chunk = [0; LINE_BYTES];
         loop {
@@ -139,7 +140,7 @@ impl Findings {
         }
     }
 
-    /// What a start failed with, if it did.
+    /// The failure of a start. `None` if it succeeded.
     pub(super) fn start_failure(self) -> Option<Failure> {
         if self.failure.is_none() && self.events.is_empty() {
             return None;
@@ -147,7 +148,7 @@ impl Findings {
         Some(self.explain(Reason::Library, "unable to start container process".to_owned()))
     }
 
-    /// A clone knows best what failed; otherwise the first event is the cause.
+    /// A failure from a clone is the most exact. Without one, the events are the causes.
     fn explain(self, reason: Reason, message: String) -> Failure {
         if let Some(failure) = self.failure {
             return failure;
@@ -162,7 +163,7 @@ impl Findings {
     }
 }
 
-/// Writes what a clone knows.
+/// Writes the failure of a clone.
 pub(super) fn tell(report: BorrowedFd<'_>, failure: &Failure) {
     write(report, &ReportLine::Failure(failure.clone()));
 }
@@ -171,18 +172,18 @@ fn write(report: BorrowedFd<'_>, line: &ReportLine) {
     let Ok(mut bytes) = serde_json::to_vec(line) else { return };
     bytes.push(b'\n');
     if bytes.len() <= LINE_BYTES {
-        // The reader has gone, or is flooded: nobody else could be told.
+        // Harmless: the reader has gone, or the pipe is full, and there is no other reader.
         let _ = rustix::io::write(report, &bytes);
     }
 }
 
 /// Starts listening to libcontainer's error events.
 pub(super) fn listen() {
-    // Fails only if called twice, and then it listens already.
+    // Fails only if it was called before; then the subscriber is set already.
     let _ = tracing::subscriber::set_global_default(Errors);
 }
 
-/// Takes error events and nothing else; spans and lesser events are not even formatted.
+/// Takes events of level ERROR only. Spans and other events are not formatted.
 struct Errors;
 
 impl Subscriber for Errors {

@@ -1,6 +1,6 @@
-//! What this engine can do, as `runc features` tells it of runc.
+//! The features of this engine, in the form of `runc features`.
 //!
-//! Promise: nothing is listed that does not work; what is left out is refused or unknown.
+//! Promise: every feature in the list works.
 //! See the OCI runtime specification, features.md.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use libcontainer::oci_spec::runtime::VERSION;
 use libcontainer::syscall::linux::MountOption;
 use serde_json::{Value, json};
 
-/// Options that libcontainer takes beyond those it lists: recursive attributes (mount_setattr(2)).
+/// Mount options that libcontainer accepts but does not list: recursive attributes (mount_setattr(2)).
 const RECURSIVE: [&str; 18] = [
     "rro",
     "rrw",
@@ -76,7 +76,7 @@ const CAPABILITIES: &[&str] = &[
     "CAP_WAKE_ALARM",
 ];
 
-/// The answer to `-info` where libcontainer is the engine.
+/// The answer to `-info` with the engine libcontainer.
 pub(crate) fn features() -> Value {
     let mount_options: BTreeSet<String> =
         MountOption::known_options().into_iter().chain(RECURSIVE.map(str::to_owned)).collect();

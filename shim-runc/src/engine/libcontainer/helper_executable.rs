@@ -1,15 +1,15 @@
-//! The executable that the helper runs: the shim's own, in a file that has no writable side.
+//! The executable of the helper: the shim's own, in a file that cannot be written.
 //!
 //! `/proc/<pid>/exe` of a container's process shows this file until the process executes the user's
-//! command, and `#!/proc/self/exe` in a container runs the file once more, as a process that the
-//! container may look into. If it were the host's file, the container could open it for writing
-//! (CVE-2019-5736). A mount that is only read-only does not help: a container that unshares a user
+//! command, and a script with `#!/proc/self/exe` in a container runs the file again, in a process that
+//! the container may inspect. If it were the host's file, the container could open it for writing
+//! (CVE-2019-5736). A read-only mount does not help: a container that unshares a user
 //! and a mount namespace clears MOUNT_ATTR_RDONLY through any descriptor of the file.
 //!
 //! Promise: the file cannot be written through any descriptor or link that leads to it, whatever
 //! rights its holder has in namespaces of its own. The file is seen through an overlay without an
 //! upper layer: its superblock is read-only, and can never be made writable. It shares the page
-//! cache with the shim. Where an overlay cannot be had, the file is a sealed copy in memory, one for
+//! cache with the shim. If the kernel refuses the overlay, the file is a sealed copy in memory, one for
 //! all helpers of the shim. The overlay costs 0.1 ms, the copy 2 ms and its size in memory.
 //! See fsopen(2), memfd_create(2), fcntl(2) F_ADD_SEALS, the kernel's filesystems/overlayfs.
 
@@ -31,13 +31,13 @@ use shim_sdk::mount::join_lowerdir;
 const OWN_BINARY: &str = "/proc/self/exe";
 
 /// Directories that can be the second lower layer. The kernel wants two where there is no upper
-/// one, neither inside the other; the second one is never looked into.
+/// one, neither inside the other. No file of the second one is used.
 const SECOND_LAYERS: [&str; 3] = ["/dev", "/sys", "/run"];
 
 /// F_SEAL_EXEC, since Linux 6.3: the mode's execute bits stay as they are.
 const SEAL_EXEC: SealFlags = SealFlags::from_bits_retain(0x20);
 
-/// The shim's own executable, for as many helpers as it takes.
+/// The shim's own executable, for all helpers.
 #[derive(Debug, Default)]
 pub(super) struct Image(OnceCell<Protected>);
 
@@ -46,12 +46,12 @@ pub(super) struct Image(OnceCell<Protected>);
 struct Protected {
     file: OwnedFd,
     /// The overlay's mount. It is held from the first helper to the last, since the kernel makes
-    /// whoever closes it wait for an RCU grace period.
+    /// the process that closes it wait for an RCU grace period.
     _mount: Option<OwnedFd>,
 }
 
 impl Image {
-    /// A descriptor that nobody can write through.
+    /// A descriptor through which no process can write.
     pub(super) fn get(&self) -> io::Result<OwnedFd> {
         if let Some(image) = self.0.get() {
             return image.file.try_clone();
@@ -92,7 +92,7 @@ fn overlaid(binary: &Path) -> io::Result<Protected> {
     let mount = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&mount, name, flags, Mode::empty())?;
-    // The name may stand for another file by now: the shim may have been upgraded.
+    // The path may name another file now: the shim may have been upgraded.
     let (seen, own) = (fstat(&file)?, binary.metadata()?);
     let same = seen.st_ino == own.ino()
         && u64::try_from(seen.st_size) == Ok(own.len())
@@ -106,7 +106,7 @@ fn overlaid(binary: &Path) -> io::Result<Protected> {
 
 fn sealed_copy(binary: &Path) -> io::Result<OwnedFd> {
     let mut binary = File::open(binary)?;
-    // MFD_EXEC is wanted by hosts that default to memory without it, unknown before 6.3.
+    // Hosts whose default is not executable need MFD_EXEC; kernels before 6.3 do not know it.
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let copy = rustix::fs::memfd_create("shim", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("shim", flags))?;

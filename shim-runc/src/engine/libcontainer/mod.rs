@@ -59,29 +59,27 @@ pub(crate) use self::features::features;
 /// The first argument that makes the shim's binary a helper.
 const HELPER_ARGUMENT: &str = "libcontainer-helper";
 
-/// Where the helper finds its end of the socket.
+/// The descriptor of the helper's end of the socket.
 const HELPER_SOCKET: i32 = 3;
 
-/// How long any one call may take. Hooks run within it; a helper that was merely stopped is
-/// noticed much earlier.
+/// The time limit of one call, hooks included. A helper that is stopped is noticed much earlier.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A helper that leaves just as it is asked is replaced this often before giving up.
+/// How often a request is sent to another helper if a helper exits before it reads it.
 const ATTEMPTS: usize = 3;
 
-/// How often a half-made container is tried to be removed, each time by another helper.
+/// How often the removal of a half-made container is tried, each time with another helper.
 const CLEAN_UPS: usize = 20;
 
-/// How many processes are remembered before those that have gone are forgotten.
+/// When so many processes are recorded, those that have ended are removed.
 const KNOWN: usize = 256;
 
-/// How long an exec may still take after its container's init has ended. The kernel kills what has
-/// joined the pid namespace, and the helper notices; this bound is for a helper that does not.
-const OVERTAKEN: Duration = Duration::from_millis(200);
+/// How long an exec may take after its container's init has ended. The kernel kills processes that have
+/// joined the pid namespace, which the helper notices; this limit is for a helper that does not.
+const EXEC_AFTER_INIT: Duration = Duration::from_millis(200);
 
-/// Becomes what the first argument says, if this process was started by the engine itself.
-///
-/// To be called first of all in `main`: the helper must not have a second thread.
+/// Runs the helper, if the first argument asks for it. `main` calls this first, since the helper must not
+/// have a second thread.
 pub(crate) fn run_internal() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
@@ -90,34 +88,34 @@ pub(crate) fn run_internal() -> Option<ExitCode> {
     }
 }
 
-/// The engine: what the shim knows of its helper and of the containers that it made.
+/// The engine: the shim's record of its helpers and of the containers that they have created.
 #[derive(Debug)]
 pub(crate) struct Libcontainer {
     root: PathBuf,
     pool: Pool,
     /// The containers whose init waits for its start.
     waiting: RefCell<HashMap<String, Waiting>>,
-    /// The processes that were handed over, and so are not a dead helper's strays: by their pids when they
-    /// were started, since a pid may be another's later.
+    /// The start times, by pid, of the processes that were handed over to the shim. The clean-up after a
+    /// dead helper must not kill them. The start time shows whether a pid was reused.
     known: RefCell<HashMap<i32, u64>>,
 }
 
-/// What is known of an init that waits for its start.
+/// An init that waits for its start.
 #[derive(Debug)]
 struct Waiting {
-    /// What goes wrong from now on; it ends when the user's command is executed.
+    /// The errors of the start; it closes when the user's command is executed.
     report: OwnedFd,
-    /// Whether hooks are run at the start.
+    /// Whether the start runs hooks.
     hooked: bool,
 }
 
-/// A process's streams as the helper gets them.
+/// The streams of a process, which the helper gets as descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct BorrowedStreams<'a> {
     pub(crate) stdin: Option<BorrowedFd<'a>>,
     pub(crate) stdout: Option<BorrowedFd<'a>>,
     pub(crate) stderr: Option<BorrowedFd<'a>>,
-    /// The socket that wants the terminal instead.
+    /// The console socket, if the process has a terminal instead.
     pub(crate) console: Option<PathBuf>,
 }
 
@@ -137,18 +135,18 @@ impl<'a> BorrowedStreams<'a> {
 }
 
 impl Libcontainer {
-    /// An engine that keeps its records below `root`. Starts nothing yet.
+    /// An engine with its records below `root`. Starts no helper yet.
     pub(crate) fn new(root: PathBuf) -> Self {
         Self { root, pool: Pool::default(), waiting: RefCell::default(), known: RefCell::default() }
     }
 
-    /// The same engine with its records below `root`; a helper serves whatever root it is told.
+    /// The same engine with its records below `root`. Each request names the root, so helpers stay.
     pub(crate) fn rooted(self, root: PathBuf) -> Self {
         Self { root, ..self }
     }
 
-    /// Starts the helper ahead of its first use, and has it read the spec of the container that is
-    /// expected first; a failure shows when it is used.
+    /// Starts a helper before the first call, and lets it prepare the spec of the first container. An error
+    /// shows at the first call.
     pub(crate) fn prepare(&self, first: Option<(&str, &Path)>) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
@@ -165,7 +163,7 @@ impl Libcontainer {
         }
     }
 
-    /// Makes a container; returns its init's pid.
+    /// Creates a container. Returns its init's pid.
     async fn create_container(
         &self,
         id: &str,
@@ -204,12 +202,12 @@ impl Libcontainer {
         }
     }
 
-    /// Lets init run the user's command; returns once it does.
+    /// Starts the user's command. Returns when init has executed it.
     async fn start_container(&self, id: &str) -> Result<(), EngineError> {
         let hooked = self.waiting.borrow().get(id).is_none_or(|waiting| waiting.hooked);
         let told = !hooked
             && notify_socket::tell(&self.root.join(id))
-                // The helper finds out why.
+                // The helper reports the reason.
                 .inspect_err(|error| log::debug!("{id}: tell init to go on: {error}"))
                 .is_ok();
         if !told {
@@ -228,7 +226,7 @@ impl Libcontainer {
         }
     }
 
-    /// Starts a further process, given as JSON; returns its pid.
+    /// Starts a further process, given as JSON. Returns its pid.
     async fn exec_process(
         &self,
         id: &str,
@@ -258,14 +256,14 @@ impl Libcontainer {
         }
     }
 
-    /// Waits until a process that is on its way executes its command. A process of the container may
-    /// stop it on that way, which keeps nobody else waiting.
+    /// Waits until a new process executes its command. A process of the container may stop it before; then
+    /// only this call waits.
     async fn follow_exec(&self, pid: i32, report: OwnedFd) -> Result<i32, EngineError> {
         match read_to_end(report).await.map(Findings::start_failure) {
             Ok(None) => Ok(pid),
             Ok(Some(failure)) => Err(refused(Operation::Exec, failure)),
             Err(cause) => {
-                // It is our child and not reaped by its number, so the pid is still its own.
+                // It is our child and not reaped, so the pid was not reused.
                 if let Some(process) = rustix::process::Pid::from_raw(pid) {
                     let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
                 }
@@ -274,7 +272,7 @@ impl Libcontainer {
         }
     }
 
-    /// Removes what create made; what is not there is removed already.
+    /// Removes a container. Parts that do not exist are no error.
     async fn delete_container(&self, id: &str, force: bool) -> Result<(), EngineError> {
         let request = HelperRequest::Delete { root: self.root.clone(), id: id.to_owned(), force };
         self.done(Operation::Delete, id, &request).await?;
@@ -302,7 +300,7 @@ impl Libcontainer {
         pid.and_then(rustix::process::Pid::from_raw).expect("a helper")
     }
 
-    /// What an unkind administrator does.
+    /// Kills the helper, as an administrator may.
     #[cfg(test)]
     async fn kill_helper(&self) {
         let _ =
@@ -326,7 +324,7 @@ impl Libcontainer {
         }
     }
 
-    /// Asks a helper, in the container's turn.
+    /// Sends a request to a helper, in the container's turn.
     async fn ask(
         &self,
         id: &str,
@@ -335,7 +333,7 @@ impl Libcontainer {
     ) -> Result<Answer, AskError> {
         let queue = self.pool.queue(id);
         let call = self.pool.call(&queue).await;
-        // What joins a container that ends meanwhile may never be done with it.
+        // A process that joins a container which ends meanwhile may hang for ever.
         let joins = matches!(request, HelperRequest::Exec { .. });
         if joins && queue.has_ended() {
             return Err(AskError::Ended);
@@ -345,7 +343,7 @@ impl Libcontainer {
                 return std::future::pending().await;
             }
             queue.ended().await;
-            tokio::time::sleep(OVERTAKEN).await;
+            tokio::time::sleep(EXEC_AFTER_INIT).await;
         };
         let asked = self.ask_one(&call, request, fds, overtaken);
         tokio::select! {
@@ -354,7 +352,7 @@ impl Libcontainer {
         }
     }
 
-    /// Asks an idle helper, or a new one.
+    /// Sends the request to an idle helper, or to a new one.
     async fn ask_one(
         &self,
         call: &Call<'_>,
@@ -378,7 +376,7 @@ impl Libcontainer {
                     call.give_back(helper);
                     return Ok(answer);
                 }
-                // It was gone before it was asked: nothing has happened yet.
+                // The helper ended before it read the request, so nothing was done.
                 Err(error @ AskError::Unheard { .. }) => {
                     helper.kill(|pid| self.is_known(pid)).await;
                     left = error;
@@ -393,13 +391,13 @@ impl Libcontainer {
         Err(left)
     }
 
-    /// Removes what a helper that died in a create left.
+    /// Removes the parts that a helper made before it died in a create.
     async fn clean_up_half_made(&self, id: &str) {
         let mut last = None;
         for _ in 0..CLEAN_UPS {
             match self.delete_container(id, true).await {
                 Ok(()) => return,
-                // Whoever killed the helper may have killed this one, too.
+                // The helper for the removal may have been killed as well.
                 Err(error) => last = Some(error),
             }
         }
@@ -408,7 +406,7 @@ impl Libcontainer {
         }
     }
 
-    /// Whether a process was handed over, and so is nothing that a helper has left.
+    /// Whether a process was handed over to the shim.
     fn is_known(&self, pid: i32) -> bool {
         let started = self.known.borrow().get(&pid).copied();
         started.is_some() && started == connection::start_time(pid)
@@ -420,7 +418,7 @@ impl Libcontainer {
             let children = connection::children();
             known.retain(|pid, _| children.contains(pid));
         }
-        // Without one it has ended.
+        // A process without a start time has ended.
         if let Some(started) = connection::start_time(pid) {
             known.insert(pid, started);
         }
@@ -491,7 +489,7 @@ fn known(operation: Operation, pid: i32) -> Result<Pid, EngineError> {
     known.ok_or_else(|| no_answer(operation, AskError::Nonsense))
 }
 
-/// Follows a report to its end.
+/// Reads a report to its end.
 async fn read_to_end(report: OwnedFd) -> std::io::Result<Findings> {
     let report = sys::poll::async_fd(report, Interest::READABLE)?;
     let mut findings = Findings::default();

@@ -1,8 +1,8 @@
-//! What the shim and its helper say to each other: frames of JSON on a sequenced-packet socket.
+//! The messages between the shim and its helper: frames of JSON on a sequenced-packet socket.
 //!
-//! Promise: one packet is one frame, bounded in size and in descriptors, and a frame of another
-//! version or with more in it than its sender may send is an error, never a guess. Descriptors
-//! travel beside the frame in the order in which its [`StreamList`] names them.
+//! Promise: one packet is one frame, with a limit in size and in descriptors. A frame of another version,
+//! or with more than its sender may send, is an error. The descriptors of a packet are in the order of
+//! its [`StreamList`].
 //! Not here: what a request does (`helper`), who waits for its answer (`connection`).
 //! See unix(7), SCM_RIGHTS.
 
@@ -19,22 +19,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shim_sdk::Kind;
 
-/// Both ends are the same binary; the number guards against a mistake in starting it.
+/// The version of the frames. Both ends are the same binary; a difference is a mistake in its start.
 pub(super) const VERSION: u32 = 1;
 
-/// The largest frame either end sends. Two paths, an id and an error text fit many times over;
-/// an OCI process, which may be larger, travels as a descriptor.
+/// The largest frame. Two paths, an id and an error text are much smaller. An OCI process may be larger, so
+/// it is sent as a descriptor.
 pub(super) const FRAME_BYTES: usize = 64 * 1024;
 
-/// The most descriptors beside one packet: three streams and a file, or one of each hierarchy of control
-/// groups, of which there are fewer.
+/// The greatest number of descriptors in one packet: three streams and a file, or one file of each
+/// hierarchy of control groups.
 const DESCRIPTORS: usize = 16;
 
-/// The longest error text that is passed on.
+/// The longest error text.
 pub(super) const MESSAGE_BYTES: usize = 16 * 1024;
 
-/// One frame. The sequence number matches an answer to its request, so that a caller which gave
-/// up does not leave its answer to the next one.
+/// One frame. The sequence number matches an answer to its request, so that the answer to a caller that
+/// gave up is not taken for the next one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Frame<T> {
     version: u32,
@@ -42,12 +42,12 @@ pub(super) struct Frame<T> {
     pub(super) body: T,
 }
 
-/// What the shim asks for. `root` is where libcontainer keeps its records.
+/// A request of the shim. `root` is the directory of libcontainer's records.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum HelperRequest {
-    /// A Create of this container may follow: what only reads can be done by then. Not answered.
+    /// A Create of this container may follow. The helper prepares its spec. Not answered.
     Expect { root: PathBuf, id: String, bundle: PathBuf },
-    /// Answered by `Created`, with the reading end of the container's report beside it.
+    /// Answered by `Created`, with the reading end of the container's report.
     Create {
         root: PathBuf,
         id: String,
@@ -56,12 +56,12 @@ pub(super) enum HelperRequest {
         no_new_keyring: bool,
         streams: StreamList,
     },
-    /// Answered by `Done` as soon as init has been told to go on.
+    /// Answered by `Done` when the start message was sent to init.
     Start { root: PathBuf, id: String },
-    /// The process is a descriptor, after the streams. Answered by `Executed`, with the reading end of
-    /// the process's report beside it, as soon as it is on its way.
+    /// The process is a descriptor after the streams. Answered by `Executed`, with the reading end of the
+    /// process's report, before the command is executed.
     Exec { root: PathBuf, id: String, streams: StreamList },
-    /// Answered by `Done` also when there is nothing to delete.
+    /// Answered by `Done`, also if the container does not exist.
     Delete { root: PathBuf, id: String, force: bool },
     /// Answered by `Done`.
     Pause { root: PathBuf, id: String },
@@ -69,7 +69,7 @@ pub(super) enum HelperRequest {
     Resume { root: PathBuf, id: String },
 }
 
-/// Which streams come beside a request, in this order, or the socket that wants the terminal.
+/// The streams whose descriptors come with a request, in this order, or the console socket.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct StreamList {
     pub(super) stdin: bool,
@@ -78,12 +78,12 @@ pub(super) struct StreamList {
     pub(super) console: Option<PathBuf>,
 }
 
-/// What the helper answers.
+/// An answer of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum HelperReply {
     Created {
         pid: i32,
-        /// Whether hooks are run at the start, so that it is the helper's.
+        /// Whether the start runs hooks, so that the helper must do it.
         hooked: bool,
     },
     Executed {
@@ -91,12 +91,12 @@ pub(super) enum HelperReply {
     },
     Done,
     Failed(Failure),
-    /// Sent unasked, with sequence 0, before the helper leaves: whatever it has not answered it
-    /// has not read either.
+    /// Sent without a request, with sequence 0, before the helper exits. The helper has not read a request
+    /// that it has not answered.
     Leaving,
 }
 
-/// Why a request failed.
+/// The failure of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) reason: Reason,
@@ -114,7 +114,7 @@ impl Failure {
     }
 }
 
-/// What one packet holds, its descriptors, and who sent it.
+/// The bytes of one packet, its descriptors, and the pid of its sender.
 pub(super) type Packet = (Vec<u8>, Vec<OwnedFd>, Option<i32>);
 
 /// Why a request failed. [`Reason::kind`] has the status that a client gets.
@@ -180,7 +180,7 @@ impl Reason {
     }
 }
 
-/// A frame as it is sent.
+/// Encodes a frame.
 pub(super) fn encode<T: Serialize>(sequence: u64, body: &T) -> io::Result<Vec<u8>> {
     let bytes = serde_json::to_vec(&Frame { version: VERSION, sequence, body })?;
     if bytes.len() > FRAME_BYTES {
@@ -192,7 +192,7 @@ pub(super) fn encode<T: Serialize>(sequence: u64, body: &T) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// A frame as it was received.
+/// Decodes a frame.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<Frame<T>> {
     let frame: Frame<T> = serde_json::from_slice(bytes)?;
     if frame.version != VERSION {
@@ -228,8 +228,8 @@ pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Owne
     Ok(receive_from(socket)?.map(|(bytes, fds, _)| (bytes, fds)))
 }
 
-/// The same with the sender's pid, if the socket was set to tell it. The kernel tells it, as this process
-/// sees the sender.
+/// The same with the sender's pid, if the socket has SO_PASSCRED. The kernel gives the pid in the receiver's
+/// pid namespace.
 pub(super) fn receive_from(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut bytes = vec![0; FRAME_BYTES];
     let mut space =

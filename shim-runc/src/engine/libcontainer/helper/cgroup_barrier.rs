@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_left_at_the_gate_is_shown_no_doors() {
+    fn an_init_whose_helper_has_gone_gets_no_files() {
         let (sender, receiver) = make().unwrap();
         drop(sender);
         assert!(receiver.files().unwrap().is_none());
