@@ -1,9 +1,8 @@
-//! A container's life from create to delete: over our own launch, and libcontainer's record of the
-//! container.
+//! Creates, starts and deletes containers, with libcontainer's record of them.
 //!
-//! Promise: a create that fails leaves nothing; a delete finds whatever an interrupted create or
-//! delete left, and what it did not find is not an error. What libcontainer's record says of a
-//! container is not trusted where the kernel can be asked.
+//! Promise: a create that fails leaves nothing behind. A delete finds the parts that an interrupted create
+//! or delete left, and a part that does not exist is no error. Where the kernel knows the state of a
+//! process, the kernel is asked and not the record.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -29,10 +28,10 @@ use super::streams::StandardStreams;
 use crate::cgroup::record::{self, Made};
 use crate::{create_lock, process_tree};
 
-/// How long a killed init may take to end.
+/// The time limit for the end of a killed init.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Makes a container; returns its init's pid and the reading end of its report.
+/// Creates a container. Returns its init's pid and the reading end of its report.
 pub(super) fn create(
     session: &Session,
     plan: PreparedSpec,
@@ -53,11 +52,11 @@ pub(super) fn create(
     if directory.exists() {
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
-    // Clones inherit it, until they are in the container's root.
+    // Clones inherit the lock, until they are in the container's root.
     let making = create_lock::mark(&bundle)
         .map_err(|error| failed(&format!("mark the bundle {}", bundle.display()), &error))?;
     let report = Report::open().map_err(|error| failure(Reason::System, &error))?;
-    // What was there already is another's. Written before anything is made.
+    // Groups that exist already belong to others. The list is written before any group is made.
     let file = record::file_beside(&root, &id);
     let made = Made::plan(&group, &bundle, hierarchies.places(&group), ends_with_init(&spec));
     made.write(&file).map_err(|error| failed(&format!("write {}", file.display()), &error))?;
@@ -103,7 +102,7 @@ fn remove_failed(
     }
 }
 
-/// Tells a created container's init to go on.
+/// Starts a created container by libcontainer, which runs its hooks.
 pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Failure> {
     let mut container = load(root, id)?;
     if hooks(&container.root).is_some() {
@@ -112,20 +111,20 @@ pub(super) fn start(session: &Session, root: &Path, id: &str) -> Result<(), Fail
     container.start().map_err(|error| failure(Reason::Library, &error))
 }
 
-/// Removes a container, killing what runs of it if that is wanted or if only its init has ended.
+/// Removes a container. Kills its processes if `force` is set, or if only its init has ended.
 pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> Result<(), Failure> {
     let directory = root.join(id);
     let file = record::file_beside(root, id);
     let made = Made::read(&file);
     if !directory.exists() {
-        // A create that was cut off before it had a record has made no groups. Without a file there may
-        // be the draft of one.
+        // A create that was interrupted before it had a record has made no groups. Without the list of
+        // groups there may be its temporary file.
         return match made {
             Some(made) => end_groups(&made, &file, root, true),
             None => record::forget(&file).map_err(|error| failure(Reason::System, &error)),
         };
     }
-    // Written before anything else is made of a container: without it there is nothing else.
+    // This file is written before the other parts are made: without it there are none.
     let Ok(config) = YoukiConfig::load(&directory) else {
         made.map_or(Ok(()), |made| end_groups(&made, &file, root, true))?;
         return forget(&directory);
@@ -151,17 +150,17 @@ pub(super) fn delete(session: &Session, root: &Path, id: &str, force: bool) -> R
         Some(made) => {
             let init = state.as_ref().and_then(|state| state.pid);
             end_init(init, &cgroups)?;
-            // Without a recorded init the create was cut off. Only the groups tell which processes are
-            // the container's, so they are killed there.
+            // Without an init in the record the create was interrupted. Only the groups show which
+            // processes are the container's, so all processes in them are killed.
             end_groups(made, &file, root, init.is_none() || !made.ends_with_init)?;
         }
-        // The record of an earlier version.
+        // A container of an earlier version has no list of groups.
         None => cgroups.remove().map_err(|error| failure(Reason::Cgroup, &error))?,
     }
     remove(&directory, &config, state)
 }
 
-/// Whether a container has a new pid namespace.
+/// Whether a container has a new pid namespace, so that its processes end with its init.
 fn ends_with_init(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.into_iter().flatten().any(|one| {
@@ -173,8 +172,8 @@ fn end_groups(made: &Made, file: &Path, records: &Path, kills: bool) -> Result<(
     cgroup::end(made, file, records, kills).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
-/// Kills an init, with what descends from it, if it is in the container's groups: the number of one
-/// that has ended may be another's.
+/// Kills an init and its descendants, if it is in the container's groups. Otherwise its pid may have been
+/// reused.
 fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
     let Some(init) = init.filter(|init| is_there(*init) && cgroups.pids().contains(init)) else {
         return Ok(());
@@ -183,7 +182,7 @@ fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
     if let Some(init) = rustix::process::Pid::from_raw(init) {
         process_tree::kill_all(init);
     }
-    // It leaves its groups before it waits for what is left in its pid namespace to be reaped.
+    // Init leaves its groups before the kernel waits for the rest of its pid namespace.
     let began = Instant::now();
     while cgroups.pids().contains(&init) {
         if began.elapsed() > ENDING {
@@ -195,7 +194,7 @@ fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether there is any process of that id: no search for a container's if there is not.
+/// Whether a process with this pid exists. It saves the search in the groups.
 fn is_there(pid: i32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
@@ -210,21 +209,21 @@ pub(super) fn resume(root: &Path, id: &str) -> Result<(), Failure> {
     load(root, id)?.resume().map_err(|error| failure(Reason::Library, &error))
 }
 
-/// Removes what a record tells of.
+/// Removes the container of a record.
 fn remove_recorded(directory: &Path) -> Result<(), Failure> {
     let Ok(config) = YoukiConfig::load(directory) else { return forget(directory) };
     remove(directory, &config, State::load(directory).ok())
 }
 
-/// Runs the hooks that come last, removes the record.
+/// Runs the poststop hooks and removes the record.
 fn remove(directory: &Path, config: &YoukiConfig, state: Option<State>) -> Result<(), Failure> {
     if let Some(hooks) = config.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref())
         && let Some(mut state) = state
     {
         state.status = ContainerStatus::Stopped;
-        // Somebody else's by now, if anybody's.
+        // The pid may have been reused; do not pass it to the hooks.
         state.pid = None;
-        // The specification wants a failing hook logged and the rest of the delete done.
+        // The specification requires that a failed hook is logged and the delete continues.
         if let Err(error) =
             libcontainer::hooks::run_hooks(Some(hooks), Some(&state), None, None, None)
         {
@@ -252,7 +251,7 @@ fn hooks(directory: &Path) -> Option<Hooks> {
     YoukiConfig::load(directory).ok().and_then(|config| config.hooks)
 }
 
-/// libcontainer's record of a container, with what it does not know yet.
+/// libcontainer's record of a container, with the status corrected if the start message was sent.
 pub(super) fn load(root: &Path, id: &str) -> Result<Container, Failure> {
     let directory = root.join(id);
     if !directory.exists() {

@@ -1,10 +1,10 @@
-//! Paths of a container, resolved in it by a process whose root is the container's.
+//! Resolves paths of a container, in a process whose root is the container's.
 //!
 //! Promise: no magic link of procfs (`/proc/PID/fd/N`, `cwd`, `root`, `exe`) is followed, the
-//! directory that was entered has a path in the container, and a file is read only if it is a
-//! regular one, without waiting for it and to a bound.
-//! Not here: descriptors that lead out of the container, of which the process has none by then
-//! (`exec_process`, `launch`). Either keeps the host out of reach by itself.
+//! working directory has a path in the container, and only regular files are read, without waiting and to a
+//! limit.
+//! Not here: closing the descriptors of the host, which is done before (`exec_process`, `init_process`).
+//! Each of the two is enough to keep the host out of reach.
 //! See openat2(2) RESOLVE_NO_MAGICLINKS, getcwd(2), CVE-2024-21626.
 
 use std::fs::File;
@@ -26,7 +26,7 @@ pub(super) fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     })
 }
 
-/// Makes a directory of the container the working directory.
+/// Changes the working directory to a directory of the container.
 pub(super) fn enter(path: &Path) -> rustix::io::Result<()> {
     let directory = open(path, OFlags::PATH | OFlags::DIRECTORY)?;
     rustix::process::fchdir(directory)
@@ -46,9 +46,9 @@ pub(super) fn verify_directory() -> Result<(), Failure> {
     }
 }
 
-/// Reads at most so much of a regular file of the container.
+/// Reads at most `limit` bytes of a regular file of the container.
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    // A fifo or a device that never answers opens at once, and is not read.
+    // O_NONBLOCK opens a fifo or a device at once; it is not read.
     let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL.into());

@@ -1,7 +1,7 @@
 //! The null device of an exec without streams.
 //!
-//! A standard stream that is absent is the helper's, which is the host's null device. It is exchanged
-//! for the container's own, because a user that has no right to the host's node could not open
+//! A standard stream that the client leaves out is the helper's: the host's null device. It is replaced by
+//! the container's null device, because a user without rights on the host's node could not open
 //! `/dev/stdout` again. `rootfs` does the same for init.
 //! See null(4).
 
@@ -13,8 +13,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout}
 
 use super::container_path;
 
-/// Exchanges the host's null device for the container's own, wherever a standard stream is one. A
-/// container that has none leaves the streams as they are.
+/// Replaces each standard stream that is the host's null device by the container's. If the container has
+/// none, the streams stay.
 pub(super) fn take_the_containers() {
     let streams = [stdin(), stdout(), stderr()];
     if !streams.iter().any(is_null) {

@@ -1,20 +1,20 @@
 //! The environment of a command: the spec's, and HOME where it is missing.
 //!
-//! libc's look-up of a user would do what the container's own nsswitch.conf says, and wait for a
-//! fifo that stands for a file; so the file is read here.
+//! libc would follow the container's own nsswitch.conf, and would wait if the file is a fifo. So the file
+//! is read here.
 //! See environ(7), passwd(5).
 
 use std::path::Path;
 
 use super::container_path;
 
-/// Where users are listed.
+/// The list of users.
 const PASSWD: &str = "/etc/passwd";
 
-/// The most of it that is searched for a home directory.
+/// The number of its bytes that are searched for a home directory.
 const PASSWD_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The spec's environment in its order, the last value of a name winning, HOME added.
+/// The spec's environment in its order, with HOME. Of several values of one name, the last counts.
 pub(super) fn complete(listed: &[String], uid: u32) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
     for entry in listed {
@@ -39,7 +39,7 @@ fn name(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
-/// The home directory that the container's list gives a user; `/` as runc has it otherwise.
+/// The home directory of a user in the container's list. `/` if the list has none, as in runc.
 fn home_of(uid: u32) -> String {
     let passwd = container_path::read(Path::new(PASSWD), PASSWD_BYTES).unwrap_or_default();
     find(&passwd, uid).unwrap_or_else(|| "/".to_owned())

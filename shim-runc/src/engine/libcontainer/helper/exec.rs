@@ -1,8 +1,8 @@
-//! A further process in a container.
+//! Checks the request for a further process in a container, and starts it.
 //!
-//! Promise: it is started in a container that runs or waits for its start, and in no other; what
-//! was wrong with the request is said before anything is cloned.
-//! Not here: how it gets there ([`ExecProcess`]).
+//! Promise: the container runs or waits for its start; otherwise the exec fails. Errors of the request are
+//! found before a process is cloned.
+//! Not here: how the process enters the container ([`ExecProcess`]).
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -27,8 +27,8 @@ use super::streams::StandardStreams;
 use super::{Session, exec_process, release_pipe, terminal, validate};
 use crate::create_lock;
 
-/// Starts a process; returns its pid and the reading end of its report, which ends when the command
-/// is executed. The process is read from a descriptor, as JSON.
+/// Starts a process. Returns its pid and the reading end of its report, which closes when the command is
+/// executed. The process is read from a descriptor, as JSON.
 pub(super) fn exec(
     session: &Session,
     root: &Path,
@@ -108,11 +108,11 @@ fn open_init(container: &Container) -> Result<OwnedFd, Failure> {
     Ok(init)
 }
 
-/// The parent of a process. That of an init is the shim, as this process's is.
+/// The parent of a process. The parent of an init, as of this process, is the shim.
 fn parent(process: Pid) -> Option<Pid> {
     let stat = format!("/proc/{}/stat", process.as_raw_nonzero());
     let stat = std::fs::read_to_string(stat).ok()?;
-    // "PID (NAME) STATE PARENT ...", where the name may hold anything.
+    // "PID (NAME) STATE PARENT ...". The name may have any characters.
     Pid::from_raw(stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?)
 }
 
@@ -120,8 +120,8 @@ fn not_running() -> Failure {
     Failure::new(Reason::WrongState, "cannot exec in a stopped container")
 }
 
-/// Refuses an exec under a profile with a listener: only the helper of init hands the notifications'
-/// descriptor to the listener.
+/// Refuses an exec under a profile with a listener: the descriptor of the notifications is sent to the
+/// listener only for init.
 fn refuse_listener(spec: &Spec) -> Result<(), Failure> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     if !profile.is_some_and(libcontainer::seccomp::is_notify) {

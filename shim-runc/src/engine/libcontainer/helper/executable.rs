@@ -1,11 +1,11 @@
-//! Finding the command that a process is to run, and saying why it cannot be run.
+//! Finds the command of a process, and reports why it cannot be executed.
 //!
-//! The answers are worded as runc's, since clients tell a missing command from one that is not
-//! executable by them (exit status 127 and 126).
+//! The texts are runc's: by them clients tell a missing command (exit status 127) from a command that is not
+//! executable (126).
 //!
-//! Promise: what is found is no file that only a magic link of procfs leads to. It is executed by
-//! its path all the same, since a script's interpreter is given that path: by then there is nothing
-//! of the host's that a link put there meanwhile could lead to.
+//! Promise: the command is not found through a magic link of procfs. It is executed by its path, because the
+//! interpreter of a script gets that path. A link that replaces it meanwhile reaches nothing of the host:
+//! the process holds no descriptor of the host by then.
 //! See execve(2), the OCI runtime specification on `process.args`.
 
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::super::wire::{Failure, Reason};
 use super::container_path;
 use crate::sys;
 
-/// The path to execute for `command`, as the calling process sees it with its own rights.
+/// The path to execute for `command`, found with the rights of the calling process.
 pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf, Failure> {
     if command.is_empty() {
         return Err(not_found(command, "executable file not found in $PATH"));
@@ -37,7 +37,7 @@ pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf
         let candidate = Path::new(directory).join(command);
         match check(&candidate) {
             Ok(()) => return Ok(candidate),
-            // A later directory may have one that can be run; otherwise this is why it cannot.
+            // A later directory may have a command that can be executed; otherwise this is the reason.
             Err(error @ (Errno::ACCESS | Errno::ISDIR)) => found = found.or(Some(error)),
             Err(_) => {}
         }
@@ -50,7 +50,7 @@ pub(super) fn find(command: &str, path_variable: Option<&str>) -> Result<PathBuf
     }
 }
 
-/// Why executing `path` failed, although it could be found.
+/// The failure of an execve(2) of a command that was found.
 pub(super) fn failed(command: &str, error: nix::errno::Errno) -> Failure {
     use nix::errno::Errno;
     match error {

@@ -1,17 +1,17 @@
-//! Who a process is inside its container: user, groups, capabilities, seccomp profile, and from
-//! where and what it executes.
+//! The identity of a process in its container: user, groups, capabilities, seccomp profile, working
+//! directory and command.
 //!
 //! ```text
 //!   root, all capabilities     the user's effective ones       all of them again      the spec's
 //!   cwd, streams, groups ────> cwd again, HOME, the command ─> profile, if privileged ─> profile
 //! ```
 //!
-//! Paths are looked up with the rights of the user, and before a profile could forbid the calls
-//! that it takes.
+//! Paths are resolved with the rights of the user, and before a profile could forbid the system calls for
+//! that.
 //!
-//! Promise: where others in the pid namespace see the process, it has by then no capability but those
-//! that it needs or is to have ([`Identity::shed`]); between [`Identity::assume`] and the command nothing is gained; what the spec does not
-//! grant is gone.
+//! Promise: before other processes of the pid namespace see the process, it gives up every capability that
+//! it neither needs nor gets ([`Identity::shed`]). Between [`Identity::assume`] and the command it gains no
+//! right. The command has no capability that the spec does not grant.
 //! See capabilities(7), seccomp(2), user_namespaces(7).
 
 use std::ffi::CString;
@@ -31,10 +31,10 @@ use super::failure::failed;
 use super::seccomp::SeccompProgram;
 use super::{container_path, environment, executable};
 
-/// The highest capability that the kernel can have.
+/// The number of bits of a capability set.
 const CAPABILITIES: u32 = 63;
 
-/// What a process becomes inside its container.
+/// The identity of a process in its container.
 pub(super) struct Identity {
     user: User,
     environment: Vec<String>,
@@ -45,7 +45,7 @@ pub(super) struct Identity {
     profile: Option<SeccompProgram>,
 }
 
-/// What is left to do for a process that has assumed its identity.
+/// The command that a process executes once it has its identity.
 #[derive(Debug)]
 pub(super) struct ContainerCommand {
     pub(super) program: CString,
@@ -53,7 +53,7 @@ pub(super) struct ContainerCommand {
     pub(super) environment: Vec<CString>,
 }
 
-/// The capabilities of a spec. A set that it leaves out is an empty one.
+/// The capabilities of a spec. A set that the spec leaves out is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Granted {
     bounding: CapabilitySet,
@@ -62,7 +62,7 @@ struct Granted {
 }
 
 impl Identity {
-    /// Of a container's first process.
+    /// The identity of a container's first process.
     pub(super) fn of_init(root: &Path, spec: &Spec) -> Result<Self, Failure> {
         match spec.process() {
             Some(process) => Self::of(root, spec, process),
@@ -70,8 +70,8 @@ impl Identity {
         }
     }
 
-    /// Of any process in a container. A further one has the capabilities that init has unless its
-    /// own spec says otherwise, and the profile of the container.
+    /// The identity of a process in a container. An exec without capabilities of its own has those of init;
+    /// the seccomp profile is the container's.
     pub(super) fn of(root: &Path, spec: &Spec, process: &Process) -> Result<Self, Failure> {
         let profile = spec
             .linux()
@@ -91,8 +91,8 @@ impl Identity {
         })
     }
 
-    /// Gives up for good what is neither the user's nor needed to become the user. Called before others in
-    /// the pid namespace see the process: one with CAP_SYS_PTRACE has what the process has.
+    /// Gives up all capabilities that are neither granted nor needed to become the user. Called before other
+    /// processes of the pid namespace see this one: with CAP_SYS_PTRACE they could use its capabilities.
     pub(super) fn shed(&self) -> Result<(), Failure> {
         let mut needed = CapabilitySet::CHOWN
             | CapabilitySet::DAC_OVERRIDE
@@ -104,7 +104,7 @@ impl Identity {
         }
         let Granted { bounding, ambient, sets } = self.capabilities;
         let granted = bounding | ambient | sets.effective | sets.permitted | sets.inheritable;
-        // What is executed may gain no more either.
+        // The command cannot gain more either.
         bound(granted | needed)?;
         let now = rustix::thread::capabilities(None).map_err(step("capget"))?.permitted;
         let permitted = now & (granted | needed);
@@ -112,16 +112,15 @@ impl Identity {
         set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })
     }
 
-    /// Takes the identity on. Called once, by the process itself, in the container. A profile that
-    /// leaves calls to a listener is loaded here, and `tell` hands on what the listener needs.
+    /// Takes the identity. Called once, by the process itself, in the container. A profile with a listener
+    /// is loaded here; `tell` sends the descriptor of the notifications.
     pub(super) fn assume(
         &self,
         tell: impl FnOnce(OwnedFd) -> Result<(), Failure>,
     ) -> Result<ContainerCommand, Failure> {
         let uid = Uid::from_raw(self.user.uid());
-        // Tried as root first. Root has no capabilities over files that the user namespace does not
-        // map (or NFS squashes it), so it may be refused where the user is not; then it is tried again
-        // as the user.
+        // As root first. Root has no capabilities over files whose owner the user namespace does not map,
+        // and NFS may squash root. If root is refused, the user tries again below.
         let entered = match container_path::enter(&self.directory) {
             Err(Errno::ACCESS | Errno::PERM) => false,
             other => other.map(|()| true).map_err(|error| self.no_directory(error))?,
@@ -140,7 +139,7 @@ impl Identity {
         let command = self.command()?;
         set_capabilities(CapabilitySets { effective: permitted, permitted, inheritable })?;
         if !self.no_new_privileges {
-            // Needs a capability that the process is about to lose.
+            // Loading a profile without no_new_privs needs a capability that is given up below.
             if let Some(listener) = self.load_profile()? {
                 tell(listener)?;
             }
@@ -169,7 +168,7 @@ impl Identity {
         let groups: Vec<_> =
             self.user.additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
         match rustix::thread::set_thread_groups(&groups) {
-            // In a user namespace without setgroups; the process has none, as its helper.
+            // In a user namespace without setgroups. The process has no groups, as the helper has none.
             Err(Errno::PERM) if groups.is_empty() => {}
             other => other.map_err(step("setgroups"))?,
         }
@@ -177,12 +176,12 @@ impl Identity {
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("setresgid"))?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("setresuid"))?;
         rustix::thread::set_keep_capabilities(false).map_err(step("drop capabilities"))?;
-        // The kernel makes it what fs.suid_dumpable says.
+        // The change of the uid has set the flag to fs.suid_dumpable.
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(step("set the process non-dumpable"))
     }
 
-    /// What to execute, as the calling process sees it with its own rights.
+    /// Finds the command with the rights of the calling process.
     fn command(&self) -> Result<ContainerCommand, Failure> {
         let [name, ..] = self.arguments.as_slice() else {
             let text = "the spec names no command (process.args)";
@@ -230,27 +229,27 @@ impl Granted {
         }
     }
 
-    /// Makes them the calling process's.
+    /// Gives the calling process these capabilities.
     fn take(&self) -> Result<(), Failure> {
         bound(self.bounding)?;
         set_capabilities(self.sets)?;
         rustix::thread::clear_ambient_capability_set().map_err(step("set capabilities"))?;
         for bit in self.ambient.iter() {
-            // One that is not permitted and inheritable as well cannot be; runc goes on, too.
+            // Fails for a capability that is not permitted and inheritable. runc ignores that too.
             let _ = rustix::thread::configure_capability_in_ambient_set(bit, true);
         }
         Ok(())
     }
 }
 
-/// Lets nothing that is executed have other capabilities.
+/// Removes all other capabilities from the bounding set.
 fn bound(bounding: CapabilitySet) -> Result<(), Failure> {
     for bit in (0..CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
         if bounding.contains(bit) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(bit) {
-            // The kernel has no more.
+            // The kernel has no further capabilities.
             Err(Errno::INVAL) => break,
             other => other.map_err(step("set capabilities: the bounding set"))?,
         }
@@ -266,8 +265,8 @@ fn step(step: &'static str) -> impl Fn(Errno) -> Failure {
     move |error| failed(step, &error)
 }
 
-/// Gives the standard streams to the process's user, who could otherwise not open them again
-/// (`/dev/stdout`); the null device stays everybody's.
+/// Makes the user the owner of the standard streams. Otherwise the user could not open `/dev/stdout`. The
+/// null device keeps its owner.
 fn own_streams(uid: Uid) -> rustix::io::Result<()> {
     let null = rustix::fs::makedev(1, 3);
     for stream in 0..3 {
@@ -279,8 +278,8 @@ fn own_streams(uid: Uid) -> rustix::io::Result<()> {
             continue;
         }
         match fchown(stream, Some(uid), None) {
-            // Not every file can change hands: sockets of some kinds, read-only mounts, owners
-            // that the user namespace does not map. runc lets these be as well.
+            // The owner of some files cannot be changed: some sockets, files on read-only mounts, owners that
+            // the user namespace does not map. runc ignores these too.
             Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             other => other?,
         }

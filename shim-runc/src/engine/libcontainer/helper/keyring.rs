@@ -1,12 +1,12 @@
 //! A session keyring for each container, which its execs join.
 //!
-//! Without one of its own a container has the keyring of whoever started the daemon: it reads the
-//! keys there, and plants others. runc names a container's keyring `_ses.ID`, by which every root on
-//! the host can join it, and can have made it before. Here a random number follows, the name is
-//! kept in the container's record, and only who is in the container can see the keyring.
+//! Without it a container's processes would have the session keyring of the daemon, and could read its
+//! keys and add others. runc names the keyring `_ses.ID`; every root process on the host can join it, or
+//! make it before. Here a random number follows the id, the name is kept in the container's record, and
+//! only processes of the container can see the keyring.
 //!
-//! Promise: init has a new keyring; an exec has init's. A container made with no keyring of its own
-//! leaves its processes with the shim's. A kernel without keyrings gives none.
+//! Promise: init has a new keyring; an exec has init's. With NoNewKeyring the processes have the shim's. On
+//! a kernel without keyrings there is none.
 //! See keyctl(2), session-keyring(7).
 
 use std::ffi::CString;
@@ -19,14 +19,14 @@ use super::super::wire::Failure;
 use super::failure::failed;
 use crate::sys;
 
-/// The file in a container's record.
+/// The file in a container's record that has the name.
 const FILE: &str = "keyring";
 
 /// The longest name that is read back from a record; names written here are shorter.
 const NAME_BYTES: usize = 256;
 
-/// The possessor may do everything. Its owner may find it by its name, which an exec needs, and not
-/// look at it. (KEY_POS_ALL, KEY_USR_SEARCH)
+/// The possessor may do everything. The owner may find the keyring by its name, which an exec needs, but not
+/// view it. (KEY_POS_ALL, KEY_USR_SEARCH)
 const PERMISSIONS: u32 = 0x3f00_0000 | 0x0008_0000;
 
 /// The name of a keyring.
@@ -34,7 +34,7 @@ const PERMISSIONS: u32 = 0x3f00_0000 | 0x0008_0000;
 pub(super) struct Keyring(CString);
 
 impl Keyring {
-    /// Names the keyring of a new container.
+    /// Chooses the name for a new container.
     pub(super) fn new(id: &str) -> io::Result<Self> {
         let mut number = [0; 8];
         File::open("/dev/urandom")?.read_exact(&mut number)?;
@@ -49,7 +49,7 @@ impl Keyring {
         file.write_all(self.0.as_bytes())
     }
 
-    /// The keyring of a container, by its record.
+    /// Reads the name from a container's record.
     pub(super) fn of(record: &Path) -> io::Result<Option<Self>> {
         match fs::read(record.join(FILE)) {
             Ok(name) if name.len() <= NAME_BYTES => Ok(Some(Self(CString::new(name)?))),
@@ -59,8 +59,8 @@ impl Keyring {
         }
     }
 
-    /// Joins it, making it where it is not there. Called by the process itself, in the container's
-    /// user namespace and as its root: names are known in one user namespace.
+    /// Joins the keyring, and makes it if it does not exist. Called by the process itself, as root of the
+    /// container's user namespace: a name is valid in one user namespace.
     pub(super) fn join(&self) -> Result<(), Failure> {
         let join = || {
             let keyring = sys::keyring::join_session_keyring(&self.0)?;

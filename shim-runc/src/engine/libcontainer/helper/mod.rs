@@ -1,12 +1,12 @@
-//! The helper: a process with one thread that makes, joins and removes containers for its shim.
+//! The helper: a process with one thread that creates, joins and removes containers for its shim.
 //!
-//! It clones without executing, and calls libcontainer, which changes the working directory and
-//! blocks: neither is for a process that serves others. So there is one of its own, which the
-//! shim starts from its own binary, out of a container's reach (`helper_executable`), and can replace.
+//! It clones without executing a program, and calls libcontainer, which changes the working directory and
+//! blocks. The shim serves other containers meanwhile and must do none of these. So the shim starts the
+//! helper from its own binary, which no container can reach (`helper_executable`), and can replace it.
 //!
-//! Promise: one request at a time, each answered once; no descriptor but the socket, no thread,
-//! no environment; gone when the shim is gone. What it clones has the shim as parent.
-//! Not here: waiting for deadlines and for this process's own death (`connection`).
+//! Promise: it serves one request at a time and answers each once. It has no descriptor but the socket, no
+//! second thread and no environment, and exits when the shim exits. Its clones are children of the shim.
+//! Not here: deadlines, and the death of this process (`connection`).
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
 mod cgroup;
@@ -57,44 +57,44 @@ use super::wire::{self, Failure, Frame, HelperReply, HelperRequest, Reason};
 use super::{HELPER_SOCKET, error_pipe};
 use crate::sys;
 
-/// A helper that is asked nothing for so long leaves; the next request starts another.
+/// A helper exits after so long without a request. The next request starts another.
 const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// What the process is called in `ps`; at most 15 bytes.
+/// The name of the process in `ps`; at most 15 bytes.
 const NAME: &CStr = c"shim-libcontain";
 
-/// What one request leaves behind in the process that served it.
+/// What remains to be done after a request was answered.
 #[derive(Debug, Default)]
 struct Session {
     retire: Cell<bool>,
     release: RefCell<Option<Release>>,
 }
 
-/// What one request leaves to the next: the plan of the container that is expected.
+/// The prepared spec of the container that is expected next.
 type Expected = Option<PreparedSpec>;
 
 impl Session {
-    /// This process is not to serve another request.
+    /// Makes this process exit after the request.
     fn retire(&self) {
         self.retire.set(true);
     }
 
-    /// What was cloned is to go on once its request is answered.
+    /// Releases a clone after its request was answered.
     fn release(&self, release: Release) {
         *self.release.borrow_mut() = Some(release);
     }
 }
 
-/// Runs the helper until its shim has no more use for it.
+/// Runs the helper until it exits.
 pub(crate) fn run() -> ExitCode {
     match prepare().and_then(|socket| serve(&socket)) {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody reads the standard streams; the shim reports the exit status.
+        // The standard streams are /dev/null; the shim reports the exit status.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Makes the process what libcontainer and the safety of the host want it to be.
+/// Sets up the process as libcontainer and the safety of the host need it.
 fn prepare() -> io::Result<OwnedFd> {
     let socket = sys::fd::inherited(HELPER_SOCKET)?;
     sys::fd::close_from(HELPER_SOCKET + 1)?;
@@ -104,12 +104,12 @@ fn prepare() -> io::Result<OwnedFd> {
     // Clones inherit this. posix_spawn(3), by which the shim starts the helper, leaves signals 32 and
     // 33 ignored.
     sys::signal::reset_signals(libc::SIGPIPE)?;
-    // A hook may end without having read its state. What is executed in a container gets the default.
+    // A hook may exit before it has read its state. Programs in a container get the default action.
     sys::signal::ignore_broken_pipes()?;
-    // runc's own; what a container's spec leaves open is inherited from here.
+    // The umask of runc. A container whose spec has none inherits it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // A container gets the groups its spec lists and none of the shim's. In a user namespace
-    // without setgroups there is nothing to be done about them.
+    // A container gets the groups of its spec and none of the shim's. Harmless if it fails: it does so only
+    // in a user namespace without setgroups, where the groups cannot be changed.
     let _ = nix::unistd::setgroups(&[]);
     error_pipe::listen();
     make_way();
@@ -130,7 +130,7 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         let Frame { sequence, body: request, .. } = wire::decode(&bytes)?;
         if let HelperRequest::Expect { root, id, bundle } = &request {
             make_way();
-            // What is wrong with it is told to whoever asks for it.
+            // The Create reports what is wrong with the spec.
             expected = PreparedSpec::make(root, id, bundle).ok();
             continue;
         }
@@ -144,22 +144,23 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
         if let Some(release) = session.release.take() {
             release.go();
         }
-        // libcontainer runs a hook that has a timeout from a thread, which is not for the next
-        // container: a fresh helper takes over.
+        // libcontainer runs a hook with a timeout in a thread, and a helper with a second thread must not
+        // clone. Another helper serves the next request.
         if session.retire.get() {
             return leave(socket);
         }
     }
 }
 
-/// Lets others have the processor who may be waiting for it: what is done ahead is done while the shim
-/// mounts the root file system, and the kernel may have put both on the same one.
+/// Yields the processor. The spec is prepared while the shim mounts the root file system, and the kernel
+/// may have put both processes on one processor.
 fn make_way() {
     rustix::thread::sched_yield();
 }
 
 fn leave(socket: &OwnedFd) -> io::Result<()> {
-    // A request that arrives from here on stays unread, and the shim, which reads this, asks anew.
+    // A request that arrives from here on is not read. The shim reads this answer and sends the request to
+    // another helper.
     wire::send(socket, &wire::encode(0, &HelperReply::Leaving)?, &[])
 }
 
@@ -206,19 +207,19 @@ fn missing(what: &str) -> Failure {
     Failure::new(Reason::InvalidRequest, format!("no descriptor for {what} came with the request"))
 }
 
-/// Where a container's cgroups would be, for checks that they are gone.
+/// The directories of a container's cgroups, for tests that they do not exist.
 #[cfg(test)]
 pub(super) fn cgroup_directories(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     cgroup::everywhere(path)
 }
 
-/// Ends what a failed test left.
+/// Removes the cgroups that a failed test left.
 #[cfg(test)]
 pub(super) fn cgroup_remove(path: &std::path::Path) {
     let _ = cgroup::Cgroups::find(path).and_then(|cgroups| cgroups.remove());
 }
 
-/// What runs in a container, for checks that nothing else does.
+/// The processes in a container's cgroups, for tests.
 #[cfg(test)]
 pub(super) fn cgroup_pids(path: &std::path::Path) -> Vec<i32> {
     cgroup::Cgroups::find(path).map(|cgroups| cgroups.pids()).unwrap_or_default()

@@ -1,11 +1,11 @@
-//! What a container will be, by its spec: all that a create needs and that only reads.
+//! The spec of a container, read and checked: everything that a create needs and that only reads.
 //!
-//! The shim's first container is known before it is asked for, so its plan is made while the daemon
-//! connects and the root file system is mounted.
+//! The id and the bundle of the shim's first container are known before its Create. So its spec is prepared
+//! while the daemon connects and the root file system is mounted.
 //!
-//! Promise: making a plan changes nothing that a container could see or that would have to be
-//! undone; a profile may be kept for the next one. It counts only as long as the spec is the one that
-//! it was made of. Not here: making anything (`container`).
+//! Promise: preparing changes nothing that a container could see or that would have to be undone, except
+//! that a compiled seccomp profile may be kept for later containers. A prepared spec is used only if the
+//! file is unchanged. Not here: creating the container (`container`).
 
 use std::path::{Path, PathBuf};
 
@@ -19,14 +19,14 @@ use super::resource_fixups::Corrections;
 use super::spec_file::{SpecVersion, read_spec};
 use super::validate;
 
-/// The plan of one container.
+/// The prepared spec of one container.
 pub(super) struct PreparedSpec {
     pub(super) root: PathBuf,
     pub(super) id: String,
     pub(super) bundle: PathBuf,
     pub(super) spec: Spec,
     pub(super) hooked: bool,
-    /// Where its control groups are, in each hierarchy.
+    /// The path of its control groups in each hierarchy.
     pub(super) group: PathBuf,
     pub(super) identity: Identity,
     pub(super) corrections: Corrections,
@@ -61,7 +61,7 @@ impl PreparedSpec {
         })
     }
 
-    /// Whether it is the plan of this container, whose spec is as it was.
+    /// Whether it is the spec of this container, and the file is unchanged.
     pub(super) fn is_for(&self, root: &Path, id: &str, bundle: &Path) -> bool {
         let is_same = self.root == root && self.id == id && self.bundle == bundle;
         is_same && self.version.is_some() && self.version == SpecVersion::of(bundle)

@@ -1,11 +1,10 @@
-//! What a process is given before it has any namespace of its container: limits, priorities,
-//! processors, its out-of-memory score, its AppArmor profile.
+//! Attributes that a process gets before it enters a namespace of its container: limits, priorities,
+//! processors, out-of-memory score, AppArmor profile.
 //!
-//! All of it is inherited by what the process clones, and much of it wants rights over the host
-//! that a container's user namespace does not have. The host's /proc is trusted for it; a
-//! container's would not be (CVE-2025-52881).
+//! Clones inherit them. Many need rights over the host that a process in a user namespace does not have.
+//! They are written through the host's /proc; a container's /proc is not trusted (CVE-2025-52881).
 //!
-//! Promise: what was set holds for the command. Called by the clone itself, before it joins or
+//! Promise: the command has the attributes. Called by the clone itself, before it joins or
 //! makes a namespace.
 //! See setrlimit(2), sched_setattr(2), ioprio_set(2), personality(2), proc(5).
 
@@ -23,10 +22,10 @@ use super::super::wire::{Failure, Reason};
 use super::failure::failed;
 use crate::sys;
 
-/// Where the kernel takes the profile of the next program, since 5.8 and before.
+/// The files for the profile of the next program: since Linux 5.8, and before.
 const APPARMOR: [&str; 2] = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
 
-/// Gives the calling process its priorities and its score, and limits that are no lower than its own.
+/// Sets the priorities and the score of the calling process, and those limits that are raised.
 pub(super) fn set(process: &Process) -> Result<(), Failure> {
     let call = create_syscall();
     if let Some(wanted) = process.io_priority() {
@@ -53,8 +52,8 @@ pub(super) fn set(process: &Process) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sets the limits of the spec, after everything is made that needs files or memory. [`set`] has raised
-/// those that are higher, which needs rights over the host; lowering needs none.
+/// Sets the limits of the spec, after the steps that need files or memory. [`set`] has raised limits before,
+/// which needs rights over the host; lowering a limit needs none.
 pub(super) fn limit(process: &Process) -> Result<(), Failure> {
     let call = create_syscall();
     process.rlimits().iter().flatten().try_for_each(|limit| {
@@ -62,7 +61,7 @@ pub(super) fn limit(process: &Process) -> Result<(), Failure> {
     })
 }
 
-/// Keeps the calling process to these processors; nothing is said by an empty list.
+/// Sets the processors of the calling process. An empty list changes nothing.
 pub(super) fn keep_to(processors: Option<&str>) -> Result<(), Failure> {
     let Some(list) = processors.filter(|list| !list.trim().is_empty()) else { return Ok(()) };
     let set = parse(list).ok_or_else(|| {
@@ -85,8 +84,8 @@ fn parse(list: &str) -> Option<CpuSet> {
     Some(set)
 }
 
-/// Has the next program that is executed confined by the profile. No program but the command, and
-/// hooks that belong to the container's inside, may be executed after it.
+/// Sets the AppArmor profile of the next program that is executed. Only the command, and hooks that run in
+/// the container, may be executed after it.
 pub(super) fn confine(process: &Process) -> Result<(), Failure> {
     let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty())
     else {
@@ -100,7 +99,7 @@ pub(super) fn confine(process: &Process) -> Result<(), Failure> {
     }
 }
 
-/// Gives the calling process its personality and its mask of permissions.
+/// Sets the personality and the umask of the calling process.
 pub(super) fn set_habits(
     personality: Option<&LinuxPersonality>,
     umask: Option<u32>,

@@ -1,29 +1,29 @@
-//! A pipe on which a process waits until its pid is told: an exec waits until the shim is told, a clone
-//! of a clone until the helper is.
+//! A pipe on which a new process waits until its pid was passed on: an exec waits until the shim has the
+//! pid, a clone of a clone until the helper has it.
 //!
-//! Promise: a process whose helper dies first ends by itself, so no command of the user's runs whose
-//! pid no caller has. See pipe(7).
+//! Promise: if the helper dies first, the process exits. So the user's command never runs in a process
+//! whose pid no caller has. See pipe(7).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::PipeFlags;
 
-/// The process's side.
+/// The end of the process that waits.
 pub(super) struct Hold(OwnedFd);
 
-/// The side of who tells of it: the only writing end.
+/// The end that releases the process: the only writing end.
 #[derive(Debug)]
 pub(super) struct Release(OwnedFd);
 
-/// Makes both.
+/// Makes both ends.
 pub(super) fn make() -> io::Result<(Hold, Release)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     Ok((Hold(read), Release(write)))
 }
 
 impl Hold {
-    /// Waits; whether the process is to go on.
+    /// Waits. Returns false if the other end was closed without a release.
     pub(super) fn wait(&self) -> bool {
         let mut byte = [0];
         matches!(rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut byte)), Ok(1))
@@ -37,7 +37,7 @@ impl AsFd for Hold {
 }
 
 impl Release {
-    /// Lets the process go on, if it still waits.
+    /// Releases the process, if it still waits.
     pub(super) fn go(self) {
         let _ = rustix::io::write(&self.0, &[1]);
     }

@@ -1,7 +1,6 @@
-//! Who is asked about the calls that a seccomp profile leaves to be decided (SCMP_ACT_NOTIFY).
+//! Sends the descriptor of a seccomp profile's notifications to its listener (SCMP_ACT_NOTIFY).
 //!
-//! Promise: the listener gets the descriptor of the notifications and the container's state, as
-//! the specification says. See the OCI runtime specification, "The Container Process State".
+//! Promise: the listener gets the descriptor and the container's state in the form of the specification. See the OCI runtime specification, "The Container Process State".
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::super::wire::{self, Failure, Reason};
 use super::failure::{failed, failure};
 
-/// Hands the descriptor to the listener that the profile names.
+/// Sends the descriptor to the listener that the profile names.
 pub(super) fn inform(spec: &Spec, state: &State, pid: i32, fd: OwnedFd) -> Result<(), Failure> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let path = profile.and_then(|profile| profile.listener_path().as_deref()).ok_or_else(|| {
@@ -51,7 +50,7 @@ pub(super) fn inform(spec: &Spec, state: &State, pid: i32, fd: OwnedFd) -> Resul
 
 fn send(path: &Path, text: &impl serde::Serialize, fd: &OwnedFd) -> io::Result<()> {
     let socket = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    // By its descriptor: the name may be longer than an address.
+    // By its descriptor: the path may be longer than a socket address.
     let listener = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))?;
     wire::send(&listener, &serde_json::to_vec(text)?, &[fd.as_fd()])
 }

@@ -1,7 +1,7 @@
 //! Gives a process a terminal, and sends the master to the console socket.
 //!
-//! Promise: the console socket gets the master; the process has the slave as its controlling terminal
-//! and as its standard streams. Not here: opening one in the container (`rootfs`).
+//! Promise: the console socket gets the master. The slave becomes the controlling terminal and the standard
+//! streams of the process. Not here: opening a terminal in the container (`rootfs`).
 //! See pts(4), ioctl_tty(2) TIOCSCTTY.
 
 use std::io;
@@ -20,7 +20,8 @@ use super::rootfs::Terminal;
 /// The bytes of the packet that carries the master. runc sends the name of the terminal.
 const PAYLOAD: &[u8] = b"/dev/ptmx";
 
-/// Sends the master away and makes the slave the calling session's terminal and streams.
+/// Sends the master to the console socket, and makes the slave the controlling terminal and the streams of
+/// the calling process.
 pub(super) fn attach(terminal: Terminal, console: &UnixStream) -> Result<(), Failure> {
     let Terminal { master, slave } = terminal;
     wire::send(console, PAYLOAD, &[master.as_fd()])
@@ -32,11 +33,11 @@ pub(super) fn attach(terminal: Terminal, console: &UnixStream) -> Result<(), Fai
         .map_err(|error| failed("take the terminal", &error))
 }
 
-/// Connects with a console socket, on the host.
+/// Connects to a console socket on the host.
 pub(super) fn connect(path: &Path) -> Result<UnixStream, Failure> {
     let connect = || {
         let socket = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        // By its descriptor: the name may be longer than an address.
+        // By its descriptor: the path may be longer than a socket address.
         UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
     };
     connect().map_err(|error: io::Error| {

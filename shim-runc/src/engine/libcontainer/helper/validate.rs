@@ -1,7 +1,7 @@
-//! What is refused before anything is made: what libcontainer would take and should not.
+//! Refuses specs that libcontainer would accept by mistake, before a part of the container is made.
 //!
-//! Promise: a refusal names what it is about; nothing has been created when it is given. The rest
-//! that is wrong with a spec is libcontainer's to find.
+//! Promise: a refusal names the field, and nothing was created. Not here: the checks of libcontainer's own
+//! validators (`launch`).
 //! See the OCI runtime specification, config.md and config-linux.md.
 
 use std::fs;
@@ -12,10 +12,10 @@ use libcontainer::oci_spec::runtime::{Hook, Hooks, Linux, LinuxNamespaceType, Pr
 use super::super::wire::{Failure, Reason};
 use super::cgroup;
 
-/// Whether the kernel's AppArmor is switched on says this file.
+/// The file that shows whether AppArmor is enabled.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 
-/// Exists where version 2 is the host's only hierarchy.
+/// The file that exists if version 2 is the host's only hierarchy.
 const CGROUP_V2: &str = "/sys/fs/cgroup/cgroup.controllers";
 
 /// Whether the host has control groups of version 2 alone.
@@ -38,7 +38,7 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
     if unified.is_some_and(|keys| !keys.is_empty()) && !is_unified() {
         return invalid("resources.unified on a host with control groups of version 1");
     }
-    // Anything else would be a file of another group.
+    // With a slash it would be a file of another group.
     if let Some(key) =
         unified.into_iter().flat_map(|keys| keys.keys()).find(|key| key.contains('/'))
     {
@@ -53,7 +53,7 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
     spec.process().as_ref().map_or(Ok(()), process)
 }
 
-/// Refuses a process that wants a terminal for which there is no socket, and the other way round.
+/// Refuses a process with a terminal and no console socket, or with a console socket and no terminal.
 pub(super) fn terminal(process: &Process, has_socket: bool) -> Result<(), Failure> {
     match (process.terminal() == Some(true), has_socket) {
         (true, false) => invalid("a terminal is wanted, and no console socket was given"),
@@ -62,11 +62,11 @@ pub(super) fn terminal(process: &Process, has_socket: bool) -> Result<(), Failur
     }
 }
 
-/// Refuses a process, a container's first or a further one.
+/// Refuses a process: a container's first process, or an exec.
 pub(super) fn process(process: &Process) -> Result<(), Failure> {
     let user = process.user();
     let ids = [user.uid(), user.gid()];
-    // To the kernel it means "as it is", which is root.
+    // For the kernel this id means "unchanged", which is root.
     if ids.iter().chain(user.additional_gids().iter().flatten()).any(|id| *id == u32::MAX) {
         return invalid(format!("user or group id {} is none", u32::MAX));
     }
@@ -97,12 +97,12 @@ fn namespaces(linux: &Linux) -> Result<(), Failure> {
         return invalid(format!("the namespace {twice} is listed twice"));
     }
     if !kinds.contains(&LinuxNamespaceType::Mount) {
-        // libcontainer would arrange the host's own mounts.
+        // libcontainer would change the host's own mounts.
         return unsupported("a container without a mount namespace of its own");
     }
     let ranges = [linux.uid_mappings(), linux.gid_mappings()];
     if ranges.iter().any(|list| list.as_ref().is_some_and(|list| list.len() > 1)) {
-        // libcontainer leaves several to newuidmap(1), and does not look at what that says.
+        // libcontainer leaves several ranges to newuidmap(1) and ignores its exit status.
         return unsupported("user or group mappings of more than one range");
     }
     Ok(())
@@ -126,7 +126,7 @@ fn hooks(hooks: &Hooks) -> Result<(), Failure> {
 }
 
 fn selinux(label: &str) -> Result<(), Failure> {
-    // It would be ignored, and the container less confined than it was to be.
+    // It would be ignored, and the container less confined than the client wants.
     unsupported(format!("SELinux label {label:?}: this engine knows no SELinux"))
 }
 
