@@ -7,6 +7,8 @@
 //! thread.
 
 mod compare;
+#[cfg(test)]
+mod conformance;
 mod digest;
 mod error;
 mod ingest;

@@ -13,6 +13,8 @@
 //! durable, outlives it, and is swept at the next start when it has none. The record of a committed
 //! snapshot is written when every file of it is on the disk.
 
+#[cfg(test)]
+mod conformance;
 mod driver;
 mod drivers;
 mod error;

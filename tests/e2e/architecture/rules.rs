@@ -28,6 +28,11 @@ pub(super) const IMPORTS: &[Imports] = &[
     Imports { of: "tests", allowed: None, reason: "nothing imports it" },
     Imports { of: "examples", allowed: None, reason: "nothing imports it" },
     Imports { of: "fuzz", allowed: Some(&[]), reason: "targets are unit tests of the crates" },
+    Imports {
+        of: "conformance",
+        allowed: Some(&[("shim-sdk", &[])]),
+        reason: "its suites are in domain types, and run on what a crate or a daemon has",
+    },
 ];
 
 pub(super) struct Imports {
@@ -36,8 +41,8 @@ pub(super) struct Imports {
     pub(super) reason: &'static str,
 }
 
-/// A crate that every crate may have as a dependency of its tests.
-pub(super) const OF_TESTS: &str = "fuzz";
+/// Crates that every crate may have as a dependency of its tests.
+pub(super) const OF_TESTS: &[&str] = &["fuzz", "conformance"];
 
 /// Where the names of a library may stand in a crate.
 pub(super) const PLACES: &[Place] = &[

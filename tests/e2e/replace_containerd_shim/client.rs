@@ -2,23 +2,19 @@
 //! ask for what `ctr` has no words for.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use harness::Containerd;
 use harness::shim::bundle;
-use hyper_util::rt::TokioIo;
 use protos::grpc::containerd::services::containers::v1 as containers;
 use protos::grpc::containerd::services::containers::v1::containers_client::ContainersClient;
 use protos::grpc::containerd::services::tasks::v1 as tasks;
 use protos::grpc::containerd::services::tasks::v1::tasks_client::TasksClient;
 use protos::grpc::containerd::types::Mount;
 use serde_json::Value;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-/// How long any one call may take.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::grpc;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -41,28 +37,12 @@ pub(crate) struct Streams<'a> {
 impl Client {
     /// Connects, for the root's namespace.
     pub(crate) async fn connect(containerd: &Containerd<'_>, namespace: &str) -> Self {
-        let address = containerd.address();
-        let connector = tower::service_fn(move |_: Uri| {
-            let address = address.clone();
-            async move {
-                let stream = tokio::net::UnixStream::connect(address).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
-        });
-        // The authority is not used to connect, but HTTP wants one.
-        let channel = Endpoint::from_static("http://localhost")
-            .timeout(LIMIT)
-            .connect_with_connector(connector)
-            .await
-            .expect("containerd listens");
+        let channel = grpc::connect(containerd.address()).await;
         Self { channel, namespace: namespace.to_owned() }
     }
 
     fn ask<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let namespace = MetadataValue::try_from(&self.namespace).expect("tokens are plain");
-        request.metadata_mut().insert("containerd-namespace", namespace);
-        request
+        grpc::request(&self.namespace, message)
     }
 
     fn tasks(&self) -> TasksClient<Channel> {
@@ -228,13 +208,4 @@ impl Busybox {
     pub(crate) fn discard(&self, id: &str) {
         std::fs::remove_dir_all(self.uppers.join(id)).expect("it was made");
     }
-}
-
-/// Runs something asynchronous on this thread.
-pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("an event loop")
-        .block_on(future)
 }

@@ -8,9 +8,10 @@ use harness::{Root, containerd, eventually, run, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::client::{Busybox, Client, Streams, wait_for};
+use super::client::{Busybox, Client, Streams};
 use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
+use crate::grpc::wait_for;
 
 with_engines! {
     runc: Runc {

@@ -8,9 +8,10 @@ use harness::terminal::Terminal;
 use harness::{Root, eventually, programs, run, wait};
 use serde_json::{Value, json};
 
-use super::client::{Client, wait_for};
+use super::client::Client;
 use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
+use crate::grpc::wait_for;
 
 with_engines! {
     runc: Runc {

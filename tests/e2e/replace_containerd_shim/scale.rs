@@ -10,9 +10,10 @@ use harness::shim::{Stream, bundle, until};
 use harness::{Root, containerd};
 use serde_json::{Value, json};
 
-use super::client::{Busybox, Client, Streams, wait_for};
+use super::client::{Busybox, Client, Streams};
 use super::{StockContainerd, with_engines};
 use crate::engine::Engine;
+use crate::grpc::wait_for;
 
 with_engines! {
     runc: Runc {
