@@ -4,8 +4,8 @@
 //! container costs; loading the program takes a tenth of that. So programs are kept beside the
 //! containers' records, which are on a file system that does not outlive the host.
 //!
-//! Promise: a program is only ever used for the very profile that it was compiled from, and only
-//! if nobody but this user can have written it. A damaged or foreign file is compiled anew.
+//! Promise: a program is used only for the profile that it was compiled from, and only if no other user can
+//! have written it. If the file is damaged or of another user, the profile is compiled again.
 //! See seccomp(2), seccomp_export_bpf(3).
 
 use std::fs::{self, DirBuilder, File};
@@ -33,7 +33,7 @@ use crate::sys;
 /// The directory of kept programs, beside the containers' records; no container can have the name.
 const DIRECTORY: &str = ".seccomp";
 
-/// More profiles than this in use at once is not worth keeping.
+/// The greatest number of programs that are kept.
 const KEPT: usize = 64;
 
 /// The largest file that is read: a profile and its program.
@@ -63,24 +63,24 @@ impl SeccompProgram {
             return Ok(Self { code, flags });
         }
         let code = compile(profile)?;
-        // Only the next container would have been faster.
+        // Harmless if it fails: the next container compiles the profile again.
         let _ = keep(&path, &origin, &code);
         Ok(Self { code, flags })
     }
 
-    /// Whether it leaves calls to a listener.
+    /// Whether the profile has a listener (SCMP_ACT_NOTIFY).
     pub(super) fn notifies(&self) -> bool {
         self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
     }
 
-    /// Confines the calling process for good; returns what a listener needs.
+    /// Loads the program into the calling process. Returns the descriptor of the notifications.
     pub(super) fn load(&self) -> Result<Option<OwnedFd>, Failure> {
         sys::seccomp::set_seccomp_filter(&self.code, self.flags)
             .map_err(|error| failed("load seccomp profile", &error))
     }
 }
 
-/// Everything that the program depends on; kept with it and compared byte by byte.
+/// Everything that the program depends on. It is kept with the program and compared byte by byte.
 fn origin(profile: &LinuxSeccomp) -> Result<Vec<u8>, Failure> {
     let version = ScmpVersion::current().map_err(|error| invalid("libseccomp", &error))?;
     let mut origin = format!("shim seccomp 1, libseccomp {version}\n").into_bytes();
@@ -91,7 +91,7 @@ fn origin(profile: &LinuxSeccomp) -> Result<Vec<u8>, Failure> {
 }
 
 fn path(root: &Path, origin: &[u8]) -> PathBuf {
-    // A name, not a proof: what the file says it was made from decides.
+    // The name is a hash only; the content of the file decides.
     let mut hasher = DefaultHasher::new();
     origin.hash(&mut hasher);
     root.join(DIRECTORY).join(format!("{:016x}", hasher.finish()))
@@ -298,7 +298,7 @@ fn flags(profile: &LinuxSeccomp) -> u64 {
         // not needed.
         return asked & !libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     }
-    // Of a listener.
+    // The flag of a listener.
     asked & !WAIT_KILLABLE_RECV
 }
 

@@ -102,7 +102,7 @@ fn namespaces(linux: &Linux) -> Result<(), Failure> {
     }
     let ranges = [linux.uid_mappings(), linux.gid_mappings()];
     if ranges.iter().any(|list| list.as_ref().is_some_and(|list| list.len() > 1)) {
-        // libcontainer leaves several ranges to newuidmap(1) and ignores its exit status.
+        // libcontainer leaves several ranges to newuidmap(1) and does not check its result.
         return unsupported("user or group mappings of more than one range");
     }
     Ok(())

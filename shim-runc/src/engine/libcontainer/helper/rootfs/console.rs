@@ -1,7 +1,7 @@
-//! A terminal of a container: from its own devpts, and what shows it at /dev/console.
+//! Opens a terminal in a container's devpts, and binds it at /dev/console.
 //!
-//! Promise: what is opened is the multiplexer of a devpts, which is checked on the descriptor of the
-//! directory that it is opened in; the terminal is opened by its master and bound by its descriptor.
+//! Promise: the multiplexer is opened in a directory whose descriptor is checked to be on a devpts. The
+//! terminal is opened through its master and bound by its descriptor.
 //! See pts(4), ioctl_tty(2) TIOCGPTPEER; runc's CVE-2025-52565.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,7 +35,7 @@ pub(in super::super) fn open_terminal(root: impl AsFd) -> Result<Terminal, Failu
         let message = "a terminal is wanted and the container's /dev/pts is no devpts";
         return Err(Failure::new(Reason::RootFilesystem, message));
     }
-    // In the root of a devpts the kernel alone makes files.
+    // Only the kernel makes files in the root of a devpts.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = openat2(&directory, "ptmx", flags, Mode::empty(), resolve).map_err(of)?;
@@ -44,8 +44,7 @@ pub(in super::super) fn open_terminal(root: impl AsFd) -> Result<Terminal, Failu
     Ok(Terminal { master, slave })
 }
 
-/// Shows a terminal at /dev/console. Where /dev is not the container's own, only if there is
-/// something to mount it on.
+/// Binds a terminal at /dev/console. If /dev is not the container's own, only if /dev/console exists.
 pub(super) fn bind(terminal: &Terminal, dev: &OwnedFd, is_own: bool) -> Result<(), Failure> {
     const NAME: &str = "console";
     let of = |error: Errno| failed("make /dev/console", &error);

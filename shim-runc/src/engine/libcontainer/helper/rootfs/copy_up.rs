@@ -1,8 +1,8 @@
-//! Copies what is at a tmpfs's place into the tmpfs (`tmpcopyup`, an option of runc's).
+//! Copies the directory below a tmpfs into the tmpfs (`tmpcopyup`, an option of runc).
 //!
 //! Promise: every file is found and made below the descriptor of its directory, no link is followed,
-//! and nothing is opened but directories and regular files. The tmpfs's own limit bounds the bytes;
-//! the depth is bounded here. Expects a umask of 0.
+//! and only directories and regular files are opened. The tmpfs limits the bytes; this code limits the
+//! depth. Expects a umask of 0.
 //! See runc's `doTmpfsCopyUp`.
 
 use std::ffi::CStr;
@@ -60,7 +60,7 @@ pub(super) fn copy(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies one entry; a directory is to be gone into.
+/// Copies one entry. Returns a directory whose entries are to be copied.
 fn copy_one(level: &Level, name: &CStr) -> io::Result<Option<Level>> {
     let Level { from, to, .. } = level;
     let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -107,7 +107,7 @@ fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
     (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
 }
 
-/// Gives a file the owner, mode and times of another.
+/// Sets a file's owner, mode and times to those of another file.
 fn like(fd: impl AsFd, stat: &Stat) -> io::Result<()> {
     let (user, group) = owner(stat);
     fchown(&fd, user, group)?;

@@ -1,8 +1,7 @@
-//! The device nodes and the links that a container finds in its /dev.
+//! Makes the device nodes and the links in a container's /dev.
 //!
-//! Promise: each is made at the descriptor of its directory and changes nothing that is there: a node
-//! that exists counts as made, what is bound from the host at /dev, below it or at a device's own
-//! path is left as it is. Directories have mode 0755. Expects a umask of 0.
+//! Promise: each is made through the descriptor of its directory and changes no file that exists. An
+//! existing node counts as made. A directory or device that is bound from the host is left as it is. Directories have mode 0755. Expects a umask of 0.
 //! See the OCI runtime specification, config-linux.md, "Default Devices"; runc's `createDevices`.
 
 use std::ffi::OsStr;
@@ -27,7 +26,7 @@ const PTMX: &str = "/dev/ptmx";
 /// Where it exists, it gets a link.
 const KCORE: &str = "/proc/kcore";
 
-/// What every container has: name in /dev, major and minor number.
+/// The devices of every container: name in /dev, major and minor number.
 const USUAL: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -37,7 +36,7 @@ const USUAL: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-/// Links in /dev, and what they say.
+/// Links in /dev and their targets.
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -98,7 +97,7 @@ impl Node {
     }
 }
 
-/// Whether /dev is the container's own to be set up; its descriptor, if so.
+/// The descriptor of /dev, if only the container has it.
 pub(super) fn own_dev(mounts: &Mounts) -> Result<Option<OwnedFd>, Failure> {
     let made = mounts.tree.directory(Path::new(DEV), |above| may_make(mounts, above));
     let dev = match made {
@@ -109,7 +108,7 @@ pub(super) fn own_dev(mounts: &Mounts) -> Result<Option<OwnedFd>, Failure> {
     Ok(own.then_some(dev))
 }
 
-/// Makes the nodes and links. In a user namespace, where none can be made, nodes are the host's.
+/// Makes the nodes and links. In a user namespace no node can be made, so the host's nodes are bound.
 pub(super) fn set_up(
     mounts: &Mounts,
     dev: &OwnedFd,
@@ -167,7 +166,7 @@ impl Node {
         }
     }
 
-    /// Changes the owner of the node that was made, and of nothing that is there in its stead.
+    /// Changes the owner of the node that was made, and of no file that replaced it.
     fn give_away(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         let (user, group) = self.owner;
         if user.unwrap_or(0) == 0 && group.unwrap_or(0) == 0 {
@@ -216,7 +215,7 @@ pub(super) fn is_mount(fd: impl AsFd) -> Result<bool, Errno> {
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Puts a link to the container's own pseudoterminals in the place of whatever is there.
+/// Makes /dev/ptmx a link to the container's own pseudoterminals, and replaces an existing file.
 fn ptmx(dev: &OwnedFd) -> Result<(), Errno> {
     const TARGET: &str = "pts/ptmx";
     if readlinkat(dev, "ptmx", Vec::new()).is_ok_and(|now| now.as_bytes() == TARGET.as_bytes()) {
@@ -224,7 +223,7 @@ fn ptmx(dev: &OwnedFd) -> Result<(), Errno> {
     }
     match unlinkat(dev, "ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
-        // Something is bound there.
+        // A mount covers it.
         Err(Errno::BUSY) => return Ok(()),
         Err(error) => return Err(error),
     }

@@ -1,4 +1,4 @@
-//! A container's root file system, built by descriptor.
+//! The root file system of a container, built by descriptor.
 //!
 //! ```text
 //!   host's tree ─> root bound ─> mounts ─> /dev ─> hooks ─> pivot ─> cwd, settings ─> read-only, masks
@@ -6,13 +6,13 @@
 //!                                 groups)   console)
 //! ```
 //!
-//! libcontainer makes its way through the image by paths, on the host, before the image is the root;
-//! an image or a container that shares a volume can lead it anywhere. Here everything is found with
-//! the root as root, and what was found is held until all that depends on it is done.
+//! libcontainer resolves paths of the image on the host, before the image is the root. A link in the image,
+//! or a container that shares a volume, can lead it to any file. Here every path is resolved with the
+//! image as root, and its descriptor is held until all steps that depend on it are done.
 //!
-//! Promise: nothing outside of the root is changed by what is in it; when [`RootFs::enter`] fails,
-//! too. What was asked to be read-only or masked is, or the container is not created.
-//! Runs in the container's init, after clone. Not here: namespaces, and the process (`launch`).
+//! Promise: the content of the root cannot make this code change a file outside of it, also if
+//! [`RootFs::enter`] fails. Paths that must be read-only or masked are so, or the container is not created.
+//! Runs in the container's init, after clone. Not here: namespaces, and the process (`init_process`).
 //! See the OCI runtime specification, config.md and config-linux.md; mount_namespaces(7).
 
 mod cgroup_mount;
@@ -49,7 +49,7 @@ use super::failure::failed;
 
 pub(super) use self::console::{Terminal, open_terminal};
 
-/// What a spec says about a root file system.
+/// The root file system that a spec describes.
 #[derive(Debug)]
 pub(super) struct RootFs {
     path: PathBuf,
@@ -58,20 +58,19 @@ pub(super) struct RootFs {
     mounts: Vec<Mount>,
     groups: Option<Groups>,
     nodes: Vec<Node>,
-    /// Nodes cannot be made in a user namespace.
+    /// Bind the host's nodes: in a user namespace none can be made.
     bind_nodes: bool,
     cwd: Option<PathBuf>,
     settings: Settings,
     read_only: bool,
     read_only_paths: Vec<PathBuf>,
     masked_paths: Vec<PathBuf>,
-    /// What shows another pid namespace than this process is in.
+    /// Procfs of a pid namespace that this process is not in, opened by another process.
     procfs: RefCell<Vec<OwnedFd>>,
 }
 
 impl RootFs {
-    /// Reads it out of a container's own spec; `group` is where the container's control groups are in
-    /// each hierarchy.
+    /// Reads it from a spec. `group` is the path of the container's control groups in each hierarchy.
     pub(super) fn of(
         spec: &Spec,
         bundle: &Path,
@@ -81,7 +80,7 @@ impl RootFs {
         let invalid = |message: &str| Failure::new(Reason::InvalidRequest, message);
         let root = spec.root().as_ref().ok_or_else(|| invalid("the spec has no root"))?;
         if root.path().as_os_str().is_empty() {
-            // It would be the bundle.
+            // An empty path would name the bundle.
             return Err(invalid("root.path is empty"));
         }
         let linux =
@@ -112,22 +111,22 @@ impl RootFs {
         })
     }
 
-    /// How often procfs is mounted.
+    /// The number of mounts of procfs.
     pub(super) fn count_procfs(&self) -> usize {
         let is_procfs =
             |mount: &&Mount| matches!(&mount.what, What::FileSystem { kind, .. } if kind == "proc");
         self.mounts.iter().filter(is_procfs).count()
     }
 
-    /// Takes procfs as it was opened elsewhere, once for each time that it is mounted.
+    /// Takes procfs that was opened by another process, one descriptor for each mount.
     pub(super) fn take_procfs(&self, opened: Vec<OwnedFd>) {
         self.procfs.replace(opened);
     }
 
-    /// Builds the root and makes it this process's. To be called in the container's init, in its mount
-    /// namespace, which still shows the host, with every capability. When it returns, `/` and the
+    /// Builds the root and enters it. Called in the container's init, in its mount namespace, which still
+    /// shows the host, with all capabilities. When it returns, `/` and the
     /// working directory are the container's root and nothing that it opened leads to the host.
-    /// `before_pivot` runs when all is mounted and the host is still there.
+    /// `before_pivot` runs when the mounts are made and the host's root is still the root.
     pub(super) fn enter(
         &self,
         before_pivot: impl FnOnce() -> Result<(), Failure>,
@@ -163,7 +162,7 @@ impl RootFs {
             Some(_) => None,
             None => protect::hosts_null_device(),
         };
-        // What is run there has files of its own to make.
+        // Hooks make files with the umask of the process.
         rustix::process::umask(mask);
         before_pivot()?;
         rustix::process::umask(Mode::empty());
@@ -203,16 +202,16 @@ impl RootFs {
     }
 }
 
-/// Makes the process's working directory where it is missing, as runc does.
+/// Makes the working directory if it does not exist, as runc does.
 fn make_cwd(mounts: &Mounts, cwd: &Path) -> Result<(), Failure> {
     match mounts.tree.directory(cwd, |_| Ok(())) {
-        // What it is instead is told when the process goes there.
+        // If it is no directory, the later chdir reports it.
         Ok(_) | Err(Errno::NOTDIR) => Ok(()),
         Err(error) => Err(failed(&format!("make the cwd {}", cwd.display()), &error)),
     }
 }
 
-/// Gives standard streams that are the host's null device the container's own.
+/// Replaces standard streams that are the host's null device by the container's null device.
 fn adopt_null_device(mounts: &Mounts) -> Result<(), Failure> {
     let of = |error: Errno| failed("open the container's /dev/null", &error);
     let is_null = |fd: &dyn AsFd| {
@@ -227,7 +226,7 @@ fn adopt_null_device(mounts: &Mounts) -> Result<(), Failure> {
         return Ok(());
     }
     let path = Path::new("/dev/null");
-    // Only looked at before it is opened: to open another device may do something.
+    // Checked before it is opened: opening another device may have an effect.
     let place = mounts.tree.open(path, OFlags::PATH).map_err(of)?;
     if !is_null(&place) {
         let message = "the container's /dev/null is not the null device";

@@ -1,14 +1,14 @@
-//! Makes a container's mounts, each at a place that is held.
+//! Makes the mounts of a container, each at a mount point that is held by a descriptor.
 //!
 //! ```text
 //!   a bind:         open_tree(source) ─┐
-//!   a file system:  fsopen, fsmount ───┴─> attributes ─> move_mount(onto the place's descriptor)
+//!   a file system:  fsopen, fsmount ───┴─> attributes ─> move_mount(onto the mount point's descriptor)
 //! ```
 //!
-//! Promise: a mount has its attributes before it can be seen; it lands at the place that was
-//! checked, also if that has another name by then; nothing but procfs is mounted over /proc, and
-//! nothing in it but the files that runc allows.
-//! Not here: control groups (`cgroup_mount`), what is done to mounts afterwards (`protect`).
+//! Promise: a mount has its attributes before it is visible. It is made at the place that was checked, also
+//! if that was renamed meanwhile. Only procfs is mounted at /proc, and below /proc only over the files
+//! that runc allows.
+//! Not here: control groups (`cgroup_mount`), read-only paths and masks (`protect`).
 //! See open_tree(2), fsopen(2), move_mount(2), mount_setattr(2); runc's `checkProcMount`.
 
 use std::fmt::Display;
@@ -34,10 +34,10 @@ use crate::sys;
 /// The magic number of sysfs (statfs(2)).
 const SYSFS: rustix::fs::FsWord = 0x6265_6572;
 
-/// The root of a procfs, and nothing else of it, has this inode number.
+/// The inode number of the root of a procfs. No other file of it has this number.
 const PROCFS_ROOT: u64 = 1;
 
-/// What may be mounted over in /proc: files that others emulate (lxcfs).
+/// The files in /proc over which a spec may mount: lxcfs emulates them.
 const EMULATED: [&str; 11] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
@@ -60,7 +60,7 @@ pub(super) struct Mount {
     pub(super) options: MountOptions,
 }
 
-/// What is mounted.
+/// The kind of a mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum What {
     Bind { source: PathBuf },
@@ -106,28 +106,28 @@ impl Mount {
     }
 }
 
-/// A mount of procfs or sysfs: paths below it are found from its own root, whatever has become of
-/// the place that it was mounted at.
+/// A mount of procfs or sysfs. Paths below it are resolved from its own root, also if its mount point was
+/// changed.
 #[derive(Debug)]
 struct Held {
     at: PathBuf,
     fd: OwnedFd,
-    /// Something may be mounted over it.
+    /// Another mount may cover it.
     covered: bool,
 }
 
-/// The mounts that have been made so far.
+/// The mounts that were made.
 #[derive(Debug)]
 pub(super) struct Mounts {
     pub(super) tree: Tree,
-    /// Until the host is gone.
+    /// `None` after the pivot.
     names: Option<Names>,
     held: Vec<Held>,
-    /// The numbers of the mounts that the container alone has: nothing in them is the host's.
+    /// The ids of the mounts that only the container has: no file in them is the host's.
     own: Vec<u64>,
-    /// To be made read-only when everything in them has been made.
+    /// The mounts that become read-only after everything in them was made.
     later: Vec<(PathBuf, OwnedFd)>,
-    /// Opened by another process, since it shows the pid namespace of who opens it.
+    /// Procfs that another process opened: it shows the pid namespace of that process.
     pub(super) procfs: Vec<OwnedFd>,
 }
 
@@ -135,14 +135,14 @@ impl Mounts {
     pub(super) fn new(tree: Tree) -> io::Result<Self> {
         let names = Some(Names::new(tree.root())?);
         let mut own = vec![tree::mount_id(tree.root())?];
-        // It may be mounted in the root already.
+        // The root may have a procfs already.
         if let Ok(fd) = tree.open(Path::new("/dev"), OFlags::PATH | OFlags::NOFOLLOW) {
             own.push(tree::mount_id(fd)?);
         }
         Ok(Self { tree, names, held: Vec::new(), own, later: Vec::new(), procfs: Vec::new() })
     }
 
-    /// Makes one, unless it is of control groups.
+    /// Makes a mount of any kind but control groups.
     pub(super) fn make(&mut self, mount: &Mount) -> Result<(), Failure> {
         match &mount.what {
             What::Bind { source } => self.bind(mount, source),
@@ -186,7 +186,7 @@ impl Mounts {
         let name = self.check(&mount.at, &place, kind == "proc")?;
         let mut data = mount.options.data.clone();
         if kind == "tmpfs" && place.existed && !mount.options.gives("mode") {
-            // As runc does it: /tmp stays sticky.
+            // As in runc: /tmp keeps its sticky bit.
             data.push(format!("mode={:04o}", stat.st_mode & 0o7777));
         }
         let later = self.is_for_later(mount, &name);
@@ -202,7 +202,7 @@ impl Mounts {
         };
         let tree = made.map_err(|error| failed(&format!("mount {kind} at {at}"), &error))?;
         if kind == "proc" && !tree::is_procfs(&tree).map_err(|error| failed("fstatfs", &error))? {
-            // A process that others see may have opened it.
+            // The process that opened it may have been controlled by a process of the pid namespace.
             let message = format!("what was opened to be mounted at {at} is no procfs");
             return Err(Failure::new(Reason::RootFilesystem, message));
         }
@@ -219,7 +219,7 @@ impl Mounts {
         self.made(mount, name, tree, special)
     }
 
-    /// Finds or makes the place of a mount.
+    /// Finds or makes a mount point.
     pub(super) fn place(
         &self,
         at: &Path,
@@ -231,7 +231,7 @@ impl Mounts {
             .map_err(|error| failed(&format!("make the mount point {}", at.display()), &error))
     }
 
-    /// Refuses a place in /proc, and tells its name.
+    /// Returns the path of a mount point. Refuses one in /proc.
     pub(super) fn check(
         &self,
         asked: &Path,
@@ -250,7 +250,7 @@ impl Mounts {
             (!is_procfs).then_some("not of type proc")
         } else if name.starts_with("/proc") || on_procfs && !elsewhere {
             let listed = |path: &Path| EMULATED.iter().any(|one| path == Path::new(one));
-            // What /proc/net leads to is called otherwise.
+            // /proc/net is a link, so the path differs.
             let is_net = on_procfs && clean(asked) == Path::new("/proc/net/dev");
             (!listed(&name) && !is_net).then_some("in /proc")
         } else {
@@ -265,7 +265,7 @@ impl Mounts {
         }
     }
 
-    /// Whether a place is in a procfs that was asked for at another place than /proc.
+    /// Whether a path is in a procfs that the spec mounts elsewhere than at /proc.
     fn is_elsewhere(&self, name: &Path) -> bool {
         let held = self.held.iter().rev().find(|held| name.starts_with(&held.at));
         held.is_some_and(|held| held.at != Path::new("/proc"))
@@ -276,14 +276,14 @@ impl Mounts {
         read_only && (mount.is_tmpfs() || name == Path::new("/dev"))
     }
 
-    /// Gives a bind its attributes.
+    /// Sets the attributes of a bind.
     fn change(&self, tree: &OwnedFd, mount: &Mount, name: &Path) -> Result<(), Failure> {
         let mut change = mount.options.change;
         if self.is_for_later(mount, name) {
             change.set.remove(MountAttrFlags::MOUNT_ATTR_RDONLY);
         }
         let done = set(tree, false, change).or_else(|error| {
-            // In a user namespace what the host has restricted stays so.
+            // In a user namespace the host's restrictions of a mount cannot be cleared.
             let kept = Change { set: change.set, clear: MountAttrFlags::empty() };
             let was_refused = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
             if was_refused { set(tree, false, kept) } else { Err(error) }
@@ -299,7 +299,7 @@ impl Mounts {
         })
     }
 
-    /// Notes a mount that is in its place.
+    /// Records a mount that was made.
     fn made(
         &mut self,
         mount: &Mount,
@@ -315,34 +315,33 @@ impl Mounts {
         if name == Path::new("/") {
             self.tree.set_root(tree);
         } else if special {
-            // By the path in the spec: masked paths are compared with it, and they are written the
-            // same way.
+            // The path of the spec, because masked paths are compared with it.
             self.held.push(Held { at: clean(&mount.at), fd: tree, covered: false });
         }
         Ok(())
     }
 
-    /// Notes that something was mounted over what is at a name and below.
+    /// Records that a mount covers a path and everything below it.
     pub(super) fn cover(&mut self, name: &Path) {
         for held in self.held.iter_mut().filter(|held| held.at.starts_with(name)) {
             held.covered = true;
         }
     }
 
-    /// Closes what leads to the host, whose root is about to go.
+    /// Closes the descriptors of the host.
     pub(super) fn forget_host(&mut self) {
         self.names = None;
     }
 
-    /// Whether what is at a descriptor is the container's alone.
+    /// Whether a descriptor is on a mount that only the container has.
     pub(super) fn is_own(&self, fd: impl AsFd) -> Result<bool, Errno> {
         Ok(self.own.contains(&tree::mount_id(fd)?))
     }
 
-    /// Opens what a path of the spec leads to in the finished tree. Below a procfs or sysfs that was
-    /// made, it is opened from the mount's own descriptor. Where something seems to be mounted over it,
-    /// the place that the path now shows is a second answer. That is told from names alone, and a
-    /// hostile image can make it seem so; therefore the first answer stays.
+    /// Opens a path of the spec in the finished tree. Below a procfs or sysfs that was made, the path is
+    /// resolved from the mount's own descriptor. If a mount seems to cover it, the file that the path shows
+    /// now is a second result. Only names show that, and a hostile image can fake it; so the first result
+    /// is returned too.
     pub(super) fn find(&self, path: &Path) -> Result<Vec<OwnedFd>, Errno> {
         let path = clean(path);
         let mut found = Vec::new();
@@ -365,7 +364,7 @@ impl Mounts {
         Ok(found)
     }
 
-    /// Makes those read-only that were to be made in first.
+    /// Makes the mounts read-only that had to stay writable until now.
     pub(super) fn finish(&mut self) -> Result<(), Failure> {
         for (name, tree) in self.later.drain(..) {
             set(&tree, false, Change::READ_ONLY)
@@ -375,7 +374,7 @@ impl Mounts {
     }
 }
 
-/// What was opened, if it is there.
+/// The opened file, or `None` if it does not exist.
 fn there(place: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
     match place {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -383,13 +382,13 @@ fn there(place: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-/// Whether two descriptors are of one place.
+/// Whether two descriptors are of the same file on the same mount.
 fn is_same(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
     let inodes = fstat(one)?.st_ino == fstat(other)?.st_ino;
     Ok(inodes && tree::mount_id(one)? == tree::mount_id(other)?)
 }
 
-/// A file system to be mounted.
+/// A file system that is mounted.
 pub(super) struct NewFileSystem<'a> {
     pub(super) kind: &'a str,
     pub(super) source: &'a str,
@@ -398,14 +397,14 @@ pub(super) struct NewFileSystem<'a> {
 }
 
 impl NewFileSystem<'_> {
-    /// Mounts it detached.
+    /// Makes a detached mount.
     pub(super) fn mount(&self, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|error| named("fsopen", error))?;
         self.mount_opened(&context, attributes)
     }
 
-    /// The same with what was opened already.
+    /// The same with a file system that is open already.
     fn mount_opened(&self, context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let explained = |what: &str, error: Errno| {
             let error = named(what, error);
@@ -446,7 +445,7 @@ fn explanation(context: &OwnedFd) -> Option<String> {
     Some(text.strip_prefix("e ").unwrap_or(text).to_owned()).filter(|text| !text.is_empty())
 }
 
-/// A copy of the mount that a path is on, from there on, with what is mounted below if wanted.
+/// A detached copy of the mount at a path, with the mounts below it if `recursive` is set.
 pub(super) fn clone_tree(from: impl AsFd, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if path.as_os_str().is_empty() {
@@ -458,13 +457,13 @@ pub(super) fn clone_tree(from: impl AsFd, path: &Path, recursive: bool) -> io::R
     Ok(open_tree(from, path, flags)?)
 }
 
-/// Moves a detached mount onto a place.
+/// Attaches a detached mount to a mount point.
 pub(super) fn attach(mount: impl AsFd, place: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", place, "", flags)?)
 }
 
-/// Changes attributes of a mount, and of all below it if wanted.
+/// Changes the attributes of a mount, and of the mounts below it if `recursive` is set.
 pub(super) fn set(mount: impl AsFd, recursive: bool, change: Change) -> io::Result<()> {
     if change.is_empty() {
         return Ok(());
@@ -473,7 +472,7 @@ pub(super) fn set(mount: impl AsFd, recursive: bool, change: Change) -> io::Resu
     sys::mount::set_mount_attributes(mount, recursive, set, clear, 0)
 }
 
-/// Changes how a mount propagates.
+/// Changes the propagation of a mount.
 pub(super) fn propagate(mount: impl AsFd, kind: MsFlags) -> io::Result<()> {
     let recursive = kind.contains(MsFlags::MS_REC);
     let kind = (kind - MsFlags::MS_REC).bits();

@@ -1,7 +1,7 @@
-//! What the options of a mount ask for.
+//! The options of a mount.
 //!
-//! Promise: the last of options that contradict each other holds; whatever is not an option of the
-//! mount itself is handed to the file system, which refuses what it does not know.
+//! Promise: the last of contradictory options counts. An option that is not of the mount itself is passed
+//! to the file system, which refuses unknown options.
 //! Not here: applying them (`mounts`).
 //! See the OCI runtime specification, config.md, "Linux mount options"; mount_setattr(2).
 
@@ -20,20 +20,20 @@ pub(super) struct Change {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct MountOptions {
     pub(super) bind: bool,
-    /// A bind takes along what is mounted below its source.
+    /// A bind includes the mounts below its source.
     pub(super) recursive: bool,
     pub(super) copy_up: bool,
-    /// Ids are to be mapped, which this engine does not do.
+    /// Ids are mapped, which this engine does not support.
     pub(super) mapped: bool,
-    /// Of the mount alone.
+    /// The attributes of the mount alone.
     pub(super) change: Change,
-    /// Of the mount and all below it.
+    /// The attributes of the mount and the mounts below it.
     pub(super) change_all: Change,
-    /// How it propagates, each with MS_REC where all below it are meant.
+    /// The propagation, with MS_REC if it includes the mounts below.
     pub(super) propagation: Vec<MsFlags>,
-    /// Of the file system, whichever it is.
+    /// Flags of every file system.
     pub(super) superblock: Vec<&'static str>,
-    /// Of the file system, by its kind.
+    /// Options of this kind of file system.
     pub(super) data: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Change {
                 self.set.remove(flag);
                 self.clear.insert(flag);
             }
-            // One of three, as a number in three bits.
+            // The access-time mode is a number in three bits.
             Attribute::AccessTime(kind) => {
                 self.set.remove(Attributes::MOUNT_ATTR__ATIME);
                 self.set.insert(kind);
@@ -112,13 +112,13 @@ impl MountOptions {
             "mand" => self.superblock.push("mand"),
             "nomand" => self.superblock.retain(|flag| *flag != "mand"),
             "idmap" | "ridmap" => self.mapped = true,
-            // Of mount(8), or of no meaning for a new mount.
+            // Options of mount(8), or without a meaning for a new mount.
             "" | "defaults" | "remount" | "silent" | "loud" | "iversion" | "noiversion" => {}
             other => self.data.push(other.to_owned()),
         }
     }
 
-    /// Whether an option of the file system's own is given, with whatever value.
+    /// Whether an option of the file system is given.
     pub(super) fn gives(&self, key: &str) -> bool {
         self.data.iter().any(|option| option.split('=').next() == Some(key))
     }

@@ -1,7 +1,7 @@
 //! Gives a container its root: a mount of its own, which becomes the root of its mount namespace.
 //!
-//! Promise: nothing that is mounted or unmounted here is seen on the host; afterwards no path and no
-//! descriptor that was opened here leads out of the root.
+//! Promise: the host sees no mount and no unmount of this code. Afterwards no path and no descriptor that
+//! was opened here leads out of the root.
 //! See pivot_root(2) on `pivot_root(".", ".")`, mount_namespaces(7); runc's `rootfs_linux.go`.
 
 use std::fs;
@@ -23,7 +23,7 @@ use super::tree::{Tree, mount_id};
 /// The mounts of the calling thread.
 const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// How mounts of the host and of the container follow each other (`rootfsPropagation`).
+/// The propagation of mounts between host and container (`rootfsPropagation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Propagation {
     Slave,
@@ -47,7 +47,7 @@ impl Propagation {
         }
     }
 
-    /// Of everything, before the root is made.
+    /// The propagation of all mounts before the root is made.
     fn before(self) -> MsFlags {
         match self {
             // The root could not be bound if it were unbindable already.
@@ -57,7 +57,7 @@ impl Propagation {
         }
     }
 
-    /// Of the root, when it is one.
+    /// The propagation of the finished root.
     fn after(self) -> Option<MsFlags> {
         match self {
             Self::Slave | Self::Private => None,
@@ -82,7 +82,7 @@ pub(super) fn prepare(path: &Path, propagation: Propagation) -> Result<Tree, Fai
     };
     let place = open_directory(path).map_err(io::Error::from).map_err(of("open the directory"))?;
     if propagation == Propagation::Shared {
-        // What is mounted on a shared mount would appear on the host, and cannot be a root.
+        // A mount on a shared mount would appear on the host, and could not become the root.
         make_parent_private(&place).map_err(of("make the mount private"))?;
     }
     let root = clone_tree(&place, Path::new(""), true).map_err(of("open_tree"))?;
@@ -90,7 +90,7 @@ pub(super) fn prepare(path: &Path, propagation: Propagation) -> Result<Tree, Fai
     Ok(Tree::new(root))
 }
 
-/// Makes the mount private that a directory is on, wherever that is mounted.
+/// Makes the mount of a directory private.
 fn make_parent_private(directory: &OwnedFd) -> io::Result<()> {
     let id = mount_id(directory)?;
     let table = fs::read_to_string(TABLE)?;
@@ -131,7 +131,7 @@ fn exchange() -> Result<(), Failure> {
     unmount(".", UnmountFlags::DETACH).map_err(|error| failed("unmount the old root", &error))
 }
 
-/// The same where the root of the mount namespace cannot be exchanged: it is covered.
+/// The same if the root of the mount namespace cannot be replaced: the new root covers it.
 fn move_over() -> Result<(), Failure> {
     let hidden = fs::read_to_string(TABLE)
         .map_err(|error| failed(&format!("read {TABLE}"), &error))
@@ -143,8 +143,8 @@ fn move_over() -> Result<(), Failure> {
     chroot(".").map_err(|error| failed("chroot", &error))
 }
 
-/// Takes away every whole procfs and sysfs outside of the root: with one of them left, the kernel
-/// lets the container mount its own without what covers parts of this one.
+/// Unmounts every complete procfs and sysfs outside of the root. If one is left, the kernel lets the
+/// container mount another one, in which the masked paths are visible.
 fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
     let inside = std::env::current_dir().map_err(|error| failed("getcwd", &error))?;
     for line in table.lines().filter_map(MountInfo::of) {
@@ -154,7 +154,7 @@ fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
         }
         let what = || format!("unmount {}", line.at.display());
         let place = match open_directory(&line.at) {
-            // Gone with one above it.
+            // It was unmounted with a mount above it.
             Err(Errno::NOENT) => continue,
             other => other.map_err(|error| failed(&what(), &error))?,
         };

@@ -1,8 +1,8 @@
-//! What of a finished root is hidden or read-only.
+//! Makes paths of a finished root read-only, and hides paths.
 //!
-//! Promise: a path in /proc or /sys is found below the very mounts that were made, and a mount over
-//! it lands on what was found; what hides a file is verified to be the null device. What is not there is
-//! passed over.
+//! Promise: a path in /proc or /sys is resolved below the mount that was made, and a mount over it is made
+//! on the file that was found. The file that hides another is checked to be the null device. A path that
+//! does not exist is skipped.
 //! See the OCI runtime specification, config-linux.md, "Masked Paths"; runc's CVE-2025-31133.
 
 use std::io;
@@ -35,7 +35,7 @@ pub(super) fn make_read_only(mounts: &Mounts, paths: &[PathBuf]) -> Result<(), F
 }
 
 /// Hides files behind the null device and directories behind an empty one. `spare` is the host's null
-/// device. It is given where the container's /dev is not ours, and used if no null device is in it.
+/// device. It is used if /dev was not made here and has no null device.
 pub(super) fn mask(
     mounts: &Mounts,
     paths: &[PathBuf],
@@ -59,8 +59,8 @@ pub(super) fn mask(
     Ok(())
 }
 
-/// What hides. The first of each kind is copied for all others: some kernels copy nothing that is
-/// not in its place.
+/// The mounts that hide a file or a directory. The first of each kind is copied for the others: some kernels
+/// copy attached mounts only.
 struct Masks {
     null: Option<OwnedFd>,
     spare: Option<OwnedFd>,
@@ -113,8 +113,8 @@ fn null_device(mounts: &Mounts) -> Result<OwnedFd, Failure> {
     Err(Failure::new(Reason::RootFilesystem, message))
 }
 
-/// The host's null device, if it has one, as a mount that can be put in place: read-only, so that its
-/// owner and mode are not the container's to change.
+/// The host's null device as a detached mount, if it has one. It is read-only, so that the container cannot
+/// change its owner and mode.
 pub(super) fn hosts_null_device() -> Option<OwnedFd> {
     let tree = clone_tree(CWD, Path::new(NULL), false).ok()?;
     let is_usable = is_null(&tree).ok()? && set(&tree, false, Change::READ_ONLY).is_ok();

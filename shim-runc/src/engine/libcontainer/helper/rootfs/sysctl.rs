@@ -1,7 +1,7 @@
-//! Settings of the kernel, of the namespaces that a container has.
+//! Sets the kernel parameters of a container's namespaces (sysctl).
 //!
-//! Promise: what is set is a namespace's that the container has for itself, or the spec is refused; it
-//! is written into a procfs of our own that nobody else sees, found without any link.
+//! Promise: a parameter belongs to a namespace that only the container has; otherwise the spec is refused. It
+//! is written through a detached procfs that no other process sees, without following links.
 //! See the OCI runtime specification, config-linux.md, "Sysctl"; sysctl(8) on the two separators;
 //! runc's `validate` and CVE-2025-52881.
 
@@ -19,7 +19,7 @@ use super::super::super::wire::{Failure, Reason};
 use super::failed;
 use super::mounts::NewFileSystem;
 
-/// Those that a namespace of interprocess communication has for itself, beside `fs/mqueue`.
+/// The parameters of an IPC namespace, beside `fs/mqueue`.
 const IPC: [&str; 8] = [
     "kernel/msgmax",
     "kernel/msgmnb",
@@ -31,12 +31,12 @@ const IPC: [&str; 8] = [
     "kernel/shm_rmid_forced",
 ];
 
-/// What is to be set: files below /proc/sys and their content.
+/// The parameters: files below /proc/sys and their content.
 #[derive(Debug, Default)]
 pub(super) struct Settings(Vec<(PathBuf, String)>);
 
 impl Settings {
-    /// Reads them out of a spec.
+    /// Reads them from a spec.
     pub(super) fn of(linux: &Linux) -> Result<Self, Failure> {
         let mut settings = Vec::new();
         for (key, value) in linux.sysctl().iter().flatten() {
@@ -68,7 +68,7 @@ impl Settings {
     }
 }
 
-/// The first separator of a key is the one that separates; the other is a part of names.
+/// The file of a key. The first separator in the key separates; the other one is part of names.
 fn path(key: &str) -> PathBuf {
     let separator = key.find(['.', '/']).map(|at| key.as_bytes()[at]);
     if separator != Some(b'.') {
@@ -82,7 +82,7 @@ fn path(key: &str) -> PathBuf {
     PathBuf::from(exchanged.collect::<String>())
 }
 
-/// Why a setting is not to be written, if so.
+/// The reason why a parameter is refused, if it is.
 fn refusal(path: &Path, linux: &Linux) -> Result<Option<String>, Failure> {
     if path.components().any(|component| !matches!(component, Component::Normal(_))) {
         return Ok(Some("is no name below /proc/sys".to_owned()));

@@ -1,10 +1,10 @@
-//! Finds and makes places in a container's root, by descriptor.
+//! Finds and makes files in a container's root, by descriptor.
 //!
-//! Promise: no path is followed out of the root, whatever links are in it and whoever changes them
-//! meanwhile: openat2(2) resolves with the root as root, and what is missing is made one component
-//! at a time, each below the descriptor of the one before. Links of /proc that jump (magic links)
-//! are never followed. What was found is held by its descriptor, so nothing is resolved twice.
-//! Not here: what a place is for (`mounts`, `device_nodes`, `protect`). Expects a umask of 0.
+//! Promise: no path leads out of the root, whatever links it has and whichever process changes them
+//! meanwhile. openat2(2) resolves with the container's root as root. Missing components are made one at a
+//! time, each below the descriptor of the one before. Magic links of /proc are never followed. A result is
+//! held by its descriptor, so no path is resolved twice.
+//! Not here: the use of a path (`mounts`, `device_nodes`, `protect`). Expects a umask of 0.
 //! See openat2(2), path_resolution(7), proc(5) on links.
 
 use std::ffi::{OsStr, OsString};
@@ -23,17 +23,16 @@ use rustix::io::Errno;
 /// The magic number of procfs (statfs(2)).
 pub(super) const PROCFS: FsWord = 0x9fa0;
 
-/// As many links as the kernel follows in one path.
+/// The greatest number of links in one path, as in the kernel.
 const LINKS: usize = 40;
 
-/// How often a path is tried again that others change while it is resolved.
+/// How often a path is resolved again if other processes change it meanwhile.
 const TRIES: usize = 256;
 
-/// The descriptors of the calling thread. Its process's are another's where threads have their own
-/// mount namespaces.
+/// The descriptors of the calling thread. Threads may have mount namespaces of their own.
 const DESCRIPTORS: &str = "/proc/thread-self/fd";
 
-/// What is made where nothing is.
+/// What is made if a path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     Directory,
@@ -47,15 +46,15 @@ pub(super) enum LastLink {
     Keep,
 }
 
-/// A place in the root.
+/// A file in the root, held by its descriptor.
 #[derive(Debug)]
 pub(super) struct TreePlace {
     pub(super) fd: OwnedFd,
-    /// It was there before.
+    /// Whether it existed before.
     pub(super) existed: bool,
 }
 
-/// A root and what is in it.
+/// A root directory.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
@@ -75,7 +74,7 @@ impl Tree {
         self.root = root;
     }
 
-    /// Opens what is at a path.
+    /// Opens a path.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         open_in(&self.root, path, flags)
     }
@@ -110,7 +109,7 @@ impl Tree {
         if file_type(&place.fd)? == FileType::Directory { Ok(place.fd) } else { Err(Errno::NOTDIR) }
     }
 
-    /// Goes along a path one component at a time and makes what is missing.
+    /// Resolves a path one component at a time, and makes missing components.
     fn walk(
         &self,
         path: &Path,
@@ -178,7 +177,7 @@ pub(super) fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> Result<Own
     let mut tries = 0;
     loop {
         match openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // Something was renamed or mounted meanwhile, and the path goes upwards.
+            // A rename or a mount happened meanwhile, and the path has "..".
             Err(Errno::AGAIN) if tries < TRIES => tries += 1,
             other => return other,
         }
@@ -195,11 +194,11 @@ fn push(ahead: &mut Vec<OsString>, path: &Path) {
     }
 }
 
-/// Makes a directory or an empty file, unless there is something.
+/// Makes a directory or an empty file, unless the name exists.
 fn make(parent: BorrowedFd<'_>, name: &OsStr, kind: Missing) -> Result<(), Errno> {
     let made = match kind {
         Missing::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),
-        // Opens nothing, so a device or a fifo that is there by now is left alone.
+        // mknod(2) opens nothing, so a device or a fifo that was made meanwhile is not opened.
         Missing::File => {
             mknodat(parent, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
         }
@@ -218,7 +217,7 @@ pub(super) fn is_procfs(fd: impl AsFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type == PROCFS)
 }
 
-/// The number of the mount that a descriptor is on.
+/// The id of the mount that a descriptor is on.
 pub(super) fn mount_id(fd: impl AsFd) -> Result<u64, Errno> {
     /// STATX_MNT_ID, since Linux 5.8.
     const MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x1000);
@@ -240,10 +239,9 @@ pub(super) fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-/// Tells what descriptors in the root are called there.
+/// Finds the paths of descriptors in the root, through the host's procfs.
 ///
-/// By the host's procfs, as long as that can be reached. A name is for refusals and their texts;
-/// what is done to a place is done by its descriptor.
+/// A path is used for checks and error texts only. Files are changed by their descriptors.
 #[derive(Debug)]
 pub(super) struct Names {
     descriptors: OwnedFd,
