@@ -40,12 +40,12 @@ pub(crate) enum CliError {
     BadNamespace { namespace: String },
     #[error("unknown signal {text}")]
     UnknownSignal { text: String },
-    #[error("-t needs a terminal, and standard input is none")]
+    #[error("-t needs a terminal, but standard input is not one")]
     NoTerminal,
     #[error("{path} is a directory: pack it as a tar archive first")]
     ArchiveIsDirectory { path: PathBuf },
     #[error(
-        "image {name} is not here: import it first (supervisor import FILE), or name an archive"
+        "image {name} does not exist: import it first (supervisor import FILE), or give an archive"
     )]
     NoImage { name: String },
     #[error("image {name}: {why}")]
@@ -85,7 +85,7 @@ pub(crate) enum CliError {
         #[source]
         cause: io::Error,
     },
-    #[error("container {id}: interrupted by {signal} while it was being made; {left}")]
+    #[error("container {id}: interrupted by {signal} while it was being created; {left}")]
     Interrupted { id: String, signal: Signal, left: String },
     #[error("container {id} is not removed: {left}")]
     Stays { id: String, left: String },
@@ -179,8 +179,8 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_broken() {
             return f.write_str(
-                "the supervisor went away before it answered, and whether this was done is not \
-                 known (see supervisor ps --all)",
+                "the supervisor went away before it answered, so this may have been done or not \
+                 (see supervisor ps --all)",
             );
         }
         match (self.0.message(), self.0.code()) {

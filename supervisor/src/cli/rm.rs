@@ -70,7 +70,7 @@ async fn within<T>(
 ) -> Result<T, CliError> {
     timeout(PATIENCE, step).await.unwrap_or_else(|_| {
         let seconds = PATIENCE.as_secs();
-        let left = format!("{what} stayed after {seconds} s of waiting for the supervisor");
+        let left = format!("{what} stayed after a wait of {seconds} s for the supervisor");
         Err(CliError::Stays { id: id.to_owned(), left })
     })
 }

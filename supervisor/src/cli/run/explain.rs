@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use installer::layer::merged::Merged;
 
 use crate::cli::error::CliError;
-use crate::cli::spec::{self, Wanted};
+use crate::cli::spec::{self, SpecInput};
 
 /// The command that a container is made for, and the files in which it is looked up.
 pub(super) struct Attempt {
@@ -16,8 +16,8 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(merged: Option<Merged>, wanted: &Wanted<'_>) -> Self {
-        let (args, env, cwd) = (wanted.args.clone(), wanted.env.clone(), wanted.cwd.clone());
+    pub(super) fn new(merged: Option<Merged>, input: &SpecInput<'_>) -> Self {
+        let (args, env, cwd) = (input.args.clone(), input.env.clone(), input.cwd.clone());
         Self { merged, args, env, cwd }
     }
 

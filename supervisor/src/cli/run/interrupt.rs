@@ -36,7 +36,7 @@ pub(super) async fn to_its_end<T>(
             Ok(done) => Ok((done?, Some(signal))),
             Err(_) => {
                 let error = interrupted(id, signal);
-                Err(left_behind(error, "the supervisor does not say what was made of it"))
+                Err(left_behind(error, "the supervisor did not answer, so its snapshot or record may stay"))
             }
         },
         done = &mut step => Ok((done?, None)),
@@ -44,7 +44,7 @@ pub(super) async fn to_its_end<T>(
 }
 
 pub(super) fn interrupted(id: &str, signal: Signal) -> CliError {
-    let left = "what was made of it is removed".to_owned();
+    let left = "what was created for it is removed".to_owned();
     CliError::Interrupted { id: id.to_owned(), signal, left }
 }
 

@@ -88,9 +88,9 @@ async fn on_snapshot(
     made: &mut Made,
 ) -> Result<u8, CliError> {
     let mut merged = rootfs::open(&mounts)?;
-    let wanted = record::wanted(client, id, image, merged.as_mut(), arguments)?;
-    let attempt = Attempt::new(merged, &wanted);
-    let spec = spec::build(wanted);
+    let input = record::spec_input(client, id, image, merged.as_mut(), arguments)?;
+    let attempt = Attempt::new(merged, &input);
+    let spec = spec::build(input);
     let create = record::create(client, id, image, &spec, arguments);
     match to_its_end(signals, id, create).await {
         Ok(((), signal)) => {

@@ -15,7 +15,7 @@ use crate::cli::client::Client;
 use crate::cli::container::{SNAPSHOTTER, STOP_SIGNAL};
 use crate::cli::error::CliError;
 use crate::cli::resolve::RunImage;
-use crate::cli::spec::{Accounts, Command, Environment, SpecError, Wanted};
+use crate::cli::spec::{Accounts, Command, Environment, SpecError, SpecInput};
 use crate::cli::unfinished;
 use crate::maker;
 
@@ -24,13 +24,13 @@ const HOSTNAME_BYTES: usize = 63;
 
 /// What the image and the command line say of the container's spec. Users and groups are looked up
 /// in the image's files.
-pub(super) fn wanted<'a>(
+pub(super) fn spec_input<'a>(
     client: &'a Client,
     id: &'a str,
     image: &RunImage,
     merged: Option<&mut Merged>,
     arguments: &Arguments,
-) -> Result<Wanted<'a>, CliError> {
+) -> Result<SpecInput<'a>, CliError> {
     let config = &image.config;
     let command = Command {
         entrypoint: arguments.entrypoint.as_deref(),
@@ -56,7 +56,7 @@ pub(super) fn wanted<'a>(
     let accounts = merged.map(Accounts::of_image).transpose()?.unwrap_or_default();
     let user = accounts.user(arguments.user.as_deref().unwrap_or(&config.user))?;
     let hostname = arguments.hostname.clone().unwrap_or_else(|| id.to_owned());
-    Ok(Wanted {
+    Ok(SpecInput {
         id,
         namespace: &client.namespace,
         args: command.resolve()?,

@@ -36,7 +36,7 @@ pub(crate) enum Network {
 }
 
 /// The input of [`build`].
-pub(crate) struct Wanted<'a> {
+pub(crate) struct SpecInput<'a> {
     pub(crate) id: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) args: Vec<String>,
@@ -127,18 +127,18 @@ const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
 ];
 
 /// Builds the spec.
-pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
+pub(crate) fn build(input: SpecInput<'_>) -> Spec {
     let unified = is_unified();
-    let host_network = wanted.network == Network::Host;
+    let host_network = input.network == Network::Host;
     let capabilities = capabilities::default_set();
 
     let mut process = Process::default();
     process
-        .set_terminal(wanted.terminal.then_some(true))
-        .set_user(wanted.user)
-        .set_args(Some(wanted.args))
-        .set_env(Some(wanted.env))
-        .set_cwd(wanted.cwd)
+        .set_terminal(input.terminal.then_some(true))
+        .set_user(input.user)
+        .set_args(Some(input.args))
+        .set_env(Some(input.env))
+        .set_cwd(input.cwd)
         .set_capabilities(Some(capabilities::of(&capabilities)))
         .set_rlimits(Some(vec![process::open_files_limit()]))
         .set_no_new_privileges(Some(true))
@@ -147,7 +147,7 @@ pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
         .set_oom_score_adj(None);
 
     let mut root = Root::default();
-    root.set_path("rootfs".into()).set_readonly(wanted.read_only.then_some(true));
+    root.set_path("rootfs".into()).set_readonly(input.read_only.then_some(true));
 
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(devices()));
@@ -158,7 +158,7 @@ pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
         .set_resources(Some(resources))
         // One level: runtimes remove only the container's own cgroup, so a parent for the namespace
         // would stay. No identifier has two dashes in a row, so the name is unique.
-        .set_cgroups_path(Some(PathBuf::from(format!("/{}--{}", wanted.namespace, wanted.id))))
+        .set_cgroups_path(Some(PathBuf::from(format!("/{}--{}", input.namespace, input.id))))
         .set_masked_paths(Some(MASKED.map(str::to_owned).into()))
         .set_readonly_paths(Some(READ_ONLY.map(str::to_owned).into()))
         .set_seccomp(Some(seccomp::default_profile(&capabilities)));
@@ -167,8 +167,8 @@ pub(crate) fn build(wanted: Wanted<'_>) -> Spec {
     spec.set_version("1.1.0".to_owned())
         .set_process(Some(process))
         .set_root(Some(root))
-        .set_hostname(wanted.hostname)
-        .set_mounts(Some(mounts::all(unified, host_network, &wanted.mounts)))
+        .set_hostname(input.hostname)
+        .set_mounts(Some(mounts::all(unified, host_network, &input.mounts)))
         .set_annotations(None)
         .set_linux(Some(linux));
     spec
@@ -214,8 +214,8 @@ fn is_unified() -> bool {
 mod tests {
     use super::*;
 
-    fn wanted() -> Wanted<'static> {
-        Wanted {
+    fn input() -> SpecInput<'static> {
+        SpecInput {
             id: "c1",
             namespace: "ns",
             args: vec!["/bin/true".into()],
@@ -232,14 +232,14 @@ mod tests {
 
     #[test]
     fn a_spec_survives_its_own_json() {
-        let spec = build(wanted());
+        let spec = build(input());
         let json = serde_json::to_vec(&spec).unwrap();
         assert_eq!(serde_json::from_slice::<Spec>(&json).unwrap(), spec);
     }
 
     #[test]
     fn containers_are_placed_by_namespace_and_id_and_confined() {
-        let spec = build(wanted());
+        let spec = build(input());
         let linux = spec.linux().as_ref().unwrap();
         assert_eq!(linux.cgroups_path().as_ref().unwrap(), &PathBuf::from("/ns--c1"));
         assert!(linux.seccomp().is_some());
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn the_hosts_network_is_shared_only_when_asked_for() {
         let has_network = |network| {
-            let spec = build(Wanted { network, ..wanted() });
+            let spec = build(SpecInput { network, ..input() });
             let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
             namespaces.iter().any(|found| found.typ() == LinuxNamespaceType::Network)
         };
