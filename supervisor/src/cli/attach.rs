@@ -129,3 +129,34 @@ pub(crate) async fn finish<T>(
     }
     deleted
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_does_not_end_delays_the_exit_by_two_seconds() {
+        let (_open, output) = oneshot::channel();
+        let mut copies = Copies::of(vec![output]);
+        let begin = Instant::now();
+        finish(&mut copies, async { Ok(()) }).await.unwrap();
+        assert_eq!(begin.elapsed(), LAST_OUTPUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_ends_during_the_deletion_is_not_waited_for_again() {
+        let (open, output) = oneshot::channel();
+        let mut copies = Copies::of(vec![output]);
+        let begin = Instant::now();
+        let delete = async {
+            open.send(()).unwrap();
+            sleep(Duration::from_millis(1)).await;
+            Ok(7)
+        };
+        assert_eq!(finish(&mut copies, delete).await.unwrap(), 7);
+        assert_eq!(begin.elapsed(), Duration::from_millis(1));
+    }
+}

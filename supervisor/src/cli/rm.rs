@@ -122,3 +122,16 @@ async fn process(client: &Client, id: &str) -> String {
         Some(_) | None => "its process".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_does_not_end_says_what_stays() {
+        let never = std::future::pending::<Result<(), CliError>>();
+        let error = within("c", "its task", never).await.unwrap_err();
+        assert!(matches!(error, CliError::Stays { .. }));
+        assert!(error.report().contains("container c is not removed: its task stayed"), "{error}");
+    }
+}

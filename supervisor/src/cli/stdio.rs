@@ -135,6 +135,12 @@ impl Drop for Fifos {
 }
 
 impl Copies {
+    /// Copies of outputs that end as these receivers do.
+    #[cfg(test)]
+    pub(crate) fn of(outputs: Vec<oneshot::Receiver<()>>) -> Self {
+        Self { outputs, stdin: None }
+    }
+
     /// Waits until all output has arrived.
     ///
     /// # Cancel safety
