@@ -355,6 +355,23 @@ fn a_kind_of_system_call_has_one_library() {
 }
 
 #[test]
+fn only_the_helpers_for_waiting_sleep() {
+    // The others are programs that run in a container.
+    let allowed = ["harness/wait.rs", "src/bin/differ/probe.rs", "src/bin/attack/container.rs"];
+    let members = Member::read_all();
+    let tests = members.iter().find(|member| member.name == "tests").expect("this crate");
+    let sleeps = |file: &&source::File| {
+        file.mentions.iter().any(|one| one.segments.ends_with(&["thread".into(), "sleep".into()]))
+    };
+    let found: BTreeSet<&Path> = tests
+        .files()
+        .filter(sleeps)
+        .map(|file| file.path.strip_prefix(&tests.folder).expect("a file of the crate"))
+        .collect();
+    assert_eq!(found, allowed.iter().map(Path::new).collect());
+}
+
+#[test]
 fn every_declared_dependency_is_used() {
     check(Rule::Dependency, unused_dependencies);
 }
