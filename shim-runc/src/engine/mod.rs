@@ -1,10 +1,10 @@
-//! The engines: what creates containers for the shim.
+//! The engines: they create containers for the shim.
 //!
 //! An engine finds a container by its id. It keeps a container's state in a directory of its own, so
 //! that another process (`delete` after the shim was killed) can continue with it. Cgroup statistics,
 //! cgroup limits, out-of-memory events and signals are the same for all engines and are not here.
 //!
-//! `request` is what an engine is asked for, `select` decides which engine a container has.
+//! `request` has the requests to an engine, `select` decides which engine a container has.
 
 pub(crate) mod libcontainer;
 mod request;

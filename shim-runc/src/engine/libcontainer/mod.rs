@@ -106,7 +106,7 @@ struct Waiting {
     /// The errors of the start; it closes when the user's command is executed.
     report: OwnedFd,
     /// Whether the start runs hooks.
-    hooked: bool,
+    has_hooks: bool,
 }
 
 /// The streams of a process, which the helper gets as descriptors.
@@ -189,8 +189,8 @@ impl Libcontainer {
             }
         };
         match (answer.reply, answer.fds.pop()) {
-            (HelperReply::Created { pid, hooked }, Some(report)) => {
-                self.waiting.borrow_mut().insert(id.to_owned(), Waiting { report, hooked });
+            (HelperReply::Created { pid, has_hooks }, Some(report)) => {
+                self.waiting.borrow_mut().insert(id.to_owned(), Waiting { report, has_hooks });
                 self.hand_over(pid);
                 Ok(pid)
             }
@@ -204,8 +204,8 @@ impl Libcontainer {
 
     /// Starts the user's command. Returns when init has executed it.
     async fn start_container(&self, id: &str) -> Result<(), EngineError> {
-        let hooked = self.waiting.borrow().get(id).is_none_or(|waiting| waiting.hooked);
-        let told = !hooked
+        let has_hooks = self.waiting.borrow().get(id).is_none_or(|waiting| waiting.has_hooks);
+        let told = !has_hooks
             && notify_socket::tell(&self.root.join(id))
                 // The helper reports the reason.
                 .inspect_err(|error| log::debug!("{id}: tell init to go on: {error}"))

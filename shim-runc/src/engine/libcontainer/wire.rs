@@ -84,7 +84,7 @@ pub(super) enum HelperReply {
     Created {
         pid: i32,
         /// Whether the start runs hooks, so that the helper must do it.
-        hooked: bool,
+        has_hooks: bool,
     },
     Executed {
         pid: i32,

@@ -40,7 +40,7 @@ pub(super) fn create(
 ) -> Result<(i32, OwnedFd), Failure> {
     let PreparedSpec { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } =
         plan;
-    if plan.hooked {
+    if plan.has_hooks {
         session.retire();
     }
     DirBuilder::new()
@@ -53,7 +53,7 @@ pub(super) fn create(
         return Err(Failure::new(Reason::AlreadyExists, "container with given ID already exists"));
     }
     // Clones inherit the lock, until they are in the container's root.
-    let making = create_lock::mark(&bundle)
+    let lock = create_lock::mark(&bundle)
         .map_err(|error| failed(&format!("mark the bundle {}", bundle.display()), &error))?;
     let report = Report::open().map_err(|error| failure(Reason::System, &error))?;
     // Groups that exist already belong to others. The list is written before any group is made.
@@ -71,7 +71,7 @@ pub(super) fn create(
         identity,
         report: report.writer(),
         groups: NewGroups { corrections: &corrections, hierarchies: &hierarchies },
-        making: making.as_fd(),
+        lock: lock.as_fd(),
     };
     let error = match launch.run() {
         Ok(init) => return Ok((init, report.hand_over())),

@@ -44,7 +44,7 @@ pub(super) fn exec(
         }
         ContainerStatus::Creating | ContainerStatus::Stopped => return Err(not_running()),
     }
-    let _making = create_lock::mark(container.bundle()).map_err(|error| {
+    let _lock = create_lock::mark(container.bundle()).map_err(|error| {
         let bundle = container.bundle().display();
         failed(&format!("mark the bundle {bundle}"), &error)
     })?;

@@ -63,7 +63,7 @@ pub(super) struct Init<'a> {
     pub(super) state: State,
     pub(super) report: Rc<OwnedFd>,
     /// The create lock of the bundle (`create_lock`).
-    pub(super) making: BorrowedFd<'a>,
+    pub(super) lock: BorrowedFd<'a>,
 }
 
 impl Init<'_> {
@@ -126,8 +126,7 @@ impl Init<'_> {
     /// Enters the namespaces, builds the root file system and enters it.
     fn build(&self, channel: &InitChannel) -> Result<Option<Terminal>, Failure> {
         self.namespaces.enter_rest()?;
-        let mut kept =
-            vec![self.report.as_fd(), self.listener.as_fd(), channel.as_fd(), self.making];
+        let mut kept = vec![self.report.as_fd(), self.listener.as_fd(), channel.as_fd(), self.lock];
         kept.extend(self.console.as_ref().map(AsFd::as_fd));
         kept.extend(self.barrier.as_ref().map(AsFd::as_fd));
         kept.extend(self.namespaces.pid_namespace());

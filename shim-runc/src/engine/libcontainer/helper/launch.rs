@@ -59,7 +59,7 @@ pub(super) struct Launch<'a> {
     pub(super) report: std::rc::Rc<OwnedFd>,
     pub(super) groups: NewGroups<'a>,
     /// The create lock of the bundle (`create_lock`).
-    pub(super) making: BorrowedFd<'a>,
+    pub(super) lock: BorrowedFd<'a>,
 }
 
 /// The options of a create.
@@ -110,7 +110,7 @@ impl Launch<'_> {
         let lib = |error: LibcontainerError| failure(Reason::Library, &error);
         let other = |error: std::io::Error| failure(Reason::System, &error);
         let Self { root, id, bundle, spec, group, options, streams, identity, report, .. } = self;
-        let (groups, making) = (self.groups, self.making);
+        let (groups, lock) = (self.groups, self.lock);
         validate(spec).map_err(lib)?;
         let process = spec.process().as_ref().ok_or(MissingSpecError::Process);
         let process = process.map_err(|error| lib(error.into()))?;
@@ -147,7 +147,7 @@ impl Launch<'_> {
             listener,
             state: container.state.clone(),
             report,
-            making,
+            lock,
         };
         if validate::is_unified() {
             remember()?;

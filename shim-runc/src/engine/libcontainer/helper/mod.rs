@@ -178,10 +178,10 @@ fn handle(
                 Some(plan) => plan,
                 None => PreparedSpec::make(&root, &id, &bundle)?,
             };
-            let hooked = plan.hooked;
+            let has_hooks = plan.has_hooks;
             let options = launch::CreateOptions { no_pivot_root, no_new_keyring };
             let (pid, report) = container::create(session, plan, options, streams)?;
-            Ok((HelperReply::Created { pid, hooked }, Some(report)))
+            Ok((HelperReply::Created { pid, has_hooks }, Some(report)))
         }
         HelperRequest::Start { root, id } => done(container::start(session, &root, &id)),
         HelperRequest::Exec { root, id, streams } => {

@@ -25,7 +25,7 @@ pub(super) struct PreparedSpec {
     pub(super) id: String,
     pub(super) bundle: PathBuf,
     pub(super) spec: Spec,
-    pub(super) hooked: bool,
+    pub(super) has_hooks: bool,
     /// The path of its control groups in each hierarchy.
     pub(super) group: PathBuf,
     pub(super) identity: Identity,
@@ -39,7 +39,7 @@ impl PreparedSpec {
     pub(super) fn make(root: &Path, id: &str, bundle: &Path) -> Result<Self, Failure> {
         let version = SpecVersion::of(bundle);
         let spec = read_spec(bundle)?;
-        let hooked = spec.hooks().is_some();
+        let has_hooks = spec.hooks().is_some();
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
         let group = Path::new("/").join(asked.unwrap_or(Path::new(id)));
         let corrections = Corrections::of(&spec);
@@ -52,7 +52,7 @@ impl PreparedSpec {
             id,
             bundle,
             spec,
-            hooked,
+            has_hooks,
             group,
             identity,
             corrections,
