@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use shim_sdk::Kind;
 use shim_sdk::shim_path::ShimPathError;
 
-use super::shim_client::CallError;
 use super::shim_client::bootstrap::ReplyError;
+use super::shim_client::{CallError, ConnectError};
 
 /// A call on a task that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +52,8 @@ pub(crate) enum TaskError {
         #[source]
         cause: ReplyError,
     },
-    #[error("connect to shim at {address}")]
-    Connect {
-        address: String,
-        #[source]
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// What the shim answered, in its own words: clients match on them.
     #[error(transparent)]
     Shim(#[from] CallError),
@@ -84,7 +80,7 @@ impl TaskError {
             },
             Self::ShimFailed { .. } | Self::Reply { .. } => Kind::Unknown,
             Self::ShimSlow { .. } => Kind::DeadlineExceeded,
-            Self::Connect { .. } => Kind::Unavailable,
+            Self::Connect(_) => Kind::Unavailable,
             Self::Shim(error) => error.kind(),
             Self::Abandoned { .. } => Kind::Aborted,
             Self::Interrupted { .. } => Kind::Internal,

@@ -1,14 +1,21 @@
-//! Which request is valid in which phase of a task, and what it leads to.
+//! The life of a task in this daemon: which request is valid when, and what each outcome leads to.
 //!
 //! ```text
-//!   Create ──► Starting ──► Live ──Delete──► Deleting ──► Gone
-//!                  │          │                            ▲
-//!                  │        shim dies ──► Dead ──Delete────┤
-//!                  └─ fails, or Delete ────────────────────┘
+//!            Created            Deleted              Removed
+//!  Starting ─────────► Live ──────────────► Deleting ───────► Gone
+//!     │                 │                      │               ▲
+//!     │ Died            │ Died                 │ Died          │
+//!     ▼                 ▼                      ▼               │
+//!    Dead ◄─────────── Dead ◄──────────────── Dead ───Removed──┤
+//!                                                              │
+//!  Starting ────────────────Removed (create failed)────────────┘
 //! ```
 //!
-//! The states of processes (created, running, paused, stopped) are the shim's; here is only
-//! whether there is a shim to ask.
+//! `Starting` becomes `Dead` where the daemon finds the record of an exit when it starts. `Deleting`
+//! becomes `Dead` where the bundle cannot be removed: the next Delete tries again.
+//!
+//! [`decide`] is the whole machine, and a pure function. `Task::record` is the only place that writes
+//! a phase. The states of processes (created, running, paused, stopped) are the shim's.
 
 /// How far a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +32,12 @@ pub(super) enum Phase {
     Gone,
 }
 
-/// What somebody wants of a task.
+/// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// To make one of this id.
+    /// To make a task of this id.
     Create,
-    /// To know: state, wait.
+    /// To know something: state, wait.
     Ask,
     /// To change it: start, exec, pause, and the like.
     Drive,
@@ -38,11 +45,33 @@ pub(super) enum Request {
     Signal,
     /// To delete it.
     Delete,
-    /// Its shim's connection closed.
-    Crash,
 }
 
-/// What to do about it.
+/// What has happened to a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The shim answered Create, or a bundle of a task was found at the start of the daemon.
+    Created,
+    /// The connection to the shim closed.
+    Disconnected,
+    /// The shim has deleted the task.
+    Deleted,
+    /// The shim is gone for good, and the exit is kept.
+    Died,
+    /// The bundle is removed, and the id is free.
+    Removed,
+}
+
+/// A request or an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// A client's request.
+    Asked(Request),
+    /// An outcome.
+    Happened(Outcome),
+}
+
+/// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Take the id.
@@ -53,78 +82,64 @@ pub(super) enum Step {
     Recall,
     /// Remove what remains.
     Remove,
-    /// End its making, and remove what there is of it.
+    /// Stop its creation, which then removes what it has made.
     Abandon,
-    /// Clean up behind the shim.
+    /// Reach the shim again, or clean up behind it.
     Bury,
-    /// Nothing: it was expected, or somebody is at it already.
+    /// Nothing: the connection closes where its end is expected.
     Ignore,
+    /// Be in this phase.
+    Enter(Phase),
 }
 
 /// Why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
+    /// The id is taken.
     Exists,
+    /// There is no such task.
     NotFound,
+    /// Its process has finished.
     Finished,
+    /// Its shim is gone.
     Exited,
+    /// An outcome that cannot come now. The phase stays, and the error is ours.
+    Unexpected,
 }
 
-/// Decides what a request leads to.
-pub(super) fn decide(now: Phase, request: Request) -> Result<Step, Refused> {
+/// Decides what an input leads to.
+pub(super) fn decide(now: Phase, input: Input) -> Result<Step, Refused> {
+    use Input::{Asked, Happened};
+    use Outcome::{Created, Deleted, Died, Disconnected, Removed};
     use Phase::{Dead, Deleting, Gone, Live, Starting};
-    use Request::{Ask, Crash, Create, Delete, Drive, Signal};
-    match (now, request) {
-        (Starting | Live | Deleting | Dead, Create) => Err(Refused::Exists),
-        (Gone, Create) => Ok(Step::Reserve),
+    use Request::{Ask, Create, Delete, Drive, Signal};
+    match (now, input) {
+        (Starting | Live | Deleting | Dead, Asked(Create)) => Err(Refused::Exists),
+        (Gone, Asked(Create)) => Ok(Step::Reserve),
         // To clients a task exists once Create has answered, until Delete has.
-        (Starting | Deleting | Gone, Ask | Drive | Signal) => Err(Refused::NotFound),
-        (Deleting | Gone, Delete) => Err(Refused::NotFound),
+        (Starting | Deleting | Gone, Asked(Ask | Drive | Signal)) => Err(Refused::NotFound),
+        (Deleting | Gone, Asked(Delete)) => Err(Refused::NotFound),
         // A Delete ends a Create: otherwise a task whose runtime hangs could never be removed.
-        (Starting, Delete) => Ok(Step::Abandon),
-        (Live, Ask | Drive | Signal | Delete) => Ok(Step::Forward),
-        (Dead, Ask) => Ok(Step::Recall),
-        (Dead, Signal) => Err(Refused::Finished),
-        (Dead, Drive) => Err(Refused::Exited),
-        (Dead, Delete) => Ok(Step::Remove),
-        (Live, Crash) => Ok(Step::Bury),
+        (Starting, Asked(Delete)) => Ok(Step::Abandon),
+        (Live, Asked(Ask | Drive | Signal | Delete)) => Ok(Step::Forward),
+        (Dead, Asked(Ask)) => Ok(Step::Recall),
+        (Dead, Asked(Signal)) => Err(Refused::Finished),
+        (Dead, Asked(Drive)) => Err(Refused::Exited),
+        (Dead, Asked(Delete)) => Ok(Step::Remove),
+
+        (Starting, Happened(Created)) => Ok(Step::Enter(Live)),
+        (Live | Deleting | Dead | Gone, Happened(Created)) => Err(Refused::Unexpected),
+        (Live, Happened(Disconnected)) => Ok(Step::Bury),
         // Create cleans up behind itself, and a deleted task's shim is meant to go.
-        (Starting | Deleting | Dead | Gone, Crash) => Ok(Step::Ignore),
+        (Starting | Deleting | Dead | Gone, Happened(Disconnected)) => Ok(Step::Ignore),
+        (Live, Happened(Deleted)) => Ok(Step::Enter(Deleting)),
+        (Starting | Deleting | Dead | Gone, Happened(Deleted)) => Err(Refused::Unexpected),
+        (Starting | Live | Deleting, Happened(Died)) => Ok(Step::Enter(Dead)),
+        (Dead | Gone, Happened(Died)) => Err(Refused::Unexpected),
+        (Starting | Live | Deleting | Dead | Gone, Happened(Removed)) => Ok(Step::Enter(Gone)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dead_task_still_tells_its_exit_and_can_be_deleted() {
-        assert_eq!(decide(Phase::Dead, Request::Ask), Ok(Step::Recall));
-        assert_eq!(decide(Phase::Dead, Request::Delete), Ok(Step::Remove));
-        assert_eq!(decide(Phase::Dead, Request::Signal), Err(Refused::Finished));
-    }
-
-    #[test]
-    fn a_delete_ends_a_task_that_is_being_made() {
-        assert_eq!(decide(Phase::Starting, Request::Delete), Ok(Step::Abandon));
-        for request in [Request::Ask, Request::Drive, Request::Signal] {
-            assert_eq!(decide(Phase::Starting, request), Err(Refused::NotFound));
-        }
-    }
-
-    #[test]
-    fn a_shim_is_buried_once() {
-        assert_eq!(decide(Phase::Live, Request::Crash), Ok(Step::Bury));
-        for phase in [Phase::Starting, Phase::Deleting, Phase::Dead, Phase::Gone] {
-            assert_eq!(decide(phase, Request::Crash), Ok(Step::Ignore));
-        }
-    }
-
-    #[test]
-    fn an_id_is_taken_from_create_until_nothing_remains() {
-        for phase in [Phase::Starting, Phase::Live, Phase::Deleting, Phase::Dead] {
-            assert_eq!(decide(phase, Request::Create), Err(Refused::Exists));
-        }
-        assert_eq!(decide(Phase::Gone, Request::Create), Ok(Step::Reserve));
-    }
-}
+#[path = "lifecycle_tests.rs"]
+mod tests;

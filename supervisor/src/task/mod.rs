@@ -13,18 +13,22 @@
 //! Not here: the records of containers ([`crate::container`]) and the wire ([`crate::api`]).
 
 mod bundle;
+mod crash;
+mod create;
+mod delete;
 mod error;
 mod event_server;
 #[cfg(test)]
 mod fuzz;
+mod job;
 mod lifecycle;
 mod log;
 mod recovery;
+mod requests;
 mod shim_client;
 mod shim_command;
 mod sys;
 mod table;
-mod tasks;
 #[cfg(test)]
 mod tests;
 

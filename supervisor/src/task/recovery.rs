@@ -17,7 +17,7 @@ use shim_sdk::error::report;
 use shim_sdk::journal::Stage;
 use shim_sdk::{ContainerId, Kind};
 
-use super::lifecycle::Phase;
+use super::lifecycle::Outcome;
 use super::shim_client::Client;
 use super::shim_client::bootstrap::Bootstrap;
 use super::table::{Task, Tasks};
@@ -122,13 +122,13 @@ impl Tasks {
                 let _ = task.stdio.set(stdio); // this task was reserved here
                 let client = task.set_client(client);
                 self.drain(&task);
-                task.phase.send_replace(Phase::Live);
+                task.record(Outcome::Created);
                 log::info!("adopted {}", task.name());
                 self.watch(task, client);
             }
             Found::Dead => {
                 // Clients see it from now on; what they ask waits until it is buried.
-                task.phase.send_replace(Phase::Live);
+                task.record(Outcome::Created);
                 let _turn = task.turn.lock().await;
                 self.bury(&task).await;
             }
@@ -145,7 +145,7 @@ impl Tasks {
                 let stage = task.dirs.journal().map(|journal| journal.stage);
                 return match stage {
                     Some(Stage::Creating | Stage::Deleted) => Found::Leftover(None),
-                    _ => Found::Dead,
+                    Some(Stage::Created | Stage::Running | Stage::Stopped) | None => Found::Dead,
                 };
             }
         };

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Stdio;
 use super::bundle::{Dirs, Remains};
 use super::error::TaskError;
-use super::lifecycle::{Phase, Refused, Request, Step, decide};
+use super::lifecycle::{Input, Outcome, Phase, Refused, Request, Step, decide};
 use super::log::Drain;
 use super::shim_client::bootstrap::{Dialect, Parameters};
 use super::shim_client::{Client, Shared};
@@ -55,7 +55,8 @@ pub(super) struct Task {
     pub(super) namespace: Namespace,
     pub(super) id: ContainerId,
     pub(super) dirs: Dirs,
-    pub(super) phase: watch::Sender<Phase>,
+    /// Written by [`Task::record`] alone.
+    phase: watch::Sender<Phase>,
     /// Held by whoever deletes or buries the task: they take turns.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Tells a Create under way to give up: the task is to be deleted.
@@ -223,7 +224,7 @@ impl Tasks {
             table.remove(&key);
         }
         *task.known() = Known::default();
-        task.phase.send_replace(Phase::Gone);
+        task.record(Outcome::Removed);
     }
 
     /// The tasks of a namespace that exist to clients, by id.
@@ -259,12 +260,36 @@ impl Task {
     /// What a request leads to now.
     pub(super) fn decide(&self, request: Request) -> Result<Step, TaskError> {
         let id = || self.id.to_string();
-        decide(*self.phase.borrow(), request).map_err(|refused| match refused {
+        decide(*self.phase.borrow(), Input::Asked(request)).map_err(|refused| match refused {
             Refused::Exists => TaskError::Exists { id: id() },
-            Refused::NotFound => TaskError::NotFound { id: id() },
+            Refused::NotFound | Refused::Unexpected => TaskError::NotFound { id: id() },
             Refused::Finished => TaskError::Finished { id: id() },
             Refused::Exited => TaskError::Exited { id: id() },
         })
+    }
+
+    /// Notes an outcome; the only place that writes the phase. Returns what is to be done.
+    pub(super) fn record(&self, outcome: Outcome) -> Step {
+        let mut decided = Ok(Step::Ignore);
+        self.phase.send_if_modified(|phase| {
+            decided = decide(*phase, Input::Happened(outcome));
+            match decided {
+                Ok(Step::Enter(next)) => {
+                    *phase = next;
+                    true
+                }
+                Ok(_) | Err(_) => false,
+            }
+        });
+        decided.unwrap_or_else(|_| {
+            log::error!("{}: {outcome:?} in phase {:?}", self.name(), *self.phase.borrow());
+            Step::Ignore
+        })
+    }
+
+    /// Its phases from now on. A change is also announced when a shim is reached again.
+    pub(super) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Its name in logs.
@@ -281,6 +306,8 @@ impl Task {
     pub(super) fn set_client(&self, client: Client) -> Shared {
         let client = Arc::new(client);
         self.known().client = Some(client.clone());
+        // A Wait that lost the connection looks again.
+        self.phase.send_modify(|_| ());
         client
     }
 
@@ -304,7 +331,7 @@ impl Task {
         known.drain = None;
         known.remains = Some(remains);
         drop(known);
-        self.phase.send_replace(Phase::Dead);
+        self.record(Outcome::Died);
     }
 
     pub(super) fn keep_drain(&self, drain: Drain) {

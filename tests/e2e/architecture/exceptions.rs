@@ -44,11 +44,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         SNAPSHOT,
     ),
     except(
-        Rule::Circle,
-        "supervisor/src/task/error.rs -> supervisor/src/task/shim_client/mod.rs",
-        "the error of a call is to move beside `TaskError`",
-    ),
-    except(
         Rule::Place,
         "supervisor/src/container.rs names prost",
         "the extensions of a container are stored as a message of our own",

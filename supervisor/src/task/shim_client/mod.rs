@@ -26,7 +26,6 @@ use ttrpc::asynchronous::transport::Socket;
 use self::bootstrap::Bootstrap;
 use crate::any::Any;
 use crate::events::{Envelope, Event, TaskEnd};
-use crate::task::error::TaskError;
 use crate::task::{Create, Deleted, Exec, Process, State, Status, Stdio};
 
 /// Clients may show a state before anything else, so it must not hang; containerd allows as much.
@@ -47,6 +46,15 @@ pub(in crate::task) struct Client {
     metadata: HashMap<String, Vec<String>>,
     id: String,
     closed: watch::Receiver<bool>,
+}
+
+/// No shim listens at an address.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to shim at {address}")]
+pub(crate) struct ConnectError {
+    address: String,
+    #[source]
+    cause: io::Error,
 }
 
 /// What a shim answered instead of doing it.
@@ -75,8 +83,8 @@ impl Client {
         bootstrap: &Bootstrap,
         namespace: &str,
         id: &ContainerId,
-    ) -> Result<Self, TaskError> {
-        let failed = |cause| TaskError::Connect { address: bootstrap.address.clone(), cause };
+    ) -> Result<Self, ConnectError> {
+        let failed = |cause| ConnectError { address: bootstrap.address.clone(), cause };
         let path = shim_sdk::address::unix_path(&bootstrap.address)
             .ok_or_else(|| failed(io::Error::other("not the address of a unix socket")))?;
         let stream = UnixStream::connect(path).await.map_err(failed)?;
