@@ -12,8 +12,8 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use crate::any::Any;
+use crate::creator;
 use crate::events::{Bus, Event};
-use crate::maker;
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
@@ -150,10 +150,10 @@ impl Containers {
             .await
     }
 
-    /// Takes note that a container is started: its maker may end without it from now on.
+    /// Takes note that a container is started: its creator may end without it from now on.
     pub(crate) async fn started(&self, namespace: &Namespace, id: &str) -> Result<(), RecordError> {
         let labels = self.get(namespace, id).await?.labels;
-        if !labels.contains_key(maker::LABEL) || labels.contains_key(maker::GOES_TOO) {
+        if !labels.contains_key(creator::LABEL) || labels.contains_key(creator::GOES_TOO) {
             return Ok(());
         }
         let (namespace, id) = (namespace.clone(), id.to_owned());
@@ -161,7 +161,7 @@ impl Containers {
             // A container that runs while the disk is full must not be taken for one that never did.
             .remove(move |transaction| {
                 let mut container = find(transaction, &namespace, &id)?;
-                container.labels.remove(maker::LABEL);
+                container.labels.remove(creator::LABEL);
                 replace(transaction, &namespace, &container)
             })
             .await

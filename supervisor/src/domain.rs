@@ -17,13 +17,13 @@ use crate::gc::Collector;
 use crate::image::Images;
 use crate::install::Installer;
 use crate::lease::Leases;
-use crate::metadata::{self, Database, Doubt, MetadataError, RootFiles, RootId};
+use crate::metadata::{self, Database, MetadataError, RootFiles, RootId, Unusable};
 use crate::namespace::Namespaces;
 use crate::snapshot::{self, SnapshotError, Snapshotter};
 use crate::task::{self, ShimEnvironment, Tasks};
 use crate::transfer::{self, Importer};
 
-/// Where, in the state directory, the database is that stands in for one in doubt.
+/// Where, in the state directory, the database is that stands in for one that cannot be used.
 const PROVISIONAL: &str = "provisional";
 
 /// The domain of one root; clones are handles to the same.
@@ -43,10 +43,10 @@ pub(crate) struct Domain {
     pub(crate) collector: Collector,
     pub(crate) tasks: Tasks,
     pub(crate) installer: Installer,
-    /// The records of this root or, where those are in doubt, a database of its own.
+    /// The records of this root or, where those cannot be used, a database of its own.
     pub(crate) database: Database,
     /// Why the root's own database is not used.
-    pub(crate) doubt: Option<Arc<Doubt>>,
+    pub(crate) unusable: Option<Arc<Unusable>>,
     /// Told when the root has another database, and is to be opened anew.
     pub(crate) reopen: Arc<Notify>,
 }
@@ -63,24 +63,24 @@ impl Domain {
         }
     }
 
-    /// Opens the root, whose lock the caller holds. A root whose database is in doubt is opened on
+    /// Opens the root, whose lock the caller holds. A root whose database cannot be used is opened on
     /// one that is empty but for the containers that bundles tell of, and nothing of it is swept.
     pub(crate) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());
         let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
         let files = RootFiles { root: root.clone() };
         let id = identify(root)?;
-        let claimed = metadata::claim(&files, &id)
+        let opened = metadata::verify_and_open(&files, &id)
             .map_err(|error: MetadataError| report(&error))
             .map_err(damaged("metadata"))?;
-        let (database, uuid, doubt) = match claimed {
+        let (database, uuid, unusable) = match opened {
             Ok((database, uuid)) => (database, uuid, None),
-            Err(doubt) => {
-                log::error!("{}", refusal(&files, &doubt));
-                (provisional(&config.state)?, id.as_str().to_owned(), Some(doubt))
+            Err(unusable) => {
+                log::error!("{}", refusal(&files, &unusable));
+                (provisional(&config.state)?, id.as_str().to_owned(), Some(unusable))
             }
         };
-        if doubt.is_none() {
+        if unusable.is_none() {
             keep_id(root, &uuid);
             // Of a daemon that had no database to use. One that stays does no harm.
             let _ = std::fs::remove_dir_all(config.state.join(PROVISIONAL));
@@ -94,7 +94,7 @@ impl Domain {
             .map_err(damaged("snapshots"))?;
         let containers = Containers::new(database.clone(), events.clone());
         let collector = Collector::new(database.clone(), content.clone(), snapshots.clone());
-        if doubt.is_none() {
+        if unusable.is_none() {
             sweep(&leases, &content, &snapshots);
             // Whatever an earlier daemon had no time for.
             collector.schedule();
@@ -128,7 +128,7 @@ impl Domain {
             tasks: Tasks::new(ShimEnvironment::new(config), events.clone()),
             events,
             database,
-            doubt: doubt.map(Arc::new),
+            unusable: unusable.map(Arc::new),
             reopen: Arc::default(),
         })
     }
@@ -136,19 +136,19 @@ impl Domain {
     /// What checks this root.
     pub(crate) fn checker(&self) -> Checker {
         let directories = (self.config.root.clone(), self.config.state.clone());
-        let (database, doubt) = (self.database.clone(), self.doubt.clone());
-        Checker::new(directories, self.id.clone(), database, doubt, self.reopen.clone())
+        let (database, unusable) = (self.database.clone(), self.unusable.clone());
+        Checker::new(directories, self.id.clone(), database, unusable, self.reopen.clone())
     }
 
-    /// What requests that need the records are refused with, when the records are in doubt.
+    /// What requests that need the records are refused with, when the records cannot be used.
     pub(crate) fn refusal(&self) -> Option<Arc<str>> {
         let files = RootFiles { root: self.config.root.clone() };
-        self.doubt.as_ref().map(|doubt| refusal(&files, doubt).into())
+        self.unusable.as_ref().map(|unusable| refusal(&files, unusable).into())
     }
 
     /// Ends the use of the root in order. Blocks.
     pub(crate) fn leave(&self) {
-        if self.doubt.is_none() {
+        if self.unusable.is_none() {
             let files = RootFiles { root: self.config.root.clone() };
             metadata::leave(&self.database, &files, &self.uuid);
         }
@@ -156,12 +156,12 @@ impl Domain {
 }
 
 /// What was found instead of the database, and how to go on.
-fn refusal(files: &RootFiles, doubt: &Doubt) -> String {
+fn refusal(files: &RootFiles, unusable: &Unusable) -> String {
     format!(
-        "the database {} is not used: {doubt}. Nothing is changed or removed. Containers that run \
+        "the database {} is not used: {unusable}. Nothing is changed or removed. Containers that run \
          can be listed, killed and removed. To go on: {}",
         files.database().display(),
-        doubt.advice()
+        unusable.advice()
     )
 }
 
@@ -185,7 +185,7 @@ fn sweep(leases: &Leases, content: &Store, snapshots: &Snapshotter) {
     }
 }
 
-/// A database of its own, made anew in the state directory, for a root whose own is in doubt.
+/// A database of its own, made anew in the state directory, for a root whose own cannot be used.
 fn provisional(state: &Path) -> Result<Database, DaemonError> {
     let folder = state.join(PROVISIONAL);
     match std::fs::remove_dir_all(&folder) {

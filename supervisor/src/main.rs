@@ -5,12 +5,12 @@
 
 mod any;
 mod api;
-mod aside;
 mod check;
 mod cli;
 mod config;
 mod container;
 mod content;
+mod creator;
 mod daemon;
 mod domain;
 mod error;
@@ -19,9 +19,9 @@ mod gc;
 mod image;
 mod install;
 mod lease;
-mod maker;
 mod metadata;
 mod namespace;
+mod quarantine;
 mod snapshot;
 mod task;
 mod text;

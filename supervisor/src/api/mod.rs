@@ -7,10 +7,10 @@
 pub(crate) mod check;
 pub(crate) mod containers;
 pub(crate) mod content;
+pub(crate) mod database_guard;
 pub(crate) mod diff;
 pub(crate) mod event_message;
 mod events;
-pub(crate) mod gate;
 pub(crate) mod health;
 pub(crate) mod images;
 pub(crate) mod install;

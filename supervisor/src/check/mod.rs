@@ -1,7 +1,7 @@
 //! The check of a root: what its records say against what its directories hold.
 //!
 //! Promise: a check changes nothing. A repair removes nothing: what it replaces is set aside, what
-//! it finds without a record is recorded or told of. A database in doubt is rebuilt from the newest
+//! it finds without a record is recorded or told of. A database that cannot be used is rebuilt from the newest
 //! whole one that there is (its kept copy, or itself where it is only older) and from what is stored
 //! ([`rebuild`]); a snapshot that is missing or damaged is unpacked again into its place.
 
@@ -22,7 +22,7 @@ use crate::events::Bus;
 use crate::gc::Collector;
 use crate::image::Images;
 use crate::lease::Leases;
-use crate::metadata::{self, Database, Doubt, MetadataError, Namespace, RecordError, RootId};
+use crate::metadata::{self, Database, MetadataError, Namespace, RecordError, RootId, Unusable};
 use crate::namespace::Namespaces;
 use crate::snapshot::{Recorded, SnapshotError, Snapshotter};
 use crate::transfer::{Importer, KnownLayer, TransferError};
@@ -69,8 +69,8 @@ pub(crate) enum CheckError {
     Record(#[from] RecordError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    #[error("the database {path} is not repaired: {doubt}; {}", .doubt.advice())]
-    Refused { path: PathBuf, doubt: Arc<Doubt> },
+    #[error("the database {path} is not repaired: {unusable}; {}", .unusable.advice())]
+    Refused { path: PathBuf, unusable: Arc<Unusable> },
     #[error("another check is under way")]
     Busy,
 }
@@ -136,34 +136,34 @@ pub(crate) struct Checker {
     state: PathBuf,
     id: RootId,
     database: Database,
-    doubt: Option<Arc<Doubt>>,
+    unusable: Option<Arc<Unusable>>,
     turn: Arc<tokio::sync::Mutex<()>>,
     reopen: Arc<tokio::sync::Notify>,
 }
 
 impl Checker {
-    /// Checks the root at `root`, whose records are `database` unless they are in `doubt`. `reopen`
+    /// Checks the root at `root`, whose records are `database` unless they are `unusable`. `reopen`
     /// is told when the root has another database.
     pub(crate) fn new(
         (root, state): (PathBuf, PathBuf),
         id: RootId,
         database: Database,
-        doubt: Option<Arc<Doubt>>,
+        unusable: Option<Arc<Unusable>>,
         reopen: Arc<tokio::sync::Notify>,
     ) -> Self {
-        Self { root, state, id, database, doubt, turn: Arc::default(), reopen }
+        Self { root, state, id, database, unusable, turn: Arc::default(), reopen }
     }
 
     /// Checks, and repairs if that is wanted. Blocks; must be called from a thread for that.
     pub(crate) fn check(&self, request: &Request, tell: Tell<'_>) -> Result<(), CheckError> {
         let _turn = self.turn.try_lock().map_err(|_| CheckError::Busy)?;
-        match &self.doubt {
+        match &self.unusable {
             None => {
                 let stores = Stores::open(&self.root, &self.database)?;
                 self.compare(&stores, request, tell)
             }
-            Some(doubt) => {
-                self.rebuild(doubt, request, tell)?;
+            Some(unusable) => {
+                self.rebuild(unusable, request, tell)?;
                 if request.repair {
                     self.reopen.notify_one();
                 }
@@ -206,7 +206,7 @@ impl Checker {
             }
         }
         self.compare_snapshots(stores, request, tell)?;
-        let stray = match self.doubt {
+        let stray = match self.unusable {
             None => "the daemon's next start removes it",
             Some(_) => "a repair records it",
         };

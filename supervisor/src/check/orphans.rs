@@ -5,7 +5,7 @@ use std::path::Path;
 use shim_sdk::Kind;
 
 use super::{CheckError, Finding, LOST_BLOB, Stores, Tell};
-use crate::{aside, task};
+use crate::{quarantine, task};
 
 /// Tells of every orphan; `stray` is what becomes of one in a store.
 pub(super) fn tell(
@@ -30,7 +30,7 @@ pub(super) fn tell(
     for (_, path) in stores.snapshots.strays()? {
         orphan(path.display().to_string(), "a snapshot's directory without a record", stray, false);
     }
-    for entry in std::fs::read_dir(aside::folder(root)).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(quarantine::folder(root)).into_iter().flatten().flatten() {
         let name = entry.path().display().to_string();
         orphan(name, "it was set aside", "keep what you need of it, and remove it", true);
     }

@@ -1,4 +1,4 @@
-//! A new database for a root whose own is in doubt.
+//! A new database for a root whose own cannot be used.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use shim_sdk::error::report;
 use super::{CheckError, Checker, Finding, Request, Stores, Tell};
 use crate::content::Digest;
 use crate::image::Image;
-use crate::metadata::{self, Database, Doubt, Labels, Namespace, RootFiles};
+use crate::metadata::{self, Database, Labels, Namespace, RootFiles, Unusable};
 use crate::task::{self, RECOVERED};
 
 /// Keeps a record from garbage collection.
@@ -20,23 +20,23 @@ impl Checker {
     /// it in place.
     pub(super) fn rebuild(
         &self,
-        doubt: &Arc<Doubt>,
+        unusable: &Arc<Unusable>,
         request: &Request,
         tell: Tell<'_>,
     ) -> Result<(), CheckError> {
         let files = RootFiles { root: self.root.clone() };
-        if matches!(**doubt, Doubt::Newer { .. }) && request.repair {
-            return Err(CheckError::Refused { path: files.database(), doubt: doubt.clone() });
+        if matches!(**unusable, Unusable::Newer { .. }) && request.repair {
+            return Err(CheckError::Refused { path: files.database(), unusable: unusable.clone() });
         }
-        let base = self.base(&files, doubt);
+        let base = self.base(&files, unusable);
         let source = match &base {
             Some(path) => format!("from {}, and from what is stored", path.display()),
             None => "from what is stored; names of images are lost".to_owned(),
         };
         let action = if request.repair {
             format!("rebuilt {source}")
-        } else if matches!(**doubt, Doubt::Newer { .. }) {
-            doubt.advice().to_owned()
+        } else if matches!(**unusable, Unusable::Newer { .. }) {
+            unusable.advice().to_owned()
         } else {
             format!("`supervisor check --repair` rebuilds it {source}")
         };
@@ -44,7 +44,7 @@ impl Checker {
             subject: "database",
             name: files.database().display().to_string(),
             namespace: String::new(),
-            reason: doubt.to_string(),
+            reason: unusable.to_string(),
             action,
             mended: request.repair,
         };
@@ -84,10 +84,10 @@ impl Checker {
     }
 
     /// The newest whole database of this root.
-    fn base(&self, files: &RootFiles, doubt: &Doubt) -> Option<PathBuf> {
-        // A database is also in doubt when the mark beside it cannot be read; it may be whole then.
+    fn base(&self, files: &RootFiles, unusable: &Unusable) -> Option<PathBuf> {
+        // A database can also not be used when the mark beside it cannot be read; it may be whole then.
         // `usable` checks that, and does not take a damaged one.
-        let own = matches!(doubt, Doubt::Older { .. } | Doubt::Damaged { .. });
+        let own = matches!(unusable, Unusable::Older { .. } | Unusable::Damaged { .. });
         own.then(|| files.database())
             .into_iter()
             // One that a repair was killed with just before it had its place.

@@ -11,15 +11,16 @@ use super::client::Client;
 use super::container::{self, SNAPSHOTTER};
 use super::error::CliError;
 use super::rm;
-use crate::maker::{self, Fate, Maker};
+use crate::creator::{self, Creator, Fate};
 
 /// The labels of the snapshot and record that this process makes. With `goes_too` they are removed
 /// when this process is gone, also after the container's start.
 pub(crate) fn labels(goes_too: bool) -> Result<HashMap<String, String>, CliError> {
-    let maker = Maker::this_process().map_err(|cause| CliError::io("read /proc/self", cause))?;
-    let mut labels = HashMap::from([(maker::LABEL.to_owned(), maker.to_string())]);
+    let creator =
+        Creator::this_process().map_err(|cause| CliError::io("read /proc/self", cause))?;
+    let mut labels = HashMap::from([(creator::LABEL.to_owned(), creator.to_string())]);
     if goes_too {
-        labels.insert(maker::GOES_TOO.to_owned(), String::new());
+        labels.insert(creator::GOES_TOO.to_owned(), String::new());
     }
     Ok(labels)
 }
@@ -67,6 +68,6 @@ pub(crate) async fn reclaim(client: &Client, id: &str) -> Result<bool, CliError>
 }
 
 fn is_left(labels: &HashMap<String, String>) -> bool {
-    let maker = labels.get(maker::LABEL).and_then(|text| Maker::parse(text));
-    maker.is_some_and(|maker| matches!(maker.fate(), Ok(Fate::Gone)))
+    let creator = labels.get(creator::LABEL).and_then(|text| Creator::parse(text));
+    creator.is_some_and(|creator| matches!(creator.fate(), Ok(Fate::Gone)))
 }

@@ -16,13 +16,13 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::error::file;
 use super::{ContentError, Digest};
-use crate::aside::set_aside;
 use crate::lease::{self, LeaseId};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
     Database, Labels, MetadataError, Namespace, from_nanos, labels, mask, now_nanos, to_nanos,
 };
+use crate::quarantine::set_aside;
 
 const COLUMNS: &str = "digest, size_bytes, labels, created, updated";
 

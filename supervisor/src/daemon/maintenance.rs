@@ -7,8 +7,8 @@ use shim_sdk::error::report;
 use shim_sdk::{ContainerId, Kind};
 
 use crate::container::Container;
+use crate::creator::{self, Creator, Fate};
 use crate::domain::Domain;
-use crate::maker::{self, Fate, Maker};
 use crate::metadata::{Labels, Namespace, RecordError, RootFiles};
 use crate::task::Status;
 
@@ -16,7 +16,7 @@ use crate::task::Status;
 const EVERY: Duration = Duration::from_secs(30);
 /// What was made a shorter time ago is left alone: another client may be about to start it.
 const SETTLED: Duration = Duration::from_secs(10);
-/// Whether a maker in another pid namespace lives cannot be seen. What it made counts as left behind
+/// Whether a creator in another pid namespace lives cannot be seen. What it made counts as left behind
 /// after this time.
 const UNKNOWN: Duration = Duration::from_secs(24 * 60 * 60);
 /// The signal that ends a container that was never started.
@@ -30,7 +30,7 @@ const COPY_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// Goes on until it is dropped.
 pub(super) async fn run(domain: Domain) {
-    if domain.doubt.is_some() {
+    if domain.unusable.is_some() {
         // There are no records to look at.
         return;
     }
@@ -61,16 +61,16 @@ pub(super) async fn run(domain: Domain) {
     }
 }
 
-/// Removes containers and snapshots whose maker was killed before they were of use.
+/// Removes containers and snapshots whose creator was killed before they were of use.
 async fn unfinished(domain: &Domain) -> Result<(), RecordError> {
-    for (namespace, container) in domain.containers.labelled(maker::LABEL).await? {
+    for (namespace, container) in domain.containers.labelled(creator::LABEL).await? {
         if is_left(&container.labels, container.created)
-            && has_same_maker(domain, &namespace, &container).await
+            && has_same_creator(domain, &namespace, &container).await
         {
             remove_container(domain, &namespace, &container).await;
         }
     }
-    let snapshots = match domain.snapshots.unused_labelled(maker::LABEL).await {
+    let snapshots = match domain.snapshots.unused_labelled(creator::LABEL).await {
         Ok(snapshots) => snapshots,
         Err(error) => {
             log::warn!("look for snapshots that were left: {}", report(&error));
@@ -79,7 +79,7 @@ async fn unfinished(domain: &Domain) -> Result<(), RecordError> {
     };
     for (namespace, info) in snapshots {
         if is_left(&info.labels, info.created) {
-            log::info!("removing snapshot {:?}, whose maker is gone", info.name);
+            log::info!("removing snapshot {:?}, whose creator is gone", info.name);
             if let Err(error) = domain.snapshots.remove(&namespace, &info.name, None).await {
                 log::warn!("remove snapshot {:?}: {}", info.name, report(&error));
             }
@@ -88,28 +88,29 @@ async fn unfinished(domain: &Domain) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Whether what bears these labels has no maker any more that could finish it.
+/// Whether what bears these labels has no creator any more that could finish it.
 fn is_left(labels: &Labels, created: SystemTime) -> bool {
-    let Some(maker) = labels.get(maker::LABEL).and_then(|text| Maker::parse(text)) else {
+    let Some(creator) = labels.get(creator::LABEL).and_then(|text| Creator::parse(text)) else {
         return false;
     };
     let age = created.elapsed().unwrap_or_default();
-    match maker.fate() {
+    match creator.fate() {
         Ok(Fate::Gone) => age >= SETTLED,
         Ok(Fate::Unknown) => age >= UNKNOWN,
         Ok(Fate::Lives) => false,
         Err(error) => {
-            log::debug!("look for process {maker}: {error}");
+            log::debug!("look for process {creator}: {error}");
             false
         }
     }
 }
 
-/// Whether the container's snapshot names the same maker. Labels of a container may come from its
+/// Whether the container's snapshot names the same creator. Labels of a container may come from its
 /// image, those of a snapshot do not.
-async fn has_same_maker(domain: &Domain, namespace: &Namespace, container: &Container) -> bool {
+async fn has_same_creator(domain: &Domain, namespace: &Namespace, container: &Container) -> bool {
     let snapshot = domain.snapshots.stat(namespace, &container.snapshot_key).await;
-    snapshot.is_ok_and(|info| info.labels.get(maker::LABEL) == container.labels.get(maker::LABEL))
+    snapshot
+        .is_ok_and(|info| info.labels.get(creator::LABEL) == container.labels.get(creator::LABEL))
 }
 
 async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Container) {
@@ -122,7 +123,7 @@ async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Co
             return;
         }
         Ok(state) => {
-            let goes = container.labels.contains_key(maker::GOES_TOO);
+            let goes = container.labels.contains_key(creator::GOES_TOO);
             match state.status {
                 Status::Created => {
                     let killed = domain.tasks.kill(namespace, &id, None, SIGKILL, true).await;
@@ -149,7 +150,7 @@ async fn remove_container(domain: &Domain, namespace: &Namespace, container: &Co
             }
         }
     }
-    log::info!("removing container {namespace}/{id}, which was never started: its maker is gone");
+    log::info!("removing container {namespace}/{id}, which was never started: its creator is gone");
     if let Err(error) = domain.containers.delete(namespace, id.as_str()).await {
         log::warn!("remove container {namespace}/{id}: {}", report(&error));
     }
@@ -161,13 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_maker_that_is_gone_made_a_while_ago_is_left() {
+    fn only_what_a_creator_that_is_gone_made_a_while_ago_is_left() {
         let now = SystemTime::now();
         let old = now - Duration::from_secs(60);
-        let labels = |text: &str| Labels::from([(maker::LABEL.to_owned(), text.to_owned())]);
+        let labels = |text: &str| Labels::from([(creator::LABEL.to_owned(), text.to_owned())]);
         assert!(is_left(&labels("another-boot/1/2/3"), old));
         assert!(!is_left(&labels("another-boot/1/2/3"), now));
-        assert!(!is_left(&labels(&Maker::this_process().unwrap().to_string()), old));
+        assert!(!is_left(&labels(&Creator::this_process().unwrap().to_string()), old));
         assert!(!is_left(&labels("who knows"), old));
         assert!(!is_left(&Labels::new(), old));
     }

@@ -1,4 +1,4 @@
-//! The directories that a daemon serves: made, claimed, and given their modes at each start.
+//! The directories that a daemon serves: made, locked, and given their modes at each start.
 //!
 //! Promise: modes depend on nobody's umask, and what somebody changed is mended. The root directory
 //! lets nobody but root in. The state directory has mode 0711: a container in a user namespace
@@ -46,7 +46,7 @@ const IN_STATE: [(&str, u32); 5] = [
 ];
 
 /// What came of claiming a root.
-pub(super) enum Claim {
+pub(super) enum RootLock {
     /// It is ours as long as the lock is kept.
     Ours(Lock),
     /// Another daemon answers on the same address; a client that wanted one has it.
@@ -54,7 +54,7 @@ pub(super) enum Claim {
 }
 
 /// Makes the directories and takes the root's lock.
-pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonError> {
+pub(super) fn lock_root(config: &DaemonConfig, mode: Mode) -> Result<RootLock, DaemonError> {
     mend_modes(config)?;
     if let Some(parent) = config.address.parent() {
         // It may be a directory of the system, whose mode is none of ours.
@@ -69,11 +69,11 @@ pub(super) fn claim(config: &DaemonConfig, mode: Mode) -> Result<Claim, DaemonEr
             cause,
         })?;
         match attempt {
-            Attempt::Locked(lock) => return Ok(Claim::Ours(lock)),
+            Attempt::Locked(lock) => return Ok(RootLock::Ours(lock)),
             Attempt::Held(_) if Instant::now() < deadline => {
                 let answers = || std::os::unix::net::UnixStream::connect(&config.address).is_ok();
                 if mode == Mode::OnDemand && answers() {
-                    return Ok(Claim::Answered);
+                    return Ok(RootLock::Answered);
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -123,10 +123,10 @@ fn own(
             }
         }
     }
-    mend(path, mode).map_err(failed("set the mode of"))?;
+    set_mode(path, mode).map_err(failed("set the mode of"))?;
     for (name, mode) in within {
         let path = path.join(name);
-        match mend(&path, *mode) {
+        match set_mode(&path, *mode) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // The directory itself lets nobody in; the rest is said, and stops no start.
             Err(error) => log::warn!("set the mode of {}: {error}", path.display()),
@@ -137,7 +137,7 @@ fn own(
 }
 
 /// Gives a file or directory, not what a link leads to, the mode that it is to have.
-fn mend(path: &Path, mode: u32) -> io::Result<()> {
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let mut permissions = file.metadata()?.permissions();

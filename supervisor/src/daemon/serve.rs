@@ -15,7 +15,7 @@ use super::detach::detach;
 use super::listener::{IdleExit, Listener, bind_private};
 use super::lock::Lock;
 use super::log::own as own_log;
-use super::root::{self, Claim};
+use super::root::{self, RootLock};
 use super::{Mode, maintenance, sys};
 use crate::api;
 use crate::config::DaemonConfig;
@@ -41,9 +41,9 @@ pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError>
     if mode == Mode::OnDemand {
         own_log(&log_path(&config));
     }
-    let lock = match root::claim(&config, mode)? {
-        Claim::Ours(lock) => lock,
-        Claim::Answered => return announce(mode),
+    let lock = match root::lock_root(&config, mode)? {
+        RootLock::Ours(lock) => lock,
+        RootLock::Answered => return announce(mode),
     };
     root::check_mount_namespace(&config)?;
     let served = loop {
@@ -112,8 +112,8 @@ async fn run(
         cause,
     })?;
     let events = task::listen(events_listener, &address, domain.tasks.clone())?;
-    // Where the records are in doubt, nothing is swept that they could tell of.
-    domain.tasks.recover(domain.doubt.is_none()).await;
+    // Where the records cannot be used, nothing is swept that they could tell of.
+    domain.tasks.recover(domain.unusable.is_none()).await;
 
     let clients_listener = match inherited {
         Some(listener) => Listener::inherit(listener),
@@ -136,7 +136,7 @@ async fn run(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
         .layer(tower::util::MapResponseLayer::new(api::status::shorten))
-        .layer(api::gate::Gate::new(domain.refusal()))
+        .layer(api::database_guard::DatabaseGuard::new(domain.refusal()))
         .add_routes(api::routes(&domain))
         .serve_with_incoming_shutdown(ReceiverStream::new(clients), async move {
             let _ = finished.wait_for(|stop| *stop).await;

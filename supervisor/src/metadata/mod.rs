@@ -6,9 +6,8 @@
 //!
 //! Promise: a write that was acknowledged survives a kill of the process and a loss of power
 //! (WAL with `synchronous=FULL`); one that was not leaves nothing. A database that is not known to
-//! be this root's last is neither served nor changed (`claim`).
+//! be this root's last is neither served nor changed (`verify`).
 
-mod claim;
 mod copy;
 mod error;
 pub(crate) mod filter;
@@ -25,8 +24,8 @@ mod schema;
 mod time;
 mod transaction;
 mod upgrade;
+mod verify;
 
-pub(crate) use claim::{Doubt, RootFiles, RootId, claim, forget_log, leave, marked_id, pages};
 pub(crate) use copy::keep as copy;
 pub(crate) use error::{MetadataError, RecordError};
 pub(crate) use identifier::{InvalidIdentifier, Namespace, validate_identifier};
@@ -35,3 +34,6 @@ pub(crate) use rebuilt::{adopt, install, usable};
 pub(crate) use reserve::is_full;
 pub(crate) use time::{from_nanos, now_nanos, to_nanos};
 pub(crate) use transaction::Database;
+pub(crate) use verify::{
+    RootFiles, RootId, Unusable, forget_log, leave, marked_id, pages, verify_and_open,
+};

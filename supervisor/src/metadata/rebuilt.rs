@@ -1,4 +1,4 @@
-//! A database that takes the place of one in doubt: from what it is made, and how it gets there.
+//! A database that takes the place of one that cannot be used: from what it is made, and how it gets there.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,10 +7,10 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{OpenFlags, OptionalExtension};
 
-use super::claim::{CHECK, RootFiles, RootId, forget_log, header, highest, missing_table, pages};
 use super::mark::{Found, Mark};
 use super::schema::STEPS;
 use super::transaction::connect;
+use super::verify::{CHECK, RootFiles, RootId, forget_log, header, highest, missing_table, pages};
 use super::{Database, MetadataError, copy};
 
 /// The generation of a database of the root whose id is `id`, if it is whole and can be the base of
@@ -100,7 +100,7 @@ pub(crate) fn install(
         let mut name = path.clone().into_os_string();
         name.push(suffix);
         if fs::symlink_metadata(&name).is_ok() {
-            let to = crate::aside::moved(&files.root, Path::new(&name))
+            let to = crate::quarantine::moved(&files.root, Path::new(&name))
                 .map_err(|cause| MetadataError::Copy { path: name.clone().into(), cause })?;
             log::warn!("{}: it was rebuilt: moved to {}", name.display(), to.display());
         }

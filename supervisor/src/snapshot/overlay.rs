@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::error::directory;
 use super::{Driver, Kind, Mount, SnapshotError, mount};
-use crate::aside::set_aside;
+use crate::quarantine::set_aside;
 
 /// Present where overlayfs knows the `index` option; with it on, a directory that was part of an
 /// overlay once could not be one of another (ESTALE).
@@ -128,7 +128,7 @@ impl Driver for Overlay {
     fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
         let put = || -> io::Result<()> {
             remove_tree(&draft.join("work"))?;
-            super::mend::replace(self.base(), &self.home(id), draft)
+            super::repair::replace(self.base(), &self.home(id), draft)
         };
         put().map_err(directory("put in place", draft))
     }

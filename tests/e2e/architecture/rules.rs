@@ -79,7 +79,7 @@ pub(super) const FOLDERS: &[Folder] = &[Folder {
         "daemon.rs",
         "error.rs",
         "image/",
-        "maker.rs",
+        "creator.rs",
         "text.rs",
     ],
     reason: "a command is a client of the API; it does not know the daemon's state or directories",

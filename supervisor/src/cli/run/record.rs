@@ -17,7 +17,7 @@ use crate::cli::error::CliError;
 use crate::cli::resolve::RunImage;
 use crate::cli::spec::{Accounts, Command, Environment, SpecError, SpecInput};
 use crate::cli::unfinished;
-use crate::maker;
+use crate::creator;
 
 /// A host name has at most this many bytes.
 const HOSTNAME_BYTES: usize = 63;
@@ -90,9 +90,9 @@ pub(super) async fn create(
         labels.insert(STOP_SIGNAL.to_owned(), image.config.stop_signal.clone());
     }
     // containerd refuses longer labels; they describe the image, so the container can do without
-    // them. The maker's labels are set by this process alone.
+    // them. The creator's labels are set by this process alone.
     labels.retain(|key, value| {
-        key.len() + value.len() <= 4096 && ![maker::LABEL, maker::GOES_TOO].contains(&&**key)
+        key.len() + value.len() <= 4096 && ![creator::LABEL, creator::GOES_TOO].contains(&&**key)
     });
     labels.extend(unfinished::labels(arguments.rm)?);
     let container = Container {

@@ -1,4 +1,4 @@
-//! What is answered while the root's database is in doubt.
+//! What is answered while the root's database cannot be used.
 //!
 //! Promise: no request reads or changes a store whose records are not known, and each that is
 //! refused is told why and how to go on. What needs no records is answered as ever: tasks (from
@@ -32,35 +32,35 @@ const OPEN: &[&str] = &[
 /// Needs a root file system, whose snapshot is not known.
 const CLOSED: &[&str] = &["/containerd.services.tasks.v1.Tasks/Create"];
 
-/// Puts the gate before the services.
+/// Puts the guard before the services.
 #[derive(Clone)]
-pub(crate) struct Gate {
+pub(crate) struct DatabaseGuard {
     refusal: Option<Arc<str>>,
 }
 
-impl Gate {
+impl DatabaseGuard {
     /// Refuses with `refusal`; lets everything through when there is none.
     pub(crate) fn new(refusal: Option<Arc<str>>) -> Self {
         Self { refusal }
     }
 }
 
-impl<S> tower::Layer<S> for Gate {
-    type Service = Gated<S>;
+impl<S> tower::Layer<S> for DatabaseGuard {
+    type Service = Guarded<S>;
 
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated { refusal: self.refusal.clone(), inner }
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { refusal: self.refusal.clone(), inner }
     }
 }
 
-/// Services behind the gate.
+/// Services behind the guard.
 #[derive(Clone)]
-pub(crate) struct Gated<S> {
+pub(crate) struct Guarded<S> {
     refusal: Option<Arc<str>>,
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for Gated<S>
+impl<S, B> Service<Request<B>> for Guarded<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,

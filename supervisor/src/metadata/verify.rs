@@ -2,7 +2,7 @@
 //!
 //! Promise: a database is served, and the stores are compared with it, only when it is whole, of a
 //! schema that is known, of this root, and not older than the one that was served last. Any other
-//! is left as it is, and what was found is the answer ([`Doubt`]).
+//! is left as it is, and what was found is the answer ([`Unusable`]).
 
 use std::fmt;
 use std::fs;
@@ -32,7 +32,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Why a root's database is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum Unusable {
     /// It is missing or empty, and the stores are not.
     Lost { blobs: usize, snapshots: usize },
     /// A later release wrote it.
@@ -45,7 +45,7 @@ pub(crate) enum Doubt {
     Damaged { reason: String },
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for Unusable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost { blobs, snapshots } => write!(
@@ -67,7 +67,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-impl Doubt {
+impl Unusable {
     /// How to go on.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
@@ -147,25 +147,25 @@ pub(crate) fn marked_id(root: &Path) -> Option<String> {
 
 /// Opens the database of the root whose id is `id`, or says why it is not used. The id that the
 /// database gives the root is part of the answer.
-pub(crate) fn claim(
+pub(crate) fn verify_and_open(
     files: &RootFiles,
     id: &RootId,
-) -> Result<Result<(Database, String), Doubt>, MetadataError> {
+) -> Result<Result<(Database, String), Unusable>, MetadataError> {
     let unreadable = |cause| MetadataError::Mark { root: files.root.clone(), cause };
     let mark = match Mark::read(&files.root).map_err(unreadable)? {
         Found::Absent => None,
         Found::Mark(mark) => Some(mark),
-        Found::Newer(found) => return Ok(Err(Doubt::Newer { found: found.into(), known: 1 })),
+        Found::Newer(found) => return Ok(Err(Unusable::Newer { found: found.into(), known: 1 })),
         Found::Unreadable(reason) => {
             let reason = format!("metadata.mark beside it cannot be read: {reason}");
-            return Ok(Err(Doubt::Damaged { reason }));
+            return Ok(Err(Unusable::Damaged { reason }));
         }
     };
     let path = files.database();
     if fs::metadata(&path).map_or(0, |metadata| metadata.len()) == 0 {
         let (blobs, snapshots) = (entries(&files.blobs()), entries(&files.snapshots()));
         if blobs + snapshots + entries(&files.ingests()) > 0 {
-            return Ok(Err(Doubt::Lost { blobs, snapshots }));
+            return Ok(Err(Unusable::Lost { blobs, snapshots }));
         }
         if mark.is_some() {
             log::warn!("{} is lost; nothing is stored, so a new one is made", path.display());
@@ -173,8 +173,8 @@ pub(crate) fn claim(
         // The log of a database that is gone would be taken for the new one's.
         forget_log(&path);
         private(&path)?;
-    } else if let Some(doubt) = header(&path) {
-        return Ok(Err(doubt));
+    } else if let Some(unusable) = header(&path) {
+        return Ok(Err(unusable));
     }
     let inspected = match inspect(files, id, mark.as_ref()) {
         Err(error) if is_full(&error) && Reserve::of(&path).release() => {
@@ -188,9 +188,9 @@ pub(crate) fn claim(
             begin(&database, files, &id, generation)?;
             Ok(Ok((database, id)))
         }
-        Ok(Err(doubt)) => Ok(Err(doubt)),
+        Ok(Err(unusable)) => Ok(Err(unusable)),
         Err(error) if is_full(&error) => Err(error),
-        Err(error) => Ok(Err(Doubt::Damaged { reason: shim_sdk::error::report(&error) })),
+        Err(error) => Ok(Err(Unusable::Damaged { reason: shim_sdk::error::report(&error) })),
     }
 }
 
@@ -256,7 +256,7 @@ fn inspect(
     files: &RootFiles,
     id: &RootId,
     mark: Option<&Mark>,
-) -> Result<Result<(String, i64), Doubt>, MetadataError> {
+) -> Result<Result<(String, i64), Unusable>, MetadataError> {
     let path = files.database();
     let mut connection = connect(&path, OpenFlags::default())?;
     // A database that is left alone keeps its log as it is, too.
@@ -264,25 +264,25 @@ fn inspect(
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > known {
-        return Ok(Err(Doubt::Newer { found, known }));
+        return Ok(Err(Unusable::Newer { found, known }));
     }
     let limit = if mark.is_some_and(|mark| mark.clean) { CHECK_CLEAN } else { CHECK };
     if let Some(reason) = pages(&connection, limit)? {
-        return Ok(Err(Doubt::Damaged { reason }));
+        return Ok(Err(Unusable::Damaged { reason }));
     }
     let (blobs, snapshots) = (entries(&files.blobs()), entries(&files.snapshots()));
     if found == 0 {
         if blobs + snapshots > 0 {
-            return Ok(Err(Doubt::Lost { blobs, snapshots }));
+            return Ok(Err(Unusable::Lost { blobs, snapshots }));
         }
     } else if let Some(table) = missing_table(&connection, found)? {
         let reason = format!("it has no table {table}");
-        return Ok(Err(Doubt::Damaged { reason }));
+        return Ok(Err(Unusable::Damaged { reason }));
     }
     if found > 0 && found < known {
         if let Some(mark) = mark {
             let reason = format!("it has schema {found}, the last had {known}");
-            return Ok(Err(Doubt::Older { reason: format!("{reason} ({})", mark.root) }));
+            return Ok(Err(Unusable::Older { reason: format!("{reason} ({})", mark.root) }));
         }
         let records: i64 = connection.query_row(
             "SELECT (SELECT count(*) FROM blobs) + (SELECT count(*) FROM snapshots)",
@@ -290,7 +290,7 @@ fn inspect(
             |row| row.get(0),
         )?;
         if records == 0 && blobs + snapshots > 0 {
-            return Ok(Err(Doubt::Lost { blobs, snapshots }));
+            return Ok(Err(Unusable::Lost { blobs, snapshots }));
         }
         let before = files.root.join(format!("metadata.schema-{found}.db"));
         match copy::keep(&path, &before) {
@@ -312,21 +312,21 @@ fn inspect(
     if let RootId::Known(id) = id
         && root != *id
     {
-        return Ok(Err(Doubt::Foreign { found: root, root: id.clone() }));
+        return Ok(Err(Unusable::Foreign { found: root, root: id.clone() }));
     }
     if let Some(mark) = mark.filter(|mark| generation < mark.generation) {
         let reason = format!("its generation is {generation}, the last was {}", mark.generation);
-        return Ok(Err(Doubt::Older { reason }));
+        return Ok(Err(Unusable::Older { reason }));
     }
     Ok(numbers(&connection, files)?.map_or(Ok((root, generation)), Err))
 }
 
 /// What a database file's first bytes say against it.
-pub(super) fn header(path: &Path) -> Option<Doubt> {
+pub(super) fn header(path: &Path) -> Option<Unusable> {
     use std::io::Read as _;
     let mut bytes = [0; 100];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
-    let damaged = |reason: String| Some(Doubt::Damaged { reason });
+    let damaged = |reason: String| Some(Unusable::Damaged { reason });
     if let Err(error) = read {
         return damaged(format!("read its header: {error}"));
     }
@@ -335,7 +335,7 @@ pub(super) fn header(path: &Path) -> Option<Doubt> {
     }
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
     let found = i64::from(u32::from_be_bytes([bytes[60], bytes[61], bytes[62], bytes[63]]));
-    (found > known).then_some(Doubt::Newer { found, known })
+    (found > known).then_some(Unusable::Newer { found, known })
 }
 
 /// What is wrong with the database's pages, as far as can be seen within `limit`.
@@ -388,7 +388,7 @@ pub(super) fn missing_table(
 /// Compares the highest number that a snapshot's directory or an ingest's file bears with the last
 /// number that the database gave. One above it is a snapshot or an ingest whose record never became
 /// durable. More than one above means that the database is older than the directories.
-fn numbers(connection: &Connection, files: &RootFiles) -> Result<Option<Doubt>, MetadataError> {
+fn numbers(connection: &Connection, files: &RootFiles) -> Result<Option<Unusable>, MetadataError> {
     for (table, folder) in [("snapshots", files.snapshots()), ("ingests", files.ingests())] {
         let Some(highest) = highest(&folder) else { continue };
         let last: Option<i64> = connection
@@ -400,7 +400,7 @@ fn numbers(connection: &Connection, files: &RootFiles) -> Result<Option<Doubt>, 
                 folder.join(highest.to_string()).display(),
                 last.unwrap_or(0)
             );
-            return Ok(Some(Doubt::Older { reason }));
+            return Ok(Some(Unusable::Older { reason }));
         }
     }
     Ok(None)
@@ -473,40 +473,43 @@ mod tests {
     #[test]
     fn a_database_of_the_first_release_is_copied_and_brought_to_the_present_schema() {
         let (root, files) = first_release(true);
-        let (database, owner) = claim(&files, &id()).unwrap().unwrap();
+        let (database, owner) = verify_and_open(&files, &id()).unwrap().unwrap();
         assert_eq!(owner, "this");
         assert!(root.path().join("metadata.schema-1.db").exists());
         leave(&database, &files, "this");
         assert!(usable(&files.copy(), &id()).is_some());
         drop(database);
-        assert!(claim(&files, &id()).unwrap().is_ok(), "and is the root's own from then on");
+        assert!(
+            verify_and_open(&files, &id()).unwrap().is_ok(),
+            "and is the root's own from then on"
+        );
     }
 
     #[test]
     fn a_database_of_the_first_release_that_is_not_this_roots_last_is_left_alone() {
         let (_root, files) = first_release(false);
-        let doubt = claim(&files, &id()).unwrap().err().unwrap();
-        assert_eq!(doubt, Doubt::Lost { blobs: 1, snapshots: 0 });
+        let unusable = verify_and_open(&files, &id()).unwrap().err().unwrap();
+        assert_eq!(unusable, Unusable::Lost { blobs: 1, snapshots: 0 });
         let (_root, files) = first_release(true);
         Mark::new("this", 7, true).write(&files.root).unwrap();
-        let doubt = claim(&files, &id()).unwrap().err().unwrap();
-        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+        let unusable = verify_and_open(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(unusable, Unusable::Older { .. }), "{unusable}");
     }
 
     #[test]
     fn a_database_is_in_doubt_without_its_tables_or_when_a_snapshot_is_newer_than_it() {
         let (_root, files) = first_release(true);
-        drop(claim(&files, &id()).unwrap().unwrap());
+        drop(verify_and_open(&files, &id()).unwrap().unwrap());
         let connection = connect(&files.database(), OpenFlags::default()).unwrap();
         fs::create_dir_all(files.snapshots().join("1/fs")).unwrap();
-        assert!(claim(&files, &id()).unwrap().is_ok(), "one number further is a crash");
+        assert!(verify_and_open(&files, &id()).unwrap().is_ok(), "one number further is a crash");
         fs::create_dir_all(files.snapshots().join("2/fs")).unwrap();
-        let doubt = claim(&files, &id()).unwrap().err().unwrap();
-        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+        let unusable = verify_and_open(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(unusable, Unusable::Older { .. }), "{unusable}");
         fs::remove_dir_all(files.snapshots().join("2")).unwrap();
         connection.execute_batch("DROP TABLE leases").unwrap();
-        let doubt = claim(&files, &id()).unwrap().err().unwrap();
-        assert!(matches!(doubt, Doubt::Damaged { .. }), "{doubt}");
+        let unusable = verify_and_open(&files, &id()).unwrap().err().unwrap();
+        assert!(matches!(unusable, Unusable::Damaged { .. }), "{unusable}");
     }
 
     #[test]
@@ -516,7 +519,7 @@ mod tests {
         let files = RootFiles { root: place.path().to_owned() };
         let options = Some("size=8m");
         mount(Some("tmpfs"), &files.root, Some("tmpfs"), MsFlags::empty(), options).unwrap();
-        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let (database, _) = verify_and_open(&files, &id()).unwrap().unwrap();
         leave(&database, &files, "this");
         drop(database);
         let before = fs::read(files.database()).unwrap();
@@ -527,48 +530,48 @@ mod tests {
         let kept = fs::read(files.database());
         fs::remove_file(files.root.join("all")).unwrap();
         let again = install(&rebuilt, &files, "this");
-        let claimed = claim(&files, &id()).map(|claimed| claimed.map(drop));
+        let opened = verify_and_open(&files, &id()).map(|opened| opened.map(drop));
         umount2(&files.root, MntFlags::MNT_DETACH).unwrap();
         assert!(is_full(&refused.unwrap_err()));
         assert!(kept.unwrap() == before, "the one that there was is still there");
         again.unwrap();
-        assert!(claimed.unwrap().is_ok());
+        assert!(opened.unwrap().is_ok());
     }
 
     #[test]
     fn a_copy_that_was_kept_meanwhile_is_older_and_the_last_one_is_not() {
         let (_root, files) = first_release(true);
-        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let (database, _) = verify_and_open(&files, &id()).unwrap().unwrap();
         let as_the_database = || {
             forget_log(&files.database());
             fs::copy(files.copy(), files.database()).unwrap();
-            claim(&files, &id()).unwrap()
+            verify_and_open(&files, &id()).unwrap()
         };
         database.keep_copy(&files.copy(), false);
         drop(database);
         assert!(usable(&files.copy(), &id()).is_some());
         // Served, it would have what came after it swept.
-        let doubt = as_the_database().err().unwrap();
-        assert!(matches!(doubt, Doubt::Older { .. }), "{doubt}");
+        let unusable = as_the_database().err().unwrap();
+        assert!(matches!(unusable, Unusable::Older { .. }), "{unusable}");
         let (_root, files) = first_release(true);
-        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let (database, _) = verify_and_open(&files, &id()).unwrap().unwrap();
         leave(&database, &files, "this");
         drop(database);
         forget_log(&files.database());
         fs::copy(files.copy(), files.database()).unwrap();
-        assert!(claim(&files, &id()).unwrap().is_ok());
+        assert!(verify_and_open(&files, &id()).unwrap().is_ok());
     }
 
     #[test]
     fn a_rebuilt_database_is_this_roots_and_gives_no_number_twice() {
         let (_root, files) = first_release(true);
-        drop(claim(&files, &id()).unwrap().unwrap());
+        drop(verify_and_open(&files, &id()).unwrap().unwrap());
         fs::create_dir_all(files.snapshots().join("40/fs")).unwrap();
         let draft = files.root.join("draft.db");
         let rebuilt = Database::open(&draft).unwrap();
         adopt(&rebuilt, &files, "this").unwrap();
         install(&rebuilt, &files, "this").unwrap();
-        let (database, _) = claim(&files, &id()).unwrap().unwrap();
+        let (database, _) = verify_and_open(&files, &id()).unwrap().unwrap();
         let last: i64 = database
             .read_blocking::<_, MetadataError>(|connection| {
                 let query = "SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'";

@@ -1,5 +1,5 @@
-//! Who makes something, written on it, so that what a killed command left half made can be told
-//! from what a living one is still making.
+//! The process that created a record, written on it. What a killed command left half made can so be
+//! told from what a living one is still making.
 //!
 //! Our own command line labels what `run` makes ([`LABEL`]); a container loses the label when it is
 //! started. What bears no such label is never looked at here: other clients keep what they make for
@@ -10,14 +10,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-/// The label that names the maker.
+/// The label that names the creator.
 pub(crate) const LABEL: &str = "supervisor/maker";
-/// Beside [`LABEL`]: what was made goes when its maker does, started or not (`run --rm`).
+/// Beside [`LABEL`]: what was made goes when its creator does, started or not (`run --rm`).
 pub(crate) const GOES_TOO: &str = "supervisor/goes-with-maker";
 
 /// A process of some boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Maker {
+pub(crate) struct Creator {
     boot: String,
     /// The inode of its pid namespace: pids of another one mean nothing here.
     namespace: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Maker {
     start: u64,
 }
 
-/// What is known of a maker.
+/// What is known of a creator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Lives,
@@ -35,7 +35,7 @@ pub(crate) enum Fate {
     Unknown,
 }
 
-impl Maker {
+impl Creator {
     /// This process.
     pub(crate) fn this_process() -> io::Result<Self> {
         let pid = std::process::id();
@@ -46,13 +46,13 @@ impl Maker {
     /// What a label says.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/');
-        let maker = Self {
+        let creator = Self {
             boot: parts.next()?.to_owned(),
             namespace: parts.next()?.parse().ok()?,
             pid: parts.next()?.parse().ok()?,
             start: parts.next()?.parse().ok()?,
         };
-        parts.next().is_none().then_some(maker)
+        parts.next().is_none().then_some(creator)
     }
 
     /// Whether it is still there.
@@ -67,7 +67,7 @@ impl Maker {
     }
 }
 
-impl fmt::Display for Maker {
+impl fmt::Display for Creator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}/{}/{}", self.boot, self.namespace, self.pid, self.start)
     }
@@ -108,26 +108,30 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_label_until_it_ends() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        let this = Maker::this_process().unwrap();
-        assert_eq!(Maker::parse(&this.to_string()), Some(this.clone()));
+        let this = Creator::this_process().unwrap();
+        assert_eq!(Creator::parse(&this.to_string()), Some(this.clone()));
         assert_eq!(this.fate().unwrap(), Fate::Lives);
-        let maker = Maker { pid: child.id(), start: start(child.id()).unwrap().unwrap(), ..this };
-        assert_eq!(maker.fate().unwrap(), Fate::Lives);
-        assert_eq!(Maker { start: maker.start + 1, ..maker.clone() }.fate().unwrap(), Fate::Gone);
-        assert_eq!(Maker { boot: "x".into(), ..maker.clone() }.fate().unwrap(), Fate::Gone);
-        assert_eq!(Maker { namespace: 1, ..maker.clone() }.fate().unwrap(), Fate::Unknown);
+        let creator =
+            Creator { pid: child.id(), start: start(child.id()).unwrap().unwrap(), ..this };
+        assert_eq!(creator.fate().unwrap(), Fate::Lives);
+        assert_eq!(
+            Creator { start: creator.start + 1, ..creator.clone() }.fate().unwrap(),
+            Fate::Gone
+        );
+        assert_eq!(Creator { boot: "x".into(), ..creator.clone() }.fate().unwrap(), Fate::Gone);
+        assert_eq!(Creator { namespace: 1, ..creator.clone() }.fate().unwrap(), Fate::Unknown);
         child.kill().unwrap();
-        while maker.fate().unwrap() == Fate::Lives {
+        while creator.fate().unwrap() == Fate::Lives {
             std::thread::yield_now();
         }
         child.wait().unwrap();
-        assert_eq!(maker.fate().unwrap(), Fate::Gone);
+        assert_eq!(creator.fate().unwrap(), Fate::Gone);
     }
 
     #[test]
-    fn labels_that_name_no_maker_are_none() {
+    fn labels_that_name_no_creator_are_none() {
         for text in ["", "a/b/c/d", "a/1/2", "a/1/2/3/4"] {
-            assert_eq!(Maker::parse(text), None, "{text}");
+            assert_eq!(Creator::parse(text), None, "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use super::record::{self, Kind};
 use super::{Mount, SnapshotError, Snapshotter, Usage, restore, usage};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{Labels, Namespace, labels, now_nanos};
-use crate::{aside, namespace};
+use crate::{namespace, quarantine};
 
 /// A snapshot as it is recorded.
 #[derive(Debug, Clone)]
@@ -168,7 +168,7 @@ impl Snapshotter {
 /// Replaces the directory `home` by `draft`, setting the old one aside.
 pub(super) fn replace(base: &Path, home: &Path, draft: &Path) -> std::io::Result<()> {
     if home.symlink_metadata().is_ok() {
-        let to = aside::moved(base, home)?;
+        let to = quarantine::moved(base, home)?;
         log::info!("{}: moved to {}", home.display(), to.display());
     }
     fs::rename(draft, home)?;

@@ -1,4 +1,4 @@
-//! `set-aside`: where an entry of a store goes that the store did not make.
+//! Quarantine, the directory `set-aside`: an entry of a store goes there that the store did not make.
 //!
 //! Promise: what is moved there is whole, is logged, and is never looked at again by the daemon. It
 //! is the operator's to keep or to remove.
