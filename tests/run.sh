@@ -9,7 +9,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export DEBIAN_FRONTEND=noninteractive CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0
-# One crate index update at most, and no waiting for ever on a bad network.
+# One crate index update at most, and no endless wait on a bad network.
 export CARGO_NET_RETRY=5
 
 only=${1:-}
@@ -56,7 +56,7 @@ step() {
   else
     printf '[%s] %s: FAILED, %s passed, %s failed (%s s)\n' \
       "$(clock)" "$name" "${oks:-0}" "${bads:-0}" $((SECONDS - from))
-    # First of all why, for whoever sees but a part.
+    # First why, for a reader who sees only a part.
     awk '/panicked at/ { left = 9 } /^stack backtrace/ { left = 0 } left-- > 0 { print "FAILED: " $0 }' "$log"
     failures+=("$name")
     while read -r line; do failures+=("  $line"); done \

@@ -41,7 +41,7 @@ fn open(bundle: &Path) -> io::Result<File> {
     if spec.metadata()?.is_file() { Ok(spec) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// Waits until nobody makes the bundle's container; whether that took any time, so that there may
+/// Waits until no process creates the bundle's container; whether that took any time, so that there may
 /// be more now than a moment ago.
 pub(crate) async fn ended(bundle: &Path) -> bool {
     // Without a spec nothing is made from it.

@@ -84,7 +84,7 @@ pub(crate) struct Containers {
 }
 
 impl Containers {
-    /// The containers in `database`, whose changes are told to `events`.
+    /// The containers in `database`, whose changes are published on `events`.
     pub(crate) fn new(database: Database, events: Bus) -> Self {
         Self { database, events }
     }

@@ -28,6 +28,6 @@ pub(crate) use serve::serve;
 pub(crate) enum Mode {
     /// Started by hand or by a service manager.
     Stay,
-    /// Started by a client: detached, and gone when nobody needs it.
+    /// Started by a client: detached, and ends when no client needs it.
     OnDemand,
 }

@@ -155,7 +155,7 @@ impl Leases {
     }
 
     /// Ends the leases with the label `key`, in all namespaces, and forgets ingests that bear the
-    /// name of one: for the daemon's start, when whoever held them is gone. Blocks.
+    /// name of one: for the daemon's start, when their holders are gone. Blocks.
     pub(crate) fn end_labelled(&self, key: &'static str) -> Result<(), RecordError> {
         self.database.remove_blocking(move |transaction| {
             let leases = {

@@ -1,4 +1,4 @@
-//! Namespaces as records: the tenants that hold something, or that somebody made.
+//! Namespaces as records: the tenants that hold something, or that a client created.
 //!
 //! A namespace comes into being with its first record and stays until it is deleted, which it
 //! can be once it holds nothing. Its labels carry defaults for its clients.

@@ -333,7 +333,7 @@ fn nothing_that_a_terminal_acts_on_is_printed() {
     }
 }
 
-/// A daemon that is stopped, not killed, keeps no client for ever in a call either.
+/// A daemon that is stopped, not killed, keeps no client waiting without a limit either.
 #[test]
 fn a_removal_of_a_daemon_that_hangs_ends_and_says_what_stays() {
     let root = Root::new();

@@ -102,7 +102,7 @@ fn a_quiet_daemon_leaves_and_the_next_start_adopts_what_lives_on() {
     eventually(wait::SOON, "the daemon leaves", || supervisor.daemons().is_empty().then_some(()));
     assert!(!supervisor.socket().exists(), "it takes its socket along");
     assert!(harness::containerd::shim_of(&lives).is_some(), "containers live on in their shims");
-    // One container ends while nobody is there.
+    // One container ends while no daemon runs.
     eventually(wait::SOON, "it ends", || leak::state(init).is_none().then_some(()));
 
     let listed = supervisor.run(&["ps", "-a"]).success().out();
@@ -238,7 +238,7 @@ fn stock_ctr_imports_and_runs_against_our_daemon() {
     let archive = archive.to_str().expect("a plain path");
     let _ = ctr(&["images", "import", archive]).success();
     assert!(ctr(&["images", "ls", "-q"]).success().out().contains(APP));
-    // ctr's own spec has a cgroup per namespace, which nobody removes.
+    // ctr's own spec has a cgroup per namespace, which is never removed.
     root.tolerate_namespace_cgroup();
     let fifos = root.dir("fifo");
     let fifos = fifos.to_str().expect("a plain path");

@@ -15,7 +15,7 @@ fn alone(root: &Root) -> Supervisor<'_> {
     let binary = root.dir("alone").join("supervisor");
     if !binary.exists() {
         // Not copied by this process: what another test starts meanwhile would hold the copy open
-        // for writing until it executes, and a file that somebody writes to cannot be executed.
+        // for writing until it executes, and a file that is open for writing cannot be executed.
         let mut copy = root.command(programs::system("cp"));
         let _ = run(copy.arg(programs::ours("supervisor")).arg(&binary)).success();
     }

@@ -104,7 +104,7 @@ impl Cgroup {
                 groups.request_freeze(to)?;
             }
         }
-        // Half frozen is worse than not frozen: nobody would know which of its processes run.
+        // Half frozen is worse than not frozen: no caller would know which of its processes run.
         self.request_freeze(Freeze::Thawed)?;
         Err(EngineError::system(
             SystemCall::Freeze { group: self.membership().to_owned() },
@@ -233,7 +233,7 @@ fn collect_pids(group: &Path, pids: &mut Vec<i32>) -> Result<(), EngineError> {
 fn send(pids: &[i32], signal: Signal) {
     for pid in pids.iter().filter_map(|pid| rustix::process::Pid::from_raw(*pid)) {
         if let Err(cause) = rustix::process::kill_process(pid, signal) {
-            // ESRCH: it was a zombie that has been collected since; there is nobody to signal.
+            // ESRCH: it was a zombie and has been reaped since; there is no process to signal.
             log::debug!("kill({pid:?}, {signal:?}): {cause}");
         }
     }
@@ -333,7 +333,7 @@ fn below(mount: &Path, path: impl AsRef<Path>) -> PathBuf {
 }
 
 /// Makes a cgroup and those above it. One above may be removed between the two: it is empty then, and
-/// whoever had the last container in it may tidy up.
+/// the shim of the last container in it may remove it.
 pub(crate) fn make_all(directory: &Path) -> io::Result<()> {
     for _ in 0..MAKING {
         match fs::create_dir_all(directory) {

@@ -89,8 +89,8 @@ async fn remains_by_name(bundle: &Path, id: &ContainerId) -> Result<(), EngineEr
                 }
             }
         }
-        // Whoever makes groups joins each, and is found in it; those that it had made behind our
-        // back by then take another round.
+        // A process that creates groups joins each of them, so it is found there. Groups that it
+        // created since we looked take another round.
         if !found && refusal.is_none() {
             return Ok(());
         }
@@ -222,7 +222,7 @@ mod tests {
                 trees.iter().map(|tree| below(tree, &parent).join(name).join("inner")).collect();
             for group in &groups {
                 fs::create_dir_all(group).unwrap();
-                // Without a processor to run on, a cpuset takes nobody; its parent's will do.
+                // A cpuset without a processor takes no process; its parent's processors will do.
                 if write(&group.join("cgroup.procs"), process.id()).is_err() {
                     assert!(group.join("cpuset.cpus").exists(), "{}", group.display());
                 }

@@ -1,17 +1,17 @@
-//! Has the kernel get ready for a process that is about to change its control group.
+//! Prepares the kernel for a process that will soon change its control group.
 //!
-//! Whoever moves a process by `cgroup.procs` keeps all others from forking meanwhile, and before
-//! that lock is given out for the first time in a while, the kernel lets an RCU grace period pass:
-//! 5 to 20 ms, which a runtime spends waiting in the middle of a create or an exec. Here the lock is
-//! asked for when the runtime is only about to start: a short-lived thread moves itself to the group
-//! where it is, and the grace period passes while the runtime loads.
+//! A write to `cgroup.procs` takes a kernel lock that stops every fork. When the lock has not been
+//! used for a while, the kernel first waits for an RCU grace period: 5 to 20 ms, in the middle of a
+//! runtime's create or exec. Here a short-lived thread takes the lock when the runtime is about to
+//! start, by moving itself to the group that it is in. The grace period passes while the runtime
+//! loads.
 //!
-//! Once given back the lock is to be had at once for about a grace period more. Where it was so
-//! already, because somebody else had just used it, that time may be over when the runtime wants it,
-//! so the thread asks again until it has waited for one itself.
+//! After its use the lock is fast for about one grace period more. If it was fast at once, another
+//! process had just used it, and that time may be over when the runtime needs it. So the thread
+//! takes it again, until it has waited for a grace period itself.
 //!
-//! Promise: nothing but time depends on this. The caller does not wait for it, no process changes
-//! its group, and an error is of no consequence.
+//! Promise: only time depends on this. The caller does not wait, no process changes its group, and
+//! an error has no effect.
 //! See cgroups(7), and the kernel's cgroup_threadgroup_rwsem.
 
 use std::fs::OpenOptions;
@@ -27,18 +27,18 @@ use super::find;
 /// A thread that opens and writes one file needs little.
 const STACK_BYTES: usize = 32 << 10;
 
-/// Whoever waits longer has waited for a grace period; to move a thread takes 0.1 ms.
+/// A longer wait was for a grace period; to move a thread takes 0.1 ms.
 const WAITED: Duration = Duration::from_millis(2);
 
 /// Less than a grace period.
 const AGAIN: Duration = Duration::from_millis(4);
 
-/// A runtime moves its process within this many times [`AGAIN`], and the grace period that follows
-/// the last; asking on would only keep the lock at hand for whoever comes after.
+/// How often the thread takes the lock at most. A runtime moves its process within so many times
+/// [`AGAIN`] and one grace period; more would only make the lock fast for other processes.
 const TIMES: u8 = 3;
 
-/// How many more times the thread will ask; none, when there is no thread. One is enough for
-/// everybody.
+/// How many more times the thread will take the lock; 0 without a thread. One thread serves all
+/// calls.
 static LEFT: AtomicU8 = AtomicU8::new(0);
 
 /// Where the shim's own threads are listed. Should the shim be moved later, the thread alone goes

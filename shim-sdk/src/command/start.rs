@@ -247,12 +247,14 @@ mod tests {
     fn a_name_that_is_served_is_joined_and_a_stale_one_taken_over() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("made/on/demand/socket");
-        let Claim::Bound(listener) = claim(&path).expect("free") else { panic!("nobody is there") };
+        let Claim::Bound(listener) = claim(&path).expect("free") else {
+            panic!("no shim listens there")
+        };
         assert!(matches!(claim(&path).expect("served"), Claim::Taken));
         drop(listener);
         assert!(path.exists(), "stale");
         let Claim::Bound(_listener) = claim(&path).expect("stale") else {
-            panic!("nobody is there")
+            panic!("no shim listens there")
         };
         let left = fs::read_dir(path.parent().expect("has one")).expect("read").count();
         assert_eq!(left, 1, "only the socket");

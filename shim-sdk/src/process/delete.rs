@@ -1,4 +1,4 @@
-//! Deleting: idempotent, and independent of whoever asked.
+//! Deleting: idempotent, and independent of the client that asked.
 //!
 //! The first Delete does the work; one that comes meanwhile waits for the same work; one that
 //! comes later, say because the answer to the first was lost, is answered from memory.
@@ -111,7 +111,7 @@ impl<R: Runtime> ShimState<R> {
     }
 }
 
-/// Ends an init that was made and never started, and waits until its exit is told.
+/// Ends an init that was created and never started, and waits until its exit is published.
 async fn kill_created<C>(container: &Container<C>) -> Result<()> {
     if let Some(handle) = container.init.handle() {
         // It may have ended just now.

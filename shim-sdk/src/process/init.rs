@@ -16,7 +16,7 @@ use crate::{
     Runtime, Signal, mount,
 };
 
-/// How long what follows an init's exit may take before the exit is told all the same.
+/// How long the work after an init's exit may take. After that the exit is published all the same.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request to make a container, as the wire has understood it.
@@ -242,7 +242,7 @@ impl<R: Runtime> ShimState<R> {
     }
 }
 
-/// Ends the execs of a container whose init has ended, and waits until their exits are told.
+/// Ends the execs of a container whose init has ended, and waits until their exits are published.
 async fn end_execs<C>(container: &Container<C>) {
     for (_, exec) in container.execs() {
         loop {

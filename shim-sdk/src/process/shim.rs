@@ -325,7 +325,7 @@ impl<R: Runtime> ShimState<R> {
         phases.all(|phase| matches!(phase, Phase::Created | Phase::Stopped))
     }
 
-    /// Whether nothing runs, and nobody will ask for what there is: the bundles are gone, which a
+    /// Whether nothing runs, and no client will ask for what there is: the bundles are gone, which a
     /// daemon removes after `delete`. One that was killed in the middle of a create does just that
     /// when it is back, without a word to the shim.
     pub(crate) fn bundles_are_gone(&self) -> bool {
@@ -370,7 +370,7 @@ impl<R: Runtime> ShimState<R> {
     pub(crate) fn stop_server(&self) {
         // A Create from now on would be for a shim that is gone.
         self.stopping.set(true);
-        // A permit is kept when nobody waits yet.
+        // Without a waiter the permit is kept.
         self.stop.notify_one();
     }
 

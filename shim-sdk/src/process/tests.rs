@@ -1,4 +1,4 @@
-//! The shim against a runtime of plain processes that does as it is told.
+//! The shim with a runtime of plain processes, whose answers each test sets.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;

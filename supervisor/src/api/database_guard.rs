@@ -1,7 +1,7 @@
 //! What is answered while the root's database cannot be used.
 //!
 //! Promise: no request reads or changes a store whose records are not known, and each that is
-//! refused is told why and how to go on. What needs no records is answered as ever: tasks (from
+//! refused says why and how to go on. A request that needs no records is answered: tasks (from
 //! their bundles and shims), the containers that bundles tell of, events, versions, and the check.
 
 use std::convert::Infallible;

@@ -30,7 +30,7 @@ impl wire::health_server::Health for Health {
     ) -> Result<Response<BoxStream<wire::HealthCheckResponse>>, Status> {
         let unknown = || wire::HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
         let now = check(request.get_ref()).unwrap_or_else(unknown);
-        // The status does not change as long as there is somebody to tell it, so the stream stays
+        // The status does not change while the daemon runs, so the stream stays
         // open behind its first message, as the protocol has it.
         let stream = tokio_stream::StreamExt::chain(
             tokio_stream::once(Ok(now)),

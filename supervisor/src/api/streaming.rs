@@ -33,13 +33,13 @@ const EMPTY: &str = "google.protobuf.Empty";
 
 type Key = (Namespace, String);
 
-/// The streams that wait for somebody to take them.
+/// The streams that wait for a transfer to take them.
 #[derive(Clone, Default)]
 pub(crate) struct Streams {
     waiting: Arc<Mutex<HashMap<Key, Waiting>>>,
 }
 
-/// A stream that nobody has taken yet. Dropping `_untaken` ends the watch over its client.
+/// A stream that no transfer has taken yet. Dropping `_untaken` ends the watch over its client.
 struct Waiting {
     stream: Stream,
     _untaken: oneshot::Sender<()>,
@@ -84,7 +84,7 @@ impl Streams {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                // Whoever took it now decides when it ends: our sender must not keep it open.
+                // The transfer that took it decides when it ends: our sender must not keep it open.
                 _ = taken => {}
                 // The client has gone before its stream was taken.
                 () = outgoing.closed() => {

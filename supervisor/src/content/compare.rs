@@ -1,6 +1,6 @@
 //! Compares a blob in the store with bytes that come in under its digest.
 //!
-//! A record alone does not say that its blob is still whole: a disk fails, somebody truncates a
+//! A record alone does not say that its blob is still whole: a disk fails, an operator truncates a
 //! file. Where the bytes are at hand anyway, comparing costs no digest.
 
 use std::fs::File;

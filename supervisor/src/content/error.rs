@@ -22,7 +22,7 @@ pub(crate) enum ContentError {
     /// There is no ingest of that reference.
     #[error("ingest {reference:?}: not found")]
     NoIngest { reference: String },
-    /// Somebody else is writing to it.
+    /// Another writer has it open.
     #[error("ref {reference:?} locked: unavailable")]
     Locked { reference: String },
     /// An ingest needs a name.

@@ -255,7 +255,7 @@ impl Store {
     }
 
     /// Runs `decide`, which deletes records, in one transaction during which no blob comes or
-    /// goes, and then removes from the disk what it says nobody needs any more.
+    /// goes, and then removes from the disk what it says is not needed any more.
     pub(crate) fn retire<E>(
         &self,
         database: &Database,

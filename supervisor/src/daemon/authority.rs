@@ -3,7 +3,7 @@
 //! grpcio and the other wrappers of gRPC's C library send the socket's path, percent-encoded, as
 //! `:authority` (`run%2Fx.sock`); old ones, and other clients, send it as it is. RFC 3986 allows the
 //! one; the `http` crate neither, so h2 resets every stream with PROTOCOL_ERROR, before anything of
-//! ours sees the request. Nobody reads the
+//! ours sees the request. No code reads the
 //! authority, so the characters in question are replaced while bytes come in.
 //! Promise: no length changes, neither of a frame nor of a decoded header, so the two ends' header
 //! tables stay the same. Only the first frame of a header block is looked at, where the pseudo

@@ -69,7 +69,7 @@ pub(crate) async fn connect(config: &DaemonConfig) -> Result<RetryingChannel, Da
     }
 }
 
-/// Whether somebody listens at all.
+/// Whether a process listens at all.
 pub(crate) fn is_listening(config: &DaemonConfig) -> Result<bool, DaemonError> {
     reach(config).map(|stream| stream.is_some())
 }
@@ -148,7 +148,7 @@ fn ensure_running(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
     let deadline = Instant::now() + START;
     loop {
         let attempt = lock::attempt(&path).map_err(failed("lock", &path))?;
-        // Whoever held the lock may have started a daemon since the last look.
+        // The holder of the lock may have started a daemon since the last look.
         if let Some(stream) = reach(config)? {
             return Ok(stream);
         }
@@ -174,7 +174,7 @@ fn ensure_running(config: &DaemonConfig) -> Result<UnixStream, DaemonError> {
     }
 }
 
-/// Connects if somebody listens.
+/// Connects if a process listens.
 fn reach(config: &DaemonConfig) -> Result<Option<UnixStream>, DaemonError> {
     let failed = |cause: io::Error| DaemonError::File {
         what: "connect to",
@@ -209,7 +209,7 @@ fn start(config: &DaemonConfig) -> Result<(), DaemonError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("supervisor").args(config.arguments()).args(["serve", "--on-demand"]);
     // Nothing of this client's: what a daemon needs to know is in its configuration, the same
-    // whoever comes first.
+    // the process that comes first.
     command.current_dir("/").env_clear().env("PATH", PATH);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     sys::keep_descriptors_from_children();

@@ -56,7 +56,7 @@ pub(super) struct Client {
 }
 
 impl Listener {
-    /// Binds the socket, which nobody but root and its group can use from its first moment.
+    /// Binds the socket. From its first moment only root and its group can use it.
     ///
     /// The caller holds the root's lock, so whatever has the name already is stale.
     pub(super) fn bind(address: &Path) -> io::Result<Self> {
@@ -77,7 +77,7 @@ impl Listener {
         })
     }
 
-    /// Lets clients in until told to stop or, with `idle_exit`, until nobody has come for a while.
+    /// Accepts clients until it must stop or, with `idle_exit`, until none has come for a while.
     ///
     /// The lock that is returned belongs to a daemon that is leaving; keep it until the root is
     /// free.
@@ -142,7 +142,7 @@ impl Listener {
     }
 
     /// Hides the socket and waits for a client that had found it before; gives up leaving if one
-    /// comes (`Err` with its connection) or somebody is about to start a daemon (`Err(None)`).
+    /// comes (`Err` with its connection) or a process is about to start a daemon (`Err(None)`).
     async fn close_gently(
         &self,
         idle_exit: Option<&IdleExit>,
@@ -176,7 +176,7 @@ impl Listener {
     }
 }
 
-/// Ends when told to stop, or when nobody is left who could tell.
+/// Ends when it must stop, or when the sender of that message is gone.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -292,7 +292,7 @@ mod tests {
         assert!(matches!(lock::attempt(&paths.start_lock).unwrap(), Attempt::Held(_)));
     }
 
-    /// A daemon whose directories were removed stayed for ever, out of every client's reach.
+    /// A daemon whose directories were removed never ended, and no client could reach it.
     #[tokio::test]
     async fn an_idle_door_closes_also_when_its_directory_was_removed() {
         let paths = paths();

@@ -1,7 +1,7 @@
 //! The locks that make one daemon of many.
 //!
 //! `root/lock` is held by the daemon for life; its text is the holder's pid, for error messages
-//! only. `state/start.lock` is held by whoever starts a daemon, and by a daemon that leaves, so
+//! only. `state/start.lock` is held by a process that starts a daemon, and by a daemon that leaves, so
 //! that a client waits for the one or the other instead of racing it.
 //! See flock(2): a lock belongs to the open file, and ends with the process.
 
@@ -26,7 +26,7 @@ pub(crate) enum Attempt {
     Held(Option<u32>),
 }
 
-/// Takes the lock if nobody has it, and writes this process's pid into it.
+/// Takes the lock if it is free, and writes this process's pid into it.
 pub(crate) fn attempt(path: &Path) -> io::Result<Attempt> {
     let file = OpenOptions::new()
         .read(true)

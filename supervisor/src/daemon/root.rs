@@ -1,7 +1,7 @@
 //! The directories that a daemon serves: made, locked, and given their modes at each start.
 //!
-//! Promise: modes depend on nobody's umask, and what somebody changed is mended. The root directory
-//! lets nobody but root in. The state directory has mode 0711: a container in a user namespace
+//! Promise: modes do not depend on a umask, and a changed mode is set again. Only root can enter the
+//! root directory. The state directory has mode 0711: a container in a user namespace
 //! passes through it to its bundle, and cannot read it.
 
 use std::fs::{self, DirBuilder};
@@ -97,7 +97,7 @@ pub(super) fn prepare_state(config: &DaemonConfig) -> Result<(), DaemonError> {
 
 /// Makes a directory that is the supervisor's own, and mends its mode and those of what is in it.
 ///
-/// A directory with other things in it is refused: its mode is somebody else's.
+/// A directory with other things in it is refused: its mode belongs to other software.
 fn own(
     path: &Path,
     mode: u32,
@@ -128,7 +128,7 @@ fn own(
         let path = path.join(name);
         match set_mode(&path, *mode) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // The directory itself lets nobody in; the rest is said, and stops no start.
+            // Only root can enter the directory itself. A failure below it is logged; the start goes on.
             Err(error) => log::warn!("set the mode of {}: {error}", path.display()),
             Ok(()) => {}
         }
@@ -222,8 +222,8 @@ mod tests {
         assert_eq!(mode(&root), 0o700);
         fs::create_dir(root.join("content")).unwrap();
         fs::write(root.join("metadata.db"), "").unwrap();
-        fs::write(root.join("of somebody else"), "").unwrap();
-        for name in ["", "content", "metadata.db", "of somebody else"] {
+        fs::write(root.join("of other software"), "").unwrap();
+        for name in ["", "content", "metadata.db", "of other software"] {
             fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o777)).unwrap();
         }
         // A link in the place of a file is not followed.
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(mode(&root), 0o700);
         assert_eq!(mode(&root.join("content")), 0o700);
         assert_eq!(mode(&root.join("metadata.db")), 0o600);
-        assert_eq!(mode(&root.join("of somebody else")), 0o777);
+        assert_eq!(mode(&root.join("of other software")), 0o777);
         assert_eq!(mode(&elsewhere), 0o644);
     }
 

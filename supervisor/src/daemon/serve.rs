@@ -27,10 +27,10 @@ use crate::task;
 /// acknowledgement costs two switches of context.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// How long calls in progress may take when the daemon is told to stop.
+/// How long calls in progress may take when the daemon stops.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves a root until told to stop, or until nobody needs it.
+/// Serves a root until a signal stops it, or until no client needs it.
 pub(crate) fn serve(config: DaemonConfig, mode: Mode) -> Result<(), DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DaemonError::NotRoot { what: "supervisor serve" });
@@ -170,7 +170,7 @@ async fn run(
     stop.send_replace(true);
     let lock = accepting.await.unwrap_or_default();
     drop(events);
-    // Shims that have something to tell then see at once that nobody listens.
+    // Shims that have events to send then see at once that the socket is closed.
     let _ = std::fs::remove_file(&address);
     maintenance.abort();
     let left = domain.clone();
@@ -183,7 +183,7 @@ async fn run(
     served.map(|()| if again { End::Again } else { End::Left(lock) })
 }
 
-/// Tells whoever started this daemon that its socket answers; lets go of a client's pipe.
+/// Tells the process that started this daemon that its socket answers; closes a client's pipe.
 fn announce(mode: Mode) -> Result<(), DaemonError> {
     if mode != Mode::OnDemand {
         notify("READY=1");

@@ -65,7 +65,7 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// The images in `database`, whose changes are told to `events`.
+    /// The images in `database`, whose changes are published on `events`.
     pub(crate) fn new(database: Database, events: Bus) -> Self {
         Self { database, events }
     }

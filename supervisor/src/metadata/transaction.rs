@@ -25,7 +25,7 @@ use super::{MetadataError, copy};
 /// Idle read connections kept for the next reader.
 const READERS_KEPT: usize = 2;
 const STATEMENTS_KEPT: usize = 64;
-/// Nobody else writes to the file; only a backup tool could make us wait.
+/// No other process writes to the file; only a backup tool could make us wait.
 const BUSY: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

@@ -1,6 +1,6 @@
 //! Puts the files of a committed snapshot back whose directory was lost.
 //!
-//! A record outlives its directory where somebody removed that, or a disk lost it. Its layers' blobs
+//! A record outlives its directory where a user removed that, or a disk lost it. Its layers' blobs
 //! bring it back: they are unpacked beside, and put in place in one step, under the same number,
 //! since others are built on it. Nothing is replaced that is there.
 

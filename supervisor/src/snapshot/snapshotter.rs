@@ -139,7 +139,7 @@ impl Snapshotter {
     }
 
     /// Makes the active snapshot `key` the committed one `name`, with `labels`. Its files are on the
-    /// disk before its record is: a record is believed for ever.
+    /// disk before its record is: a record is never checked again.
     pub(crate) async fn commit(
         &self,
         namespace: &Namespace,
@@ -311,7 +311,7 @@ impl Snapshotter {
     }
 
     /// Takes directories that a crash left without a record out of the way; they are the answer, to
-    /// be removed by [`remove_orphans`], for which nobody has to wait. For the daemon's start.
+    /// be removed by [`remove_orphans`], for which no client has to wait. For the daemon's start.
     pub(crate) fn sweep(&self) -> Result<Vec<PathBuf>, SnapshotError> {
         let known: std::collections::HashSet<i64> =
             self.database.read_blocking::<_, SnapshotError>(|connection| {

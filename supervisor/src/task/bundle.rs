@@ -69,7 +69,7 @@ impl Dirs {
         }
         for path in [&self.bundle, &self.work] {
             // The ones above can be passed, since a container in a user namespace must reach its
-            // root file system. The task's own let nobody in: what a container makes in its root
+            // root file system. Only root can enter the task's own: what a container makes in its root
             // file system may be setuid root, and is not for the users of the host to run.
             let above = path.parent().unwrap_or(path);
             let mut builder = DirBuilder::new();

@@ -63,7 +63,7 @@ impl Tasks {
         let pid = pid.or(answered.and_then(|answer| answer.pid));
         log::warn!("the shim of {} is gone; exit status {}", task.name(), exit.status);
         let remains = Remains::new(pid, exit);
-        // Kept before it is told: after a crash in between it is told again, never lost.
+        // Kept before it is published: after a crash in between it is published again, never lost.
         if let Err(error) = task.dirs.keep_remains(remains) {
             log::error!("keep the exit of {}: {}", task.name(), report(&error));
         }

@@ -124,7 +124,7 @@ impl Tasks {
     async fn take_down(&self, task: &Arc<Task>, shim: PathBuf) {
         let gone = match task.client() {
             Ok(client) => {
-                // The shim may know the task or not; it is told to forget it in either case. One
+                // The shim may know the task or not; Delete is sent in either case. A shim
                 // whose runtime hangs does not answer in time.
                 let forgot = tokio::time::timeout(FORGETTING, client.delete(None)).await;
                 let asked = forgot.is_ok() && client.shut_down().await.is_ok();

@@ -107,7 +107,7 @@ impl Tasks {
         Ok(Deleted { pid: remains.pid, exit: remains.exit })
     }
 
-    /// Removes the bundle of what no client was told of, and gives the id back in any case.
+    /// Removes the bundle of a task that no client has seen, and gives the id back in any case.
     pub(super) async fn discard_bundle(&self, task: &Arc<Task>) {
         if let Err(error) = self.remove(task).await {
             // The next create of this id, or the next start, tries again.

@@ -1,4 +1,4 @@
-//! What a client is told when a task cannot do what was asked.
+//! Why a task cannot do what a client asked.
 
 use std::io;
 use std::path::PathBuf;

@@ -130,7 +130,7 @@ pub(super) fn decide(now: Phase, input: Input) -> Result<Step, Refused> {
         (Starting, Happened(Created)) => Ok(Step::Enter(Live)),
         (Live | Deleting | Dead | Gone, Happened(Created)) => Err(Refused::Unexpected),
         (Live, Happened(Disconnected)) => Ok(Step::Bury),
-        // Create cleans up behind itself, and a deleted task's shim is meant to go.
+        // Create cleans up behind itself, and the shim of a deleted task is expected to end.
         (Starting | Deleting | Dead | Gone, Happened(Disconnected)) => Ok(Step::Ignore),
         (Live, Happened(Deleted)) => Ok(Step::Enter(Deleting)),
         (Starting | Deleting | Dead | Gone, Happened(Deleted)) => Err(Refused::Unexpected),

@@ -8,7 +8,7 @@
 //! - *bury*: to clean up behind a shim that died, and keep the exit of its task.
 //!
 //! Promise: a task survives this daemon's death; its exit is known until the task is deleted,
-//! whoever died in between; a client that goes away in the middle of a call leaves nothing half
+//! whichever process died in between; a client that goes away in the middle of a call leaves nothing half
 //! done. Answers to containerd's runtime v2 documentation.
 //! Not here: the records of containers ([`crate::container`]) and the wire ([`crate::api`]).
 

@@ -210,7 +210,7 @@ impl Tasks {
                 |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
             if UnixStream::connect(&path).is_err_and(refused) {
                 log::debug!("removing the stale socket {}", path.display());
-                // Whoever was faster has done the same.
+                // Another process may have removed it first.
                 let _ = std::fs::remove_file(&path);
             }
         }
@@ -218,7 +218,7 @@ impl Tasks {
 }
 
 /// Ends a shim that no client has been told of. It is not asked to: in the middle of a create it
-/// would have to refuse, and keep the container for ever.
+/// would have to refuse, and never remove the container.
 async fn end(client: &Client) {
     let Ok(Some(pid)) = client.server().await else { return };
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };

@@ -28,7 +28,7 @@ pub(super) struct Command {
 }
 
 /// A child with pipes on its standard streams. It is reaped by [`Child::reap`] alone; one that is
-/// dropped before, since nobody waits for it any more, is killed.
+/// dropped before, since no caller waits for it any more, is killed.
 #[derive(Debug)]
 pub(super) struct Child {
     pidfd: OwnedFd,
@@ -117,7 +117,7 @@ impl Child {
     pub(super) async fn exited(&self) -> io::Result<()> {
         let pidfd = self.pidfd.try_clone()?;
         // SAFETY: the descriptor is owned by what registers it, is closed only after it has been
-        // deregistered, and nobody else has its number.
+        // deregistered, and no other descriptor has its number.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
         let pidfd = pidfd.map_err(|error| io::Error::other(error.to_string()))?;
         let _readable = pidfd.readable().await?;

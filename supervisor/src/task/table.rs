@@ -57,7 +57,7 @@ pub(super) struct Task {
     pub(super) dirs: Dirs,
     /// Written by [`Task::record`] alone.
     phase: watch::Sender<Phase>,
-    /// Held by whoever deletes or buries the task: they take turns.
+    /// Held while the task is deleted, or its dead shim cleaned up: one at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Tells a Create under way to give up: the task is to be deleted.
     pub(super) abandon: tokio::sync::Notify,
@@ -107,7 +107,7 @@ impl ShimEnvironment {
         shim_sdk::address::socket_path(directory, &self.grpc_address, namespace, id.as_str()).ok()
     }
 
-    /// What a shim is told on behalf of a task.
+    /// What a shim is started with for a task.
     pub(super) fn parameters<'a>(
         &'a self,
         namespace: &'a Namespace,

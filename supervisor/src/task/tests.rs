@@ -352,7 +352,7 @@ async fn a_dead_shim_is_buried_and_its_exit_told_once_and_kept() {
     let signalled = soon(tasks.kill(&namespace, &id, None, 9, false)).await.unwrap_err();
     assert_eq!(signalled.kind(), Kind::NotFound);
 
-    // A daemon that comes later knows the exit too, and tells nobody again.
+    // A later daemon knows the exit too, and does not publish it again.
     let later = bench.daemon();
     soon(later.recover(true)).await;
     assert_eq!(soon(later.state(&namespace, &id, None)).await.unwrap().status, Status::Stopped);

@@ -20,7 +20,7 @@ use crate::lease::{LeaseId, Leases};
 use crate::metadata::{Labels, Namespace, RecordError};
 use crate::snapshot::Snapshotter;
 
-/// A lease that a crash leaves behind ends by itself after this, should nobody end it before.
+/// A lease that a crash leaves behind ends by itself after this, if no client ends it before.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 const EXPIRE: &str = "containerd.io/gc.expire";
 /// Marks the lease of an import, which no daemon but the one that made it can still need.

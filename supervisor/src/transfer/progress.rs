@@ -29,7 +29,7 @@ impl Progress {
         Self(Arc::new(told))
     }
 
-    /// News to nobody.
+    /// Progress that no client reads.
     pub(crate) fn ignored() -> Self {
         Self::to(|_| {})
     }

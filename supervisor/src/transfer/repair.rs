@@ -62,7 +62,7 @@ impl Importer {
             // One for each, as each was a transfer of its own: together they may be above any limit.
             let budget = Budget::default();
             let resolver = Resolver::new(&self.content, namespace, &[], &budget);
-            // An image that is not whole is told of with its blobs.
+            // An image that is not whole is reported with its blobs.
             let Ok(resolved) = resolver.resolve(&image.target) else { continue };
             for image in resolved.manifests {
                 let chain = chain_ids(&image.diff_ids);

@@ -135,7 +135,7 @@ impl Unpacker<'_> {
             log::debug!("remove snapshot {key:?}: {error}");
         }
         match error {
-            // Somebody unpacked the same layer meanwhile, and was faster.
+            // Another client has unpacked the same layer meanwhile.
             TransferError::Snapshot(SnapshotError::AlreadyExists { .. }) => Ok(()),
             other => Err(other),
         }

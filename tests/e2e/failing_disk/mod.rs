@@ -149,7 +149,7 @@ impl<'r> Fixture<'r> {
         let listed = run(&mut supervisor.ctr(&["snapshots", "ls"])).success().out();
         let named: Vec<Vec<&str>> =
             listed.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-        // The one that is nobody's parent.
+        // The one that has no children.
         let top = named.iter().find(|one| named.iter().all(|other| other[1] != one[0]));
         let chain = top.expect("the image was unpacked")[0].to_owned();
         supervisor.stop(Signal::SIGTERM);

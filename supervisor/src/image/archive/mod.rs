@@ -153,7 +153,7 @@ fn file(
         return Ok(());
     }
     let expected = match name.strip_prefix(BLOBS) {
-        // Files that somebody put beside the blobs: `blobs/README`, `blobs/sha256/.DS_Store`.
+        // Files that other software put beside the blobs: `blobs/README`, `blobs/sha256/.DS_Store`.
         Some(rest) if !rest.contains('/') || rest.contains("/.") => return Ok(()),
         Some(rest) => {
             let text = rest.replacen('/', ":", 1);

@@ -17,7 +17,7 @@ pub(in crate::task) enum Dialect {
     Options,
 }
 
-/// What a shim is told.
+/// What a shim is started with.
 #[derive(Debug)]
 pub(in crate::task) struct Parameters<'a> {
     pub(in crate::task) id: &'a str,

@@ -208,7 +208,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("hooks: startContainer", "hooks #0 has pid", "as createContainer"),
     known("hooks: all, in their order", "hooks #2 has pid", "as createContainer"),
     known("hooks: all, in their order", "hooks #3 has pid", "as createContainer"),
-    known("hooks: ", "hooks #0 status", "poststart is told `running`; in runc 1.1 `created`"),
+    known("hooks: ", "hooks #0 status", "poststart gets `running`; in runc 1.1 `created`"),
     known("hooks: all, in their order", "hooks #4 status", "as poststart"),
     known(
         "hooks that fail: startContainer",

@@ -81,7 +81,7 @@ pub(crate) fn verdict(row: &Row, verdict: &Verdict, took: Duration, swept: usize
     }
 }
 
-/// How one row ended, as a test program says it. Whoever chose the rows knows that the machine can
+/// How one row ended, as a test program says it. The caller that chose the rows knows that the machine can
 /// show them, so one that is not offered has failed.
 pub(crate) fn test(name: &str, row: &Row, verdict: &Verdict, took: Duration) {
     let said = match verdict {

@@ -97,7 +97,7 @@ pub(crate) struct Fixture {
     runtime_roots: RefCell<Vec<PathBuf>>,
     /// Before the root, which it lies in.
     _bundles: Memory,
-    /// Last, so that it is looked for what was left only when nobody listens any more.
+    /// Last, so that the check for leftovers comes after every listener is gone.
     root: Root,
 }
 
