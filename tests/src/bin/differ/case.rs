@@ -107,7 +107,7 @@ impl Variation {
 pub(crate) struct Case {
     /// `feature: variation`, or `combination N: ...`.
     pub(crate) name: String,
-    /// Indices into [`cases::all`].
+    /// Indices into [`crate::cases::all`].
     pub(crate) parts: Vec<usize>,
 }
 
