@@ -17,8 +17,8 @@ use crate::events::{Bus, Event};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask, now_nanos,
-    to_nanos, validate_identifier,
+    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask,
+    now_nanos, to_nanos, validate_identifier,
 };
 use crate::namespace;
 
@@ -109,18 +109,9 @@ impl Containers {
         let namespace = namespace.clone();
         self.database
             .read(move |connection| {
-                let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM containers WHERE namespace = ?1 ORDER BY id"
-                ))?;
-                let mut rows = statement.query([namespace.as_str()])?;
-                let mut containers = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let container = read(row)?;
-                    if filters.matches(&container) {
-                        containers.push(container);
-                    }
-                }
-                Ok(containers)
+                let query =
+                    format!("SELECT {COLUMNS} FROM containers WHERE namespace = ?1 ORDER BY id");
+                Ok(metadata::list(connection, &query, &namespace, read, &filters)?)
             })
             .await
     }

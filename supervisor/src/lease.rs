@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::SystemTime;
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    Database, Labels, Namespace, RecordError, from_nanos, labels, now_nanos, to_nanos,
+    self, Database, Labels, Namespace, RecordError, from_nanos, labels, now_nanos, to_nanos,
 };
 use crate::namespace;
 
@@ -267,22 +267,16 @@ impl Leases {
         let namespace = namespace.clone();
         self.database
             .read(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT id, labels, created FROM leases WHERE namespace = ?1 ORDER BY id",
-                )?;
-                let mut rows = statement.query([namespace.as_str()])?;
-                let mut leases = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let lease = Lease {
+                let query =
+                    "SELECT id, labels, created FROM leases WHERE namespace = ?1 ORDER BY id";
+                let read = |row: &Row<'_>| {
+                    Ok(Lease {
                         id: LeaseId(row.get(0)?),
                         labels: labels::decode(&row.get::<_, String>(1)?)?,
                         created: from_nanos(row.get(2)?),
-                    };
-                    if filters.matches(&lease) {
-                        leases.push(lease);
-                    }
-                }
-                Ok(leases)
+                    })
+                };
+                Ok(metadata::list(connection, query, &namespace, read, &filters)?)
             })
             .await
     }

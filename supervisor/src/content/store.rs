@@ -20,7 +20,7 @@ use crate::lease::{self, LeaseId};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    Database, Labels, MetadataError, Namespace, from_nanos, labels, mask, now_nanos, to_nanos,
+    self, Database, Labels, MetadataError, Namespace, from_nanos, labels, mask, now_nanos, to_nanos,
 };
 use crate::quarantine::set_aside;
 
@@ -120,18 +120,8 @@ impl Store {
     ) -> Result<Vec<Info>, ContentError> {
         let filters = Filters::parse(filters)?;
         self.shared.database.read_blocking(|connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM blobs WHERE namespace = ?1 ORDER BY digest"
-            ))?;
-            let mut rows = statement.query([namespace.as_str()])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let info = read(row)?;
-                if filters.matches(&info) {
-                    found.push(info);
-                }
-            }
-            Ok(found)
+            let query = format!("SELECT {COLUMNS} FROM blobs WHERE namespace = ?1 ORDER BY digest");
+            Ok(metadata::list(connection, &query, namespace, read, &filters)?)
         })
     }
 

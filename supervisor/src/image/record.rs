@@ -14,7 +14,8 @@ use crate::events::{Bus, Event};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask, to_nanos,
+    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask,
+    to_nanos,
 };
 use crate::namespace;
 
@@ -90,18 +91,9 @@ impl Images {
         let namespace = namespace.clone();
         self.database
             .read(move |connection| {
-                let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM images WHERE namespace = ?1 ORDER BY name"
-                ))?;
-                let mut rows = statement.query([namespace.as_str()])?;
-                let mut images = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let image = read(row)?;
-                    if filters.matches(&image) {
-                        images.push(image);
-                    }
-                }
-                Ok(images)
+                let query =
+                    format!("SELECT {COLUMNS} FROM images WHERE namespace = ?1 ORDER BY name");
+                Ok(metadata::list(connection, &query, &namespace, read, &filters)?)
             })
             .await
     }
