@@ -78,7 +78,7 @@ fn plugins(config: &DaemonConfig) -> Vec<wire::Plugin> {
     let export = |name: &str, value: String| HashMap::from([(name.to_owned(), value)]);
     let platform = || Platform {
         os: "linux".to_owned(),
-        architecture: architecture().to_owned(),
+        architecture: crate::image::Platform::host().architecture,
         ..Platform::default()
     };
     let ours = PLUGINS.iter().map(|(kind, id, requires)| wire::Plugin {
@@ -131,15 +131,6 @@ fn plugins(config: &DaemonConfig) -> Vec<wire::Plugin> {
         }
     });
     ours.chain(proxies).collect()
-}
-
-/// This machine's architecture in Go's words, which images and clients use.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 fn parse_platform(text: &str) -> Platform {

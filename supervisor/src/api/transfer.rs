@@ -133,7 +133,8 @@ fn from_wire(store: ImageStore, snapshotter: &str) -> Result<Destination, Status
 }
 
 fn platform(wire: types::Platform) -> Platform {
-    Platform { os: wire.os, architecture: wire.architecture, variant: wire.variant }
+    let types::Platform { os, architecture, variant, .. } = wire;
+    Platform { os, architecture, variant }.normalized()
 }
 
 fn to_wire(event: Event) -> kinds::Progress {

@@ -9,22 +9,22 @@ use crate::content::Descriptor;
 const MAX_LISTED: usize = 10;
 
 impl Index {
-    /// The link to follow for `platform`: the first that names it, or else the first that names no
-    /// platform. `document` is this index, for errors.
+    /// The link to follow for `platform`: the first of those that name the nearest one, or else the
+    /// first that names no platform. `document` is this index, for errors.
     pub(crate) fn select(
         &self,
         document: &str,
         platform: &Platform,
     ) -> Result<&RawDescriptor, ImageError> {
-        let names_it = |link: &&RawDescriptor| match link.platform(document) {
-            Ok(Some(named)) => {
-                named.os == platform.os && named.architecture == platform.architecture
-            }
-            Ok(None) | Err(_) => false,
+        let distance = |link: &RawDescriptor| match link.platform(document) {
+            Ok(Some(named)) if named.os.is_empty() || named.architecture.is_empty() => None,
+            Ok(Some(named)) => platform.distance(&named),
+            Ok(None) | Err(_) => None,
         };
-        let mut links = self.manifests.iter();
-        links
-            .find(names_it)
+        let named = self.manifests.iter().filter_map(|link| Some((distance(link)?, link)));
+        named
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, link)| link)
             .or_else(|| self.manifests.iter().find(|link| link.platform.is_none()))
             .ok_or_else(|| ImageError::NoPlatform {
                 image: document.to_owned(),
@@ -53,13 +53,12 @@ impl ResolvedTarget {
         target: &Descriptor,
         platform: &Platform,
     ) -> Result<&ResolvedManifest, ImageError> {
-        let exact = |image: &&ResolvedManifest| {
-            image.platform.os == platform.os && image.platform.architecture == platform.architecture
-        };
-        let fits = |image: &&ResolvedManifest| platform.runs(&image.platform);
-        let fitting: Vec<&ResolvedManifest> = self.manifests.iter().filter(fits).collect();
-        let chosen = fitting.iter().copied().find(exact).or(fitting.first().copied());
-        let image = chosen.ok_or_else(|| ImageError::NoPlatform {
+        let fitting = self
+            .manifests
+            .iter()
+            .filter_map(|image| Some((platform.distance(&image.platform)?, image)));
+        let nearest = fitting.min_by_key(|(distance, _)| *distance).map(|(_, image)| image);
+        let image = nearest.ok_or_else(|| ImageError::NoPlatform {
             image: target.digest.to_string(),
             wanted: platform.to_string(),
             have: self
@@ -100,6 +99,19 @@ mod tests {
         assert_eq!(index.select("it", &host).unwrap().digest, "b");
         let other = Platform { os: "plan9".into(), ..Platform::default() };
         assert!(matches!(index.select("it", &other), Err(ImageError::NoPlatform { .. })));
+        // Of several variants the nearest runs, in whichever order they are listed.
+        let json = r#"{"manifests":[
+            {"digest":"v5","size":1,"platform":{"os":"linux","architecture":"arm","variant":"v5"}},
+            {"digest":"v8","size":1,"platform":{"os":"linux","architecture":"arm","variant":"v8"}},
+            {"digest":"v6","size":1,"platform":{"os":"linux","architecture":"arm","variant":"v6"}}]}"#;
+        let variants: Index = serde_json::from_str(json).unwrap();
+        let arm = |variant: &str| Platform {
+            os: "linux".into(),
+            architecture: "arm".into(),
+            variant: variant.into(),
+        };
+        assert_eq!(variants.select("it", &arm("v7")).unwrap().digest, "v6");
+        assert_eq!(variants.select("it", &arm("v5")).unwrap().digest, "v5");
         // One that says nothing of platforms is for any.
         let index: Index =
             serde_json::from_str(r#"{"manifests":[{"digest":"a","size":1}]}"#).unwrap();
