@@ -10,13 +10,14 @@ use crate::layer::{EntryName, ExtractError};
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// A layer could not be read.
-    #[error("image {image}, layer {layer}: {cause}")]
+    #[error("image {image}, layer {layer}")]
     Layer {
         /// The image.
         image: String,
         /// The layer's digest.
         layer: String,
         /// Why.
+        #[source]
         cause: ExtractError,
     },
     /// A layer is not what its digest says.
@@ -76,11 +77,14 @@ pub enum InstallError {
         why: String,
     },
     /// The system refused a call.
-    #[error("{call}: {cause}")]
+    #[error("{call}({path:?})")]
     System {
-        /// The call with its arguments.
-        call: String,
+        /// The call.
+        call: &'static str,
+        /// The path that it was given.
+        path: PathBuf,
         /// The answer.
+        #[source]
         cause: io::Error,
     },
 }
@@ -124,14 +128,22 @@ impl InstallError {
 
 /// Names a call for the error.
 pub(crate) trait Call<T> {
-    fn call(self, name: &str, path: &Path) -> Result<T, InstallError>;
+    fn call(self, name: &'static str, path: &Path) -> Result<T, InstallError>;
 }
 
 impl<T, E: Into<io::Error>> Call<T> for Result<T, E> {
-    fn call(self, name: &str, path: &Path) -> Result<T, InstallError> {
+    fn call(self, name: &'static str, path: &Path) -> Result<T, InstallError> {
         self.map_err(|cause| InstallError::System {
-            call: format!("{name}({path:?})"),
+            call: name,
+            path: path.to_owned(),
             cause: cause.into(),
         })
     }
+}
+
+/// An error and its causes, as callers print them.
+#[cfg(test)]
+pub(crate) fn printed(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -10,6 +10,7 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use crate::error::printed;
 use crate::plan::{Image, Layer, Options, hex_digest};
 use crate::{InstallError, Kind, ManagedDirectory};
 
@@ -163,7 +164,7 @@ fn an_image_replaces_its_own_files_and_no_others_unless_told_to() {
     let other = image("b", &[&[file("bin/x", "3"), file("bin/z", "3")]]);
     let error = place.managed.install(&other, PLAIN).unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists);
-    assert!(error.to_string().contains("bin/x (of a)"), "{error}");
+    assert!(printed(&error).contains("bin/x (of a)"), "{error}");
     assert_eq!(place.names("bin"), ["x"]);
     place.managed.install(&other, REPLACE).unwrap();
     assert_eq!(place.read("bin/x").unwrap(), "3");
@@ -211,7 +212,7 @@ fn nothing_is_written_when_anything_is_refused() {
         let entries = [&[file("bin/good", "good")], *bad].concat();
         let error = place.managed.install(&image("bad", &[&entries]), REPLACE).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
-        assert!(error.to_string().contains("refused entry"), "{error}");
+        assert!(printed(&error).contains("refused entry"), "{error}");
         assert_eq!(place.names(""), [".lock", "generations"], "{error}");
         assert_eq!(place.names("generations"), Vec::<String>::new());
         assert_eq!(fs::read_dir(place.root.path()).unwrap().count(), 1);
@@ -242,7 +243,7 @@ fn files_from_before_are_kept_and_shown_throughout() {
     symlink("old", place.at("bin/link")).unwrap();
     let error =
         place.managed.install(&image("a", &[&[file("bin/old", "new")]]), PLAIN).unwrap_err();
-    assert!(error.to_string().contains("of no image"), "{error}");
+    assert!(printed(&error).contains("of no image"), "{error}");
     place.managed.install(&image("a", &[&[file("bin/a", "1")]]), PLAIN).unwrap();
     assert_eq!(place.names("bin"), ["a", "link", "old", "sub"]);
     assert_eq!(place.read("bin/sub/deep").unwrap(), "deep");
@@ -326,6 +327,6 @@ fn receipts_of_a_newer_program_are_refused_not_lost() {
     let text = fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
     fs::write(&path, text).unwrap();
     let error = place.managed.receipts().unwrap_err();
-    assert!(error.to_string().contains("newer"), "{error}");
+    assert!(printed(&error).contains("newer"), "{error}");
     assert!(Path::new(&path).exists());
 }

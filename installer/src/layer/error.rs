@@ -9,11 +9,12 @@ use crate::budget::Exhausted;
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// The archive could not be read; a truncated one ends here.
-    #[error("read archive after {entries} entries: {cause}")]
+    #[error("read archive after {entries} entries")]
     Read {
         /// How many entries were read whole.
         entries: u64,
         /// What the reader said.
+        #[source]
         cause: io::Error,
     },
     /// A header makes no sense.
@@ -43,21 +44,23 @@ pub enum ExtractError {
         unit: &'static str,
     },
     /// The transfer's budget is used up.
-    #[error("at {entry}: {cause}")]
+    #[error("at {entry}")]
     Budget {
         /// The entry that crossed it.
         entry: EntryName,
         /// What was refused.
+        #[source]
         cause: Exhausted,
     },
     /// The system refused a call.
-    #[error("extract {entry}: {call}: {cause}")]
+    #[error("extract {entry}: {call}")]
     System {
         /// The entry being made.
         entry: EntryName,
         /// The call with its arguments.
         call: String,
         /// The answer.
+        #[source]
         cause: io::Error,
     },
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 
+use shim_sdk::error::report;
 use shim_sdk::{ContainerId, ExecId, Exit, Kind};
 
 use super::error::TaskError;
@@ -224,7 +225,9 @@ impl Tasks {
                     };
                     stats
                         .map(|stats| (task.id.clone(), stats))
-                        .inspect_err(|error| log::debug!("stats of {}: {error}", task.name()))
+                        .inspect_err(|error| {
+                            log::debug!("stats of {}: {}", task.name(), report(error))
+                        })
                         .ok()
                 })
             })

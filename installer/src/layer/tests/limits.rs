@@ -20,7 +20,7 @@ fn the_headers_before_one_entry_are_bounded_together() {
     let value = vec![b'v'; 900];
     let chain = |kind: fn(Tar, &[u8]) -> Tar| {
         let tar = (0..1200).fold(Tar::default(), |tar, _| kind(tar, &value));
-        error_of(tar.file("f", "")).to_string()
+        printed(&error_of(tar.file("f", "")))
     };
     let x = chain(|tar, value| tar.pax(&[("SCHILY.xattr.user.a", value)]));
     let g = chain(|tar, value| tar.raw(&Tar::header(b"g", b'g', 900, b"", 0), value));
@@ -107,7 +107,7 @@ fn what_is_kept_for_whiteouts_is_charged_also_where_no_entry_follows() {
     over(directories(Tar::default()), layer(), Limits::default()).unwrap();
     let limits = Limits { max_kept_bytes: 1000, ..Limits::default() };
     let error = over(directories(Tar::default()), layer(), limits).unwrap_err();
-    assert!(error.to_string().contains("kept in memory"), "{error}");
+    assert!(printed(&error).contains("kept in memory"), "{error}");
 }
 
 /// Each whiteout, and each name through a link, opened every directory on its way anew: hours of a
@@ -129,7 +129,7 @@ fn directories_that_are_looked_into_are_charged() {
     over(below(), through(), Limits::default()).unwrap();
     let error = over(below(), through(), limits(2000)).unwrap_err();
     assert_eq!(error.kind(), Kind::ResourceExhausted);
-    assert!(error.to_string().contains("directories looked into"), "{error}");
+    assert!(printed(&error).contains("directories looked into"), "{error}");
 }
 
 /// Zeros behind the end of an archive took 14 s.
@@ -145,7 +145,7 @@ fn what_is_behind_the_end_is_bounded() {
     assert!(apply(1 << 20).is_ok());
     let error = apply(1 << 40).unwrap_err();
     assert_eq!(error.kind(), Kind::ResourceExhausted);
-    assert!(error.to_string().contains("behind the end"), "{error}");
+    assert!(printed(&error).contains("behind the end"), "{error}");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_must_be_remembered_is_charged_and_given_back() {
     apply(many(), root.path(), &budget).unwrap();
     // Over what is there already, whiteouts must know what is old.
     let error = apply(many(), root.path(), &budget).unwrap_err();
-    assert!(error.to_string().contains("kept in memory"), "{error}");
+    assert!(printed(&error).contains("kept in memory"), "{error}");
     let budget = Budget::new(limits);
     for _ in 0..10 {
         let few = (0..20).fold(Tar::default(), |tar, n| tar.file(&format!("f{n}"), ""));
