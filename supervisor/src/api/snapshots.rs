@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::status::refuse;
 use super::translate::{labels, lease, paths, signed, wire_labels, wire_mounts, wire_time};
 use crate::gc::Collector;
-use crate::snapshot::{Info, New, SnapshotError, Snapshotter};
+use crate::snapshot::{Commit, Info, New, SnapshotError, Snapshotter};
 
 /// Snapshots in one message of a list.
 const BATCH: usize = 100;
@@ -79,11 +79,10 @@ impl wire::snapshots_server::Snapshots for Snapshots {
     ) -> Result<Response<()>, Status> {
         let (namespace, lease) = (super::namespace(&request)?, lease(&request)?);
         let request = request.into_inner();
+        let snapshotter = self.named(&request.snapshotter)?;
         let labels = labels(request.labels);
-        self.named(&request.snapshotter)?
-            .commit(&namespace, &request.name, &request.key, labels, lease)
-            .await
-            .map_err(refuse)?;
+        let commit = Commit { key: request.key, name: request.name, labels, lease };
+        snapshotter.commit(&namespace, commit).await.map_err(refuse)?;
         Ok(Response::new(()))
     }
 

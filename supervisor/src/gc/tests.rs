@@ -6,7 +6,7 @@ use crate::events::Bus;
 use crate::image::{Image, Images};
 use crate::lease::{LeaseId, Leases};
 use crate::metadata::{Labels, Namespace};
-use crate::snapshot::New;
+use crate::snapshot::{Commit, New};
 
 struct Fixture {
     _folder: tempfile::TempDir,
@@ -64,7 +64,8 @@ impl Fixture {
         let new = New { key: format!("{name}-active"), parent: parent.into(), ..New::default() };
         let key = new.key.clone();
         self.snapshots.prepare(&self.namespace, new).await.unwrap();
-        self.snapshots.commit(&self.namespace, name, &key, Labels::new(), None).await.unwrap();
+        let commit = Commit { key, name: name.to_owned(), labels: Labels::new(), lease: None };
+        self.snapshots.commit(&self.namespace, commit).await.unwrap();
     }
 
     async fn snapshots(&self) -> Vec<String> {

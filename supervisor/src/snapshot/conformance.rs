@@ -3,7 +3,7 @@
 use conformance::snapshot::{self, Kind, Usage};
 use conformance::{Labels, Mount, Refused, Result};
 
-use super::{Info, New, SnapshotError, Snapshotter};
+use super::{Commit, Info, New, SnapshotError, Snapshotter};
 use crate::events::Bus;
 use crate::metadata::{Database, Namespace};
 
@@ -52,8 +52,9 @@ impl conformance::Snapshotter for Local {
     }
 
     async fn commit(&self, name: &str, key: &str, labels: &Labels) -> Result<()> {
-        let committed = self.snapshots.commit(&self.namespace, name, key, labels.clone(), None);
-        committed.await.map_err(refuse)
+        let (key, name, labels) = (key.to_owned(), name.to_owned(), labels.clone());
+        let commit = Commit { key, name, labels, lease: None };
+        self.snapshots.commit(&self.namespace, commit).await.map_err(refuse)
     }
 
     async fn stat(&self, key: &str) -> Result<snapshot::Info> {

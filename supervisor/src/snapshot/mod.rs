@@ -34,5 +34,5 @@ pub(crate) use error::SnapshotError;
 pub(crate) use mount::Mount;
 pub(crate) use record::{Info, Kind};
 pub(crate) use repair::Recorded;
-pub(crate) use snapshotter::{New, Snapshotter, remove_orphans};
+pub(crate) use snapshotter::{Commit, New, Snapshotter, remove_orphans};
 pub(crate) use usage::Usage;

@@ -37,6 +37,20 @@ pub(crate) struct New {
     pub(crate) lease: Option<LeaseId>,
 }
 
+/// An active snapshot that is to be a committed one. Key and name are fields, so that a caller cannot
+/// exchange them.
+#[derive(Debug, Clone)]
+pub(crate) struct Commit {
+    /// The key of the active snapshot.
+    pub(crate) key: String,
+    /// The name that it is to have.
+    pub(crate) name: String,
+    /// The labels that it is to have.
+    pub(crate) labels: Labels,
+    /// The lease that is to keep it.
+    pub(crate) lease: Option<LeaseId>,
+}
+
 impl Snapshotter {
     /// Opens the snapshotter with the default driver under `root` (`root/snapshots`).
     pub(crate) fn open(
@@ -138,21 +152,19 @@ impl Snapshotter {
             .await
     }
 
-    /// Makes the active snapshot `key` the committed one `name`, with `labels`. Its files are on the
-    /// disk before its record is: a record is never checked again.
+    /// Makes an active snapshot a committed one. Its files are on the disk before its record is: a
+    /// record is never checked again.
     pub(crate) async fn commit(
         &self,
         namespace: &Namespace,
-        name: &str,
-        key: &str,
-        labels: Labels,
-        lease: Option<LeaseId>,
+        commit: Commit,
     ) -> Result<(), SnapshotError> {
-        require("name", name)?;
-        require("key", key)?;
+        let Commit { key, name, labels, lease } = commit;
+        require("name", &name)?;
+        require("key", &key)?;
         labels::validate(&labels)?;
-        let usage = self.settle(namespace, key).await?;
-        let (scope, old, new) = (self.scope(namespace), key.to_owned(), name.to_owned());
+        let usage = self.settle(namespace, &key).await?;
+        let (scope, old, new) = (self.scope(namespace), key.clone(), name.clone());
         self.database
             .write(move |transaction| {
                 let mut snapshot = record::find(transaction, &scope, &old)?;
@@ -185,11 +197,7 @@ impl Snapshotter {
                 Ok(())
             })
             .await?;
-        let event = Event::SnapshotCommitted {
-            key: key.to_owned(),
-            name: name.to_owned(),
-            snapshotter: self.name().to_owned(),
-        };
+        let event = Event::SnapshotCommitted { key, name, snapshotter: self.name().to_owned() };
         self.events.publish(namespace, event);
         Ok(())
     }

@@ -31,7 +31,9 @@ impl Fixture {
     }
 
     async fn commit(&self, name: &str, key: &str) -> Result<(), SnapshotError> {
-        self.snapshots.commit(&self.namespace, name, key, Labels::new(), None).await
+        let (key, name) = (key.to_owned(), name.to_owned());
+        let commit = Commit { key, name, labels: Labels::new(), lease: None };
+        self.snapshots.commit(&self.namespace, commit).await
     }
 
     async fn layers(&self, names: &[&str]) {

@@ -16,7 +16,7 @@ use crate::image::chain_ids;
 use crate::image::resolve::ResolvedManifest;
 use crate::lease::{LeaseId, Leases, Resource};
 use crate::metadata::{Labels, Namespace};
-use crate::snapshot::{New, SnapshotError, Snapshotter};
+use crate::snapshot::{Commit, New, SnapshotError, Snapshotter};
 
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
@@ -117,12 +117,16 @@ impl Unpacker<'_> {
             lease: Some(self.lease.clone()),
         };
         let mounts = self.snapshots.prepare(self.namespace, new).await?;
+        let commit = Commit {
+            key: key.clone(),
+            name: chain_id.to_string(),
+            labels,
+            lease: Some(self.lease.clone()),
+        };
         let outcome = match self.apply(layer, diff_id, mounts).await {
-            Ok(()) => self
-                .snapshots
-                .commit(self.namespace, chain_id.as_str(), &key, labels, Some(self.lease.clone()))
-                .await
-                .map_err(TransferError::from),
+            Ok(()) => {
+                self.snapshots.commit(self.namespace, commit).await.map_err(TransferError::from)
+            }
             Err(error) => Err(error),
         };
         let Err(error) = outcome else {
