@@ -85,16 +85,24 @@ pub(crate) struct DaemonConfig {
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("read configuration {path}: {cause}")]
-    Read { path: PathBuf, cause: io::Error },
+    #[error("read configuration {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error("parse configuration {path}: {message}")]
     Parse { path: PathBuf, message: String },
     #[error("{path}: unknown key {key}{}", nearest(.near))]
     UnknownKey { path: PathBuf, key: String, near: Option<String> },
     #[error("{path}: {key} must be {want}")]
     WrongType { path: PathBuf, key: String, want: &'static str },
-    #[error("resolve directory {path}: {cause}")]
-    Resolve { path: PathBuf, cause: io::Error },
+    #[error("resolve directory {path}")]
+    Resolve {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error(
         "socket path {path} has {bytes} bytes, a unix socket takes {SOCKET_PATH_BYTES}: choose a \
          shorter --state or --address"

@@ -10,16 +10,16 @@ use tokio::sync::Notify;
 use crate::check::Checker;
 use crate::config::DaemonConfig;
 use crate::container::Containers;
-use crate::content::{ContentError, Store};
+use crate::content::Store;
 use crate::error::DaemonError;
 use crate::events::Bus;
 use crate::gc::Collector;
 use crate::image::Images;
 use crate::install::Installer;
 use crate::lease::Leases;
-use crate::metadata::{self, Database, MetadataError, RootFiles, RootId, Unusable};
+use crate::metadata::{self, Database, RootFiles, RootId, Unusable};
 use crate::namespace::Namespaces;
-use crate::snapshot::{self, SnapshotError, Snapshotter};
+use crate::snapshot::{self, Snapshotter};
 use crate::task::{self, ShimEnvironment, Tasks};
 use crate::transfer::{self, Importer};
 
@@ -67,12 +67,10 @@ impl Domain {
     /// one that is empty but for the containers that bundles tell of, and nothing of it is swept.
     pub(crate) fn open(config: &DaemonConfig) -> Result<Self, DaemonError> {
         let (root, events) = (&config.root, Bus::new());
-        let damaged = |what| move |cause: String| DaemonError::Open { what, cause };
         let files = RootFiles { root: root.clone() };
         let id = identify(root)?;
         let opened = metadata::verify_and_open(&files, &id)
-            .map_err(|error: MetadataError| report(&error))
-            .map_err(damaged("metadata"))?;
+            .map_err(|error| DaemonError::Open { what: "metadata", cause: error.into() })?;
         let (database, uuid, unusable) = match opened {
             Ok((database, uuid)) => (database, uuid, None),
             Err(unusable) => {
@@ -87,11 +85,9 @@ impl Domain {
         }
         let leases = Leases::new(database.clone());
         let content = Store::open(root, database.clone())
-            .map_err(|error: ContentError| report(&error))
-            .map_err(damaged("content"))?;
+            .map_err(|error| DaemonError::Open { what: "content", cause: error.into() })?;
         let snapshots = Snapshotter::open(root, database.clone(), events.clone())
-            .map_err(|error: SnapshotError| report(&error))
-            .map_err(damaged("snapshots"))?;
+            .map_err(|error| DaemonError::Open { what: "snapshots", cause: error.into() })?;
         let containers = Containers::new(database.clone(), events.clone());
         let collector = Collector::new(database.clone(), content.clone(), snapshots.clone());
         if unusable.is_none() {
@@ -195,7 +191,7 @@ fn provisional(state: &Path) -> Result<Database, DaemonError> {
         _ => {}
     }
     Database::open(folder.join("metadata.db"))
-        .map_err(|error| DaemonError::Open { what: "metadata", cause: report(&error) })
+        .map_err(|error| DaemonError::Open { what: "metadata", cause: error.into() })
 }
 
 /// The root's own identifier.

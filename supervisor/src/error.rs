@@ -13,8 +13,13 @@ pub(crate) enum DaemonError {
     Config(#[from] ConfigError),
     #[error("{what} must be run as root")]
     NotRoot { what: &'static str },
-    #[error("{what} {path}: {cause}")]
-    File { what: &'static str, path: PathBuf, cause: io::Error },
+    #[error("{what} {path}")]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error(
         "directory {path} has things of others in it ({}): choose a directory of its own for the \
          supervisor", escaped(&.other.to_string_lossy(), QUOTED_BYTES)
@@ -37,14 +42,27 @@ pub(crate) enum DaemonError {
          be seen from here: start the supervisor where it ran before, or stop its containers there"
     )]
     OtherMountNamespace { root: PathBuf },
-    #[error("{what}: {cause}")]
-    System { what: &'static str, cause: io::Error },
+    #[error("{what}")]
+    System {
+        what: &'static str,
+        #[source]
+        cause: io::Error,
+    },
     #[error("supervisor did not start: {reason}; its log is {log}")]
     DidNotStart { reason: String, log: PathBuf },
-    #[error("serve on {address}: {cause}")]
-    Serve { address: PathBuf, cause: tonic::transport::Error },
-    #[error("open {what}: {cause}")]
-    Open { what: &'static str, cause: String },
+    #[error("serve on {address}")]
+    Serve {
+        address: PathBuf,
+        #[source]
+        cause: tonic::transport::Error,
+    },
+    /// A store that was found damaged, or could not be read.
+    #[error("open {what}")]
+    Open {
+        what: &'static str,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 fn named(root: &Option<PathBuf>) -> String {

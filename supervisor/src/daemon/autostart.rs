@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protos::grpc::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use shim_sdk::error::report;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
@@ -63,7 +64,7 @@ pub(crate) async fn connect(config: &DaemonConfig) -> Result<RetryingChannel, Da
             return Err(error);
         }
         // It was leaving, or being killed, when it was reached.
-        log::debug!("{error}; trying again");
+        log::debug!("{}; trying again", report(&error));
         attempt += 1;
         tokio::time::sleep(PAUSE).await;
     }
