@@ -17,8 +17,8 @@ use crate::events::{Bus, Event};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask,
-    now_nanos, to_nanos, validate_identifier,
+    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, label_column,
+    labels, mask, now_nanos, to_nanos, validate_identifier,
 };
 use crate::namespace;
 
@@ -366,7 +366,7 @@ fn write(
         .execute((
             namespace.as_str(),
             &container.id,
-            labels::encode(&container.labels)?,
+            label_column::encode(&container.labels)?,
             &container.image,
             &container.runtime,
             options.map(|any| &any.type_url),
@@ -408,7 +408,7 @@ fn read(row: &Row<'_>) -> Result<Container, MetadataError> {
     let extensions = Extensions::decode(extensions).map_err(|cause| damaged(cause.into()))?;
     Ok(Container {
         id: row.get(0)?,
-        labels: labels::decode(stored)?,
+        labels: label_column::decode(stored)?,
         image: row.get(2)?,
         runtime: row.get(3)?,
         options: any(row.get(4)?, row.get(5)?),

@@ -13,7 +13,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    self, Database, Labels, Namespace, RecordError, from_nanos, labels, now_nanos, to_nanos,
+    self, Database, Labels, Namespace, RecordError, from_nanos, label_column, labels, now_nanos,
+    to_nanos,
 };
 use crate::namespace;
 
@@ -164,7 +165,7 @@ impl Leases {
                 let mut rows = statement.query([])?;
                 let mut leases = Vec::new();
                 while let Some(row) = rows.next()? {
-                    if labels::decode(&row.get::<_, String>(2)?)?.contains_key(key) {
+                    if label_column::decode(&row.get::<_, String>(2)?)?.contains_key(key) {
                         leases.push((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
                     }
                 }
@@ -225,7 +226,7 @@ impl Leases {
                     .execute((
                         namespace.as_str(),
                         lease.id.as_str(),
-                        labels::encode(&lease.labels)?,
+                        label_column::encode(&lease.labels)?,
                         expires,
                         to_nanos(lease.created),
                     ))?;
@@ -272,7 +273,7 @@ impl Leases {
                 let read = |row: &Row<'_>| {
                     Ok(Lease {
                         id: LeaseId(row.get(0)?),
-                        labels: labels::decode(&row.get::<_, String>(1)?)?,
+                        labels: label_column::decode(&row.get::<_, String>(1)?)?,
                         created: from_nanos(row.get(2)?),
                     })
                 };
@@ -348,7 +349,11 @@ fn find(
         .optional()?;
     let (stored, created) =
         found.ok_or_else(|| RecordError::NotFound { what: WHAT, id: id.to_string() })?;
-    Ok(Lease { id: id.clone(), labels: labels::decode(&stored)?, created: from_nanos(created) })
+    Ok(Lease {
+        id: id.clone(),
+        labels: label_column::decode(&stored)?,
+        created: from_nanos(created),
+    })
 }
 
 /// RFC 3339 as stored time.

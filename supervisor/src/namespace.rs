@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use crate::metadata::{Database, Labels, Namespace, RecordError, labels, mask};
+use crate::metadata::{Database, Labels, Namespace, RecordError, label_column, labels, mask};
 
 const WHAT: &str = "namespace";
 
@@ -64,7 +64,7 @@ impl Namespaces {
                 rows.map(|row| {
                     let (name, stored) = row?;
                     let name = Namespace::new(name).map_err(|cause| invalid("", &cause))?;
-                    Ok(Record { name, labels: labels::decode(&stored)? })
+                    Ok(Record { name, labels: label_column::decode(&stored)? })
                 })
                 .collect()
             })
@@ -76,7 +76,7 @@ impl Namespaces {
         labels::validate(&record.labels)?;
         self.database
             .write(move |transaction| {
-                let stored = labels::encode(&record.labels)?;
+                let stored = label_column::encode(&record.labels)?;
                 let name = record.name.as_str();
                 let made = transaction
                     .prepare_cached(
@@ -121,7 +121,7 @@ impl Namespaces {
                 labels::validate(&record.labels)?;
                 transaction
                     .prepare_cached("UPDATE namespaces SET labels = ?2 WHERE name = ?1")?
-                    .execute((record.name.as_str(), labels::encode(&record.labels)?))?;
+                    .execute((record.name.as_str(), label_column::encode(&record.labels)?))?;
                 Ok(record)
             })
             .await
@@ -167,7 +167,7 @@ fn find(connection: &Connection, name: &Namespace) -> Result<Record, RecordError
         .query_row([name.as_str()], |row| row.get(0))
         .optional()?;
     match stored {
-        Some(stored) => Ok(Record { name: name.clone(), labels: labels::decode(&stored)? }),
+        Some(stored) => Ok(Record { name: name.clone(), labels: label_column::decode(&stored)? }),
         None => Err(RecordError::NotFound { what: WHAT, id: name.to_string() }),
     }
 }

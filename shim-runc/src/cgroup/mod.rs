@@ -15,6 +15,7 @@
 //! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See
 //! cgroups(7), the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
+pub(crate) mod directory;
 mod find;
 pub(crate) mod record;
 pub(crate) mod remove;

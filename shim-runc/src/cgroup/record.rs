@@ -26,7 +26,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use shim_sdk::file::read_regular;
 
-use super::remove::{is_root, remove_group};
+use super::directory::{is_root, remove_group};
 use super::{collect_pids, send, write};
 
 /// The version of the file's format.

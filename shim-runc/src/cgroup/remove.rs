@@ -9,7 +9,6 @@
 //!
 //! See the OCI runtime specification (linux.cgroupsPath), cgroups(7).
 
-use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use shim_sdk::ContainerId;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
+use super::directory::{is_root, remove_group};
 use super::record::{self, Ending, Made};
 use super::{below, collect_pids, find, send, write};
 use crate::engine::INIT_PID_FILE;
@@ -136,51 +136,12 @@ fn kill_and_remove(group: &Path) -> io::Result<bool> {
     remove_group(group).map(|()| true)
 }
 
-/// Whether a path is a whole hierarchy, which no container owns whatever a record says.
-pub(crate) fn is_root(group: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| fs::metadata(path).map(|entry| entry.dev()).ok();
-    match (device(group), group.parent().and_then(device)) {
-        (Some(group), Some(parent)) => group != parent,
-        (None, _) => false,
-        (Some(_), None) => true,
-    }
-}
-
-/// Removes a group and those below, which the container may have made.
-pub(crate) fn remove_group(group: &Path) -> io::Result<()> {
-    match fs::remove_dir(group) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => {}
-        done => return done,
-    }
-    for entry in fs::read_dir(group)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_group(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(group) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::process::{Child, Command};
 
     use super::*;
-
-    #[test]
-    fn a_whole_hierarchy_is_never_a_containers_group() {
-        let trees = find::trees().unwrap();
-        assert!(!trees.is_empty());
-        for tree in trees {
-            assert!(is_root(&tree), "{}", tree.display());
-        }
-        assert!(!is_root(Path::new("/sys/fs/cgroup/no/such")));
-    }
 
     #[test]
     fn only_a_group_that_bears_the_containers_id_is_its_own() {

@@ -20,7 +20,8 @@ use crate::lease::{self, LeaseId};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    self, Database, Labels, MetadataError, Namespace, from_nanos, labels, mask, now_nanos, to_nanos,
+    self, Database, Labels, MetadataError, Namespace, from_nanos, label_column, labels, mask,
+    now_nanos, to_nanos,
 };
 use crate::quarantine::set_aside;
 
@@ -436,7 +437,7 @@ fn change_labels(
         .execute((
             namespace.as_str(),
             info.digest.as_str(),
-            labels::encode(&info.labels)?,
+            label_column::encode(&info.labels)?,
             to_nanos(info.updated),
         ))?;
     let node = Node::content(&info.digest);
@@ -460,7 +461,7 @@ pub(super) fn record(
             namespace.as_str(),
             info.digest.as_str(),
             size,
-            labels::encode(&info.labels)?,
+            label_column::encode(&info.labels)?,
             to_nanos(info.created),
             to_nanos(info.updated),
         ))?;
@@ -534,7 +535,7 @@ fn read(row: &Row<'_>) -> Result<Info, MetadataError> {
     Ok(Info {
         digest,
         size_bytes: row.get::<_, i64>(1)?.unsigned_abs(),
-        labels: labels::decode(&row.get::<_, String>(2)?)?,
+        labels: label_column::decode(&row.get::<_, String>(2)?)?,
         created: from_nanos(row.get(3)?),
         updated: from_nanos(row.get(4)?),
     })

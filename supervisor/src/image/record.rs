@@ -14,8 +14,8 @@ use crate::events::{Bus, Event};
 use crate::metadata::filter::{self, Fields, Filters};
 use crate::metadata::reference::{self, Node};
 use crate::metadata::{
-    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, labels, mask,
-    to_nanos,
+    self, Database, Labels, MetadataError, Namespace, RecordError, from_nanos, label_column,
+    labels, mask, to_nanos,
 };
 use crate::namespace;
 
@@ -279,11 +279,11 @@ fn store(
         .execute((
             namespace.as_str(),
             &image.name,
-            labels::encode(&image.labels)?,
+            label_column::encode(&image.labels)?,
             &image.target.media_type,
             image.target.digest.as_str(),
             size,
-            labels::encode(&image.target.annotations)?,
+            label_column::encode(&image.target.annotations)?,
             to_nanos(image.created),
             to_nanos(image.updated),
         ))?;
@@ -317,12 +317,12 @@ fn read(row: &Row<'_>) -> Result<Image, MetadataError> {
         .map_err(|cause| MetadataError::Damaged { what: "digest", cause: cause.into() })?;
     Ok(Image {
         name: row.get(0)?,
-        labels: labels::decode(row.get_ref(1)?.as_str().map_err(damaged)?)?,
+        labels: label_column::decode(row.get_ref(1)?.as_str().map_err(damaged)?)?,
         target: Descriptor {
             media_type: row.get(2)?,
             digest,
             size_bytes: row.get::<_, i64>(4)?.unsigned_abs(),
-            annotations: labels::decode(row.get_ref(5)?.as_str().map_err(damaged)?)?,
+            annotations: label_column::decode(row.get_ref(5)?.as_str().map_err(damaged)?)?,
         },
         created: from_nanos(row.get(6)?),
         updated: from_nanos(row.get(7)?),

@@ -10,7 +10,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::MetadataError;
-use super::transaction::{connect, read_only};
+use super::connection::{connect, read_only};
 
 /// Copies the database at `database` to `to`, replacing it. Neither writers nor readers wait.
 pub(crate) fn keep(database: &Path, to: &Path) -> Result<(), MetadataError> {

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::MetadataError;
-
 /// Labels by key.
 pub(crate) type Labels = BTreeMap<String, String>;
 
@@ -38,18 +36,6 @@ pub(crate) fn validate(labels: &Labels) -> Result<(), LabelError> {
     Ok(())
 }
 
-/// Labels as they are stored.
-pub(crate) fn encode(labels: &Labels) -> Result<String, MetadataError> {
-    serde_json::to_string(labels)
-        .map_err(|cause| MetadataError::Damaged { what: "label", cause: cause.into() })
-}
-
-/// Labels read back.
-pub(crate) fn decode(stored: &str) -> Result<Labels, MetadataError> {
-    serde_json::from_str(stored)
-        .map_err(|cause| MetadataError::Damaged { what: "label", cause: cause.into() })
-}
-
 /// Sets, replaces or (with an empty value) removes one label, as an update of `labels.KEY` does.
 pub(crate) fn set(labels: &mut Labels, key: &str, value: Option<&String>) {
     match value {
@@ -71,11 +57,5 @@ mod tests {
         let value = "v".repeat(MAX_BYTES - 1);
         assert!(validate(&Labels::from([("k".into(), value.clone())])).is_ok());
         assert!(validate(&Labels::from([("kk".into(), value)])).is_err());
-    }
-
-    #[test]
-    fn labels_survive_storage() {
-        let labels = Labels::from([("a.b/\"c\"".into(), "\u{1f980}\n".into())]);
-        assert_eq!(decode(&encode(&labels).unwrap()).unwrap(), labels);
     }
 }

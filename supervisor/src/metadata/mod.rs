@@ -8,12 +8,14 @@
 //! (WAL with `synchronous=FULL`); one that was not leaves nothing. A database that is not known to
 //! be this root's last is neither served nor changed (`verify`).
 
+mod connection;
 mod copy;
 mod error;
 pub(crate) mod filter;
 #[cfg(test)]
 mod fuzz;
 mod identifier;
+pub(crate) mod label_column;
 pub(crate) mod labels;
 mod list;
 mod mark;

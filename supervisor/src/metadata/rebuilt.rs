@@ -7,9 +7,9 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{OpenFlags, OptionalExtension};
 
+use super::connection::connect;
 use super::mark::{Found, Mark};
 use super::schema::STEPS;
-use super::transaction::connect;
 use super::verify::{CHECK, RootFiles, RootId, forget_log, header, highest, missing_table, pages};
 use super::{Database, MetadataError, copy};
 

@@ -15,10 +15,10 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::connection::connect;
 use super::mark::{Found, Mark};
 use super::reserve::{Reserve, is_full};
 use super::schema::{STEPS, TABLES};
-use super::transaction::connect;
 use super::upgrade::upgrade;
 use super::{Database, MetadataError, copy};
 

@@ -22,6 +22,7 @@ pub(crate) mod mount;
 mod overlay;
 mod record;
 mod repair;
+mod replace;
 mod restore;
 mod snapshotter;
 #[cfg(test)]

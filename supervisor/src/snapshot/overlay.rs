@@ -128,7 +128,7 @@ impl Driver for Overlay {
     fn put_in_place(&self, id: i64, draft: &Path) -> Result<(), SnapshotError> {
         let put = || -> io::Result<()> {
             remove_tree(&draft.join("work"))?;
-            super::repair::replace(self.base(), &self.home(id), draft)
+            super::replace::replace(self.base(), &self.home(id), draft)
         };
         put().map_err(directory("put in place", draft))
     }

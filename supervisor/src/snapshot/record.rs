@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use super::{SnapshotError, Usage};
 use crate::metadata::filter::{self, Fields};
 use crate::metadata::reference::Node;
-use crate::metadata::{Labels, MetadataError, Namespace, from_nanos, labels, to_nanos};
+use crate::metadata::{Labels, MetadataError, Namespace, from_nanos, label_column, to_nanos};
 
 const COLUMNS: &str = "s.id, s.key, s.kind, p.key, s.parent, s.labels, s.created, s.updated, \
                        s.size_bytes, s.inodes";
@@ -201,7 +201,7 @@ pub(super) fn insert(
             &info.name,
             info.kind.number(),
             parent,
-            labels::encode(&info.labels)?,
+            label_column::encode(&info.labels)?,
             to_nanos(info.created),
             to_nanos(info.updated),
         ))?;
@@ -226,7 +226,7 @@ pub(super) fn store(
             snapshot.id,
             &info.name,
             info.kind.number(),
-            labels::encode(&info.labels)?,
+            label_column::encode(&info.labels)?,
             to_nanos(info.created),
             to_nanos(info.updated),
             i64::try_from(snapshot.usage.size_bytes).unwrap_or(i64::MAX),
@@ -262,7 +262,7 @@ fn read(row: &Row<'_>) -> Result<Snapshot, MetadataError> {
             name: row.get(1)?,
             kind,
             parent: row.get(3)?,
-            labels: labels::decode(&row.get::<_, String>(5)?)?,
+            labels: label_column::decode(&row.get::<_, String>(5)?)?,
             created: from_nanos(row.get(6)?),
             updated: from_nanos(row.get(7)?),
         },

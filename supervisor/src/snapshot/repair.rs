@@ -1,8 +1,7 @@
 //! What the check of a root asks of the snapshots: what is recorded, what is there, and a directory
 //! made anew in its place.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rusqlite::OptionalExtension;
 
@@ -10,8 +9,8 @@ use super::error::directory;
 use super::record::{self, Kind};
 use super::{Mount, SnapshotError, Snapshotter, Usage, restore, usage};
 use crate::metadata::reference::{self, Node};
-use crate::metadata::{Labels, Namespace, labels, now_nanos};
-use crate::{namespace, quarantine};
+use crate::metadata::{Labels, Namespace, label_column, now_nanos};
+use crate::namespace;
 
 /// A snapshot as it is recorded.
 #[derive(Debug, Clone)]
@@ -152,7 +151,7 @@ impl Snapshotter {
                     snapshotter,
                     &name,
                     kind.number(),
-                    labels::encode(&labels)?,
+                    label_column::encode(&labels)?,
                     i64::try_from(usage.size_bytes).unwrap_or(i64::MAX),
                     i64::try_from(usage.inodes).unwrap_or(i64::MAX),
                     now_nanos(),
@@ -163,14 +162,4 @@ impl Snapshotter {
             Ok::<_, SnapshotError>(())
         })
     }
-}
-
-/// Replaces the directory `home` by `draft`, setting the old one aside.
-pub(super) fn replace(base: &Path, home: &Path, draft: &Path) -> std::io::Result<()> {
-    if home.symlink_metadata().is_ok() {
-        let to = quarantine::moved(base, home)?;
-        log::info!("{}: moved to {}", home.display(), to.display());
-    }
-    fs::rename(draft, home)?;
-    File::open(home.parent().unwrap_or(home))?.sync_all()
 }

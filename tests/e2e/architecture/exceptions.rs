@@ -13,36 +13,9 @@ const fn except(rule: Rule, what: &'static str, reason: &'static str) -> Excepti
     Exception { rule, what, reason }
 }
 
-const RECORDS: &str = "two files of one promise are to become one, or to part";
-const SNAPSHOT: &str = "the trait of a driver is to be all that the snapshotter knows of one";
 const EARLIER: &str = "written before the rule; rustix has the same call";
 
 pub(super) const EXCEPTIONS: &[Exception] = &[
-    except(
-        Rule::Circle,
-        "shim-runc/src/cgroup/record.rs -> shim-runc/src/cgroup/remove.rs",
-        "the path of a record and its removal are to part",
-    ),
-    except(
-        Rule::Circle,
-        "supervisor/src/metadata/transaction.rs -> supervisor/src/metadata/copy.rs",
-        RECORDS,
-    ),
-    except(
-        Rule::Circle,
-        "supervisor/src/metadata/labels.rs -> supervisor/src/metadata/error.rs",
-        RECORDS,
-    ),
-    except(
-        Rule::Circle,
-        "supervisor/src/snapshot/snapshotter.rs -> supervisor/src/snapshot/drivers.rs",
-        SNAPSHOT,
-    ),
-    except(
-        Rule::Circle,
-        "supervisor/src/snapshot/snapshotter.rs -> supervisor/src/snapshot/overlay.rs",
-        SNAPSHOT,
-    ),
     except(
         Rule::Place,
         "supervisor/src/container.rs names prost",

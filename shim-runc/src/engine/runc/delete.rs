@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::start::is_runc;
-use crate::cgroup::remove::{is_root, remove_group};
+use crate::cgroup::directory::{is_root, remove_group};
 
 /// The part of `state.json` that is used here.
 #[derive(Debug, Deserialize)]

@@ -379,7 +379,7 @@ fn of_two_containers_with_one_group_each_outlives_the_other() {
         ended(&other).await;
         // The bundles of the two are not beside each other, so the group is left to nobody.
         for tree in remove::everywhere(Path::new(&path)).unwrap() {
-            let _ = remove::remove_group(&tree);
+            let _ = crate::cgroup::directory::remove_group(&tree);
             assert!(!tree.exists(), "{} holds a process", tree.display());
         }
     });
