@@ -415,8 +415,8 @@ impl Libcontainer {
     fn hand_over(&self, pid: i32) {
         let mut known = self.known.borrow_mut();
         if known.len() >= KNOWN {
-            let children = connection::children();
-            known.retain(|pid, _| children.contains(pid));
+            // Not by the kernel's list of children, which may leave out one while another ends.
+            known.retain(|pid, started| connection::start_time(*pid) == Some(*started));
         }
         // A process without a start time has ended.
         if let Some(started) = connection::start_time(pid) {

@@ -15,8 +15,8 @@ use serde_json::json;
 /// if a helper that died or was stopped is noticed as such.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the helper is called, as far as the kernel keeps it.
-const HELPER: &str = "shim-libcontain";
+/// How a helper's command line begins.
+const HELPER: &str = "containerd-shim-libcontainer libcontainer-helper";
 
 /// A shim, its events, and a container that stays.
 pub(crate) struct Host {
@@ -83,32 +83,29 @@ impl Host {
         fs::remove_dir_all(self.root.path().join("snap").join(&bundle.id)).context("its layer")
     }
 
-    /// The libcontainer helpers. What they clone is the shim's child as well, and bears their name
-    /// until it executes the container's command.
+    /// The libcontainer helpers. A process that a helper has cloned is the shim's child as well, and
+    /// has the helper's command line, until it executes the container's command.
     pub(crate) fn helpers(&self) -> Vec<i32> {
-        let mut helpers = self.children(HELPER);
-        helpers.retain(|pid| has_executed(*pid));
+        let mut helpers = self.children();
+        // In this order: a process that executes in between is no helper in the second look.
+        helpers.retain(|pid| {
+            has_executed(*pid) && harness::leak::command_line(*pid).starts_with(HELPER)
+        });
         helpers
     }
 
-    /// The shim's children that bear a name.
-    fn children(&self, name: &str) -> Vec<i32> {
+    /// The shim's children.
+    fn children(&self) -> Vec<i32> {
         let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.shim));
-        list.unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|pid: &i32| {
-                fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|comm| comm.trim().starts_with(name))
-            })
-            .collect()
+        let list = list.unwrap_or_default();
+        list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// What the shim holds once its helper has left, or as soon as it is no more than `before`.
     pub(crate) fn settled(&self, before: Option<&Holdings>) -> Result<Holdings> {
         // A helper leaves after ten seconds without work.
         let limit = Duration::from_secs(20);
-        until(limit, || self.children(HELPER).is_empty().then_some(()))
+        until(limit, || self.helpers().is_empty().then_some(()))
             .context("the helper does not leave")?;
         let mut now = self.holdings();
         until(Duration::from_secs(5), || {
@@ -132,7 +129,7 @@ impl Host {
         Ok(Holdings {
             threads: count("task")?,
             descriptors: count("fd")?,
-            children: self.children("").len(),
+            children: self.children().len(),
             private_kb: anonymous
                 .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
                 .context("no Anonymous in smaps_rollup")?,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   helper ──clone──> intermediate ──clone, in the pid namespace──> the process
+//!                     leaves the helper's process group
 //!                     control groups, limits, score                 session, keyring, terminal
 //!                     closes everything, joins all namespaces       becomes the user, finds the command
 //!                     sends the pid to the helper, ends             waits for the shim, executes
@@ -124,6 +125,9 @@ impl ExecProcess {
     }
 
     fn clone_inside(&self, channel: &InitChannel) -> Result<(), Failure> {
+        // The shim kills the process group of a helper that hangs. The process must not be in it when
+        // its pid is sent, because from then on it may outlive the helper.
+        rustix::process::setpgid(None, None).map_err(|error| failed("setpgid", &error))?;
         let affinity = self.process.exec_cpu_affinity().as_ref();
         process_attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
         if let Entry::TasksFiles(files) = &self.entry {

@@ -1,12 +1,16 @@
 //! Calls that hang, helpers that die, and who is not to notice.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use super::super::wire::{HelperReply, HelperRequest};
+use super::super::{BorrowedStreams, in_memory};
 use super::fixture::{Fixture, children, on_the_shims_thread, process, read, wait};
+use crate::process_tree::kill_all;
 
 /// What a call may take that waits for none that hangs, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
@@ -122,6 +126,34 @@ fn a_helper_that_dies_takes_along_only_what_it_cloned() {
         assert_eq!(read(output), "waited\n");
         assert_eq!(wait(init), 0);
         waiting.delete(false).await;
+    });
+}
+
+#[test]
+fn a_process_that_was_handed_over_outlives_its_helper() {
+    // It was still in the helper's process group when a stopped helper was killed, so a start that
+    // had succeeded ended with SIGKILL.
+    on_the_shims_thread(async {
+        let mut container = Fixture::new(&["sleep", "60"]);
+        let (init, _output) = container.create().await.unwrap();
+        container.start().await.unwrap();
+        for _ in 0..100 {
+            let process = in_memory(process(&["true"]).to_string().as_bytes()).unwrap();
+            let request = HelperRequest::Exec {
+                root: container.engine.root.clone(),
+                id: container.id.clone(),
+                streams: BorrowedStreams::default().named(),
+            };
+            let fds = [process.as_fd()];
+            let answer = container.engine.ask(&container.id, &request, &fds).await.unwrap();
+            let HelperReply::Executed { pid } = answer.reply else { panic!() };
+            let helper = container.engine.helper_pid().await;
+            kill_all(helper);
+            // 1 if the helper was killed before it let the process go.
+            assert!(matches!(wait(pid), 0 | 1));
+        }
+        container.delete(true).await;
+        assert_eq!(wait(init), 137);
     });
 }
 
