@@ -12,8 +12,8 @@ use crate::reaper;
 use crate::reaper::ExitWatch;
 use crate::stdio::{self, Attached, Owner, Stdio};
 use crate::{
-    Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid, Result,
-    Runtime, Signal, mount,
+    Bundle, ContainerId, Create, Created, Error, Exit, Mount, Notifier, Payload, Pid,
+    ProcessHandle, Result, Runtime, Signal, mount,
 };
 
 /// How long the work after an init's exit may take. After that the exit is published all the same.
@@ -175,8 +175,8 @@ impl<R: Runtime> ShimState<R> {
     }
 
     async fn run_init(
-        &self,
-        container: &Container<R::Container>,
+        self: &Rc<Self>,
+        container: &Rc<Container<R::Container>>,
     ) -> Result<(Pid, Option<ExitWatch>)> {
         if let Some(attached) = container.init.attached() {
             attached.begin_input()?;
@@ -186,34 +186,48 @@ impl<R: Runtime> ShimState<R> {
         if container.init.pid() == Some(pid) {
             return Ok((pid, None));
         }
-        // A runtime whose create makes no process, or whose init changed at the start.
+        // The runtime made init's process in start, or replaced the process that create made.
         let handle = self.open_process(pid)?;
         let watch = reaper::watch(&handle);
-        container.init.set_handle(handle);
-        if let Some(attached) = container.init.attached() {
-            attached.ready().await?;
+        container.init.set_handle(Rc::clone(&handle));
+        if let Some(attached) = container.init.attached()
+            && let Err(error) = attached.ready().await
+        {
+            // It may have ended by itself.
+            let _ = handle.signal(Signal::KILL);
+            container.journal_init(Stage::Created, Some(pid));
+            // Its exit ends the container: Delete waits for it.
+            self.follow_init(container, watch);
+            return Err(error);
         }
         Ok((pid, Some(watch)))
     }
 
-    /// Tells init's exit when it comes: after its start, and after its execs' exits.
+    /// Publishes init's exit when it comes: after its start, and after its execs' exits.
     fn follow_init(self: &Rc<Self>, container: &Rc<Container<R::Container>>, watch: ExitWatch) {
         let (shim, container) = (Rc::clone(self), Rc::clone(container));
+        let Some(handle) = container.init.handle() else { return };
         tokio::task::spawn_local(async move {
-            let pid = container.init.pid();
             let exit = watch.await;
-            if container.init.pid() != pid {
-                return; // not init any more: the runtime replaced it at the start
-            }
-            container.journal_exit(None, exit);
-            shim.init_exited(&container, exit).await;
+            shim.init_exited(&container, &handle, exit).await;
         });
     }
 
-    async fn init_exited(&self, container: &Container<R::Container>, exit: Exit) {
+    /// Handles the exit of the process of this handle.
+    async fn init_exited(
+        &self,
+        container: &Container<R::Container>,
+        handle: &Rc<ProcessHandle>,
+        exit: Exit,
+    ) {
         let init = &container.init;
         loop {
             let changed = init.changed();
+            // Compared again after each wait: Start may have replaced the process, and then this
+            // exit is not init's.
+            if !init.has_handle(handle) {
+                return;
+            }
             match init.apply(Input::Exited) {
                 // No request starts a process in the container from here on.
                 Ok(Decision::Enter(_)) => break,
@@ -221,6 +235,8 @@ impl<R: Runtime> ShimState<R> {
                 Ok(Decision::Stay | Decision::KillFirst | Decision::Ignore) | Err(_) => return,
             }
         }
+        // After the loop, because only now it is known to be init's exit.
+        container.journal_exit(None, exit);
         if let Ok(runtime_container) = container.runtime_container()
             && tokio::time::timeout(EXIT_TIMEOUT, self.runtime.init_exited(&runtime_container))
                 .await
@@ -231,8 +247,6 @@ impl<R: Runtime> ShimState<R> {
         if tokio::time::timeout(EXIT_TIMEOUT, end_execs(container)).await.is_err() {
             log::warn!("execs of {} do not end", container.id);
         }
-        // Again, if a start was written down after the exit.
-        container.journal(Stage::Stopped);
         let id = container.id.clone();
         self.events.push(Event::Exited { container: id, exec: None, pid: init.pid(), exit });
         if init.apply(Input::ExitHandled) == Ok(Decision::Enter(Phase::Stopped)) {

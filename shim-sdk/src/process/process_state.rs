@@ -109,6 +109,11 @@ impl Process {
         *self.handle.borrow_mut() = Some(handle);
     }
 
+    /// Whether this is the handle of the process; a start may have replaced it.
+    pub(crate) fn has_handle(&self, handle: &Rc<ProcessHandle>) -> bool {
+        self.handle.borrow().as_ref().is_some_and(|own| Rc::ptr_eq(own, handle))
+    }
+
     pub(crate) fn pid(&self) -> Option<Pid> {
         self.handle.borrow().as_ref().map(|handle| handle.pid())
     }

@@ -14,7 +14,7 @@ use crate::journal::Stage;
 use crate::stdio::Stdio;
 use crate::{
     Bundle, Capabilities, ContainerId, Create, Created, Description, Error, Exec, ExecId, Io,
-    Journal, Kind, Mount, Pid, Program, Result, Runtime, Signal, spawn_process,
+    Journal, Kind, Mount, Pid, ProcessHandle, Program, Result, Runtime, Signal, spawn_process,
 };
 
 /// Runs shell scripts; the script of the init is the spec's first argument.
@@ -31,6 +31,10 @@ struct Shell {
     slow_create: Cell<Duration>,
     /// Makes the process in create, where a shell waits to be started.
     early: Cell<bool>,
+    /// Ends the process that create made and makes another one in start.
+    replaces_init: Cell<bool>,
+    /// Fails after it has ended the process that create made.
+    fails_to_replace: Cell<bool>,
 }
 
 impl Runtime for Shell {
@@ -53,6 +57,17 @@ impl Runtime for Shell {
 
     async fn start(&self, container: &Option<Pid>) -> Result<Pid> {
         match container {
+            Some(pid) if self.replaces_init.get() => {
+                let first = ProcessHandle::open(*pid)?;
+                first.signal(Signal::TERM)?;
+                // The shim's own watcher is older, and gets the exit before this one.
+                crate::reaper::watch(&first).await;
+                if self.fails_to_replace.get() {
+                    return Err(Error::new(Kind::Unknown, "no second process"));
+                }
+                let script = self.init.borrow().clone();
+                run(&script, Io::null()).await
+            }
             Some(pid) => {
                 // Long enough for a short-lived init to be gone before the start is answered.
                 tokio::time::sleep(Duration::from_millis(60)).await;
@@ -221,6 +236,39 @@ fn an_init_that_ends_before_its_start_is_answered_is_told_after_the_start() {
         fixture.start().await.expect("start");
         assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 3);
         assert_eq!(fixture.told().await, ["create", "start", "exit 3"]);
+    });
+}
+
+/// A user of such a runtime saw the container as ended, with its second process still running.
+#[test]
+fn the_exit_of_a_process_that_start_replaced_is_not_inits() {
+    test("exec sleep 100", async |fixture| {
+        fixture.shim.runtime.early.set(true);
+        fixture.shim.runtime.replaces_init.set(true);
+        let first = fixture.create().await.expect("create").expect("made in create");
+        let second = fixture.start().await.expect("start");
+        assert_ne!(first, second);
+        fixture.shim.kill("c", None, Signal::KILL, false).await.expect("the second runs");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 137);
+        assert_eq!(fixture.told().await, ["create", "start", "exit 137"]);
+        let journal = Journal::read(&Bundle::new(fixture.bundle.path())).expect("readable");
+        let init = journal.expect("written").init;
+        assert_eq!((init.pid, init.exit.expect("known").status), (Some(second), 137));
+        fixture.delete().await.expect("delete");
+    });
+}
+
+#[test]
+fn the_exit_of_a_process_that_start_could_not_replace_is_inits() {
+    test("exec sleep 100", async |fixture| {
+        fixture.shim.runtime.early.set(true);
+        fixture.shim.runtime.replaces_init.set(true);
+        fixture.shim.runtime.fails_to_replace.set(true);
+        fixture.create().await.expect("create");
+        fixture.start().await.expect_err("no second process");
+        assert_eq!(fixture.shim.wait("c", None).await.expect("wait").status, 143);
+        assert_eq!(fixture.told().await, ["create", "exit 143"]);
+        fixture.delete().await.expect("delete");
     });
 }
 
