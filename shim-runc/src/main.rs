@@ -8,6 +8,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod mount_info;
 mod oom;
 mod options;
 mod process_tree;

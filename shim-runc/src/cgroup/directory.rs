@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::{fs, io};
 
+use rustix::process::Signal;
+
+use super::{collect_pids, send, write};
+
 /// Whether a path is a whole hierarchy, which no container owns whatever a record says.
 pub(crate) fn is_root(group: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -33,17 +37,40 @@ pub(crate) fn remove_group(group: &Path) -> io::Result<()> {
     }
 }
 
+/// Kills the processes in a group and removes it; returns whether there was something to remove. It fails
+/// while what was killed has not left.
+pub(super) fn kill_and_remove(group: &Path) -> io::Result<bool> {
+    if !group.is_dir() || is_root(group) {
+        return Ok(false);
+    }
+    let mut pids = Vec::new();
+    // A list that cannot be read will refuse the removal too.
+    let _ = collect_pids(group, &mut pids);
+    if pids.iter().any(|pid| u32::try_from(*pid) == Ok(std::process::id())) {
+        log::warn!("{}: not removed, the shim is in it", group.display());
+        return Ok(false);
+    }
+    if !pids.is_empty() {
+        // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
+        let _ = write(&group.join("freezer.state"), "THAWED");
+        // On v2 this reaches those that are being forked too; elsewhere the next round does.
+        let _ = write(&group.join("cgroup.kill"), 1);
+        send(&pids, Signal::KILL);
+    }
+    remove_group(group).map(|()| true)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::find;
+    use super::super::hierarchy::Hierarchies;
     use super::*;
 
     #[test]
     fn a_whole_hierarchy_is_never_a_containers_group() {
-        let trees = find::trees().unwrap();
-        assert!(!trees.is_empty());
-        for tree in trees {
-            assert!(is_root(&tree), "{}", tree.display());
+        let hierarchies = Hierarchies::read().unwrap();
+        assert!(hierarchies.trees().count() > 0);
+        for tree in hierarchies.trees() {
+            assert!(is_root(tree), "{}", tree.display());
         }
         assert!(!is_root(Path::new("/sys/fs/cgroup/no/such")));
     }

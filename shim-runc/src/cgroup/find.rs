@@ -7,24 +7,15 @@ use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::hierarchy::{Hierarchies, TABLE};
 use super::{Cgroup, MOUNT_POINT, below, v1, v2};
 use crate::error::{EngineError, SystemCall};
-
-/// A mounted v1 hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Hierarchy {
-    /// Its controllers, or `name=…` for one without.
-    controllers: Vec<String>,
-    mount: PathBuf,
-    /// Which group is at the mount point: `/` unless only a part is mounted.
-    root: String,
-}
 
 /// What is mounted here. It does not change under a shim, and on a busy host the list of all mounts
 /// is long, so it is read once.
 #[derive(Debug)]
 enum Mounted {
-    V1(Vec<Hierarchy>),
+    V1(Hierarchies),
     V2,
 }
 
@@ -73,7 +64,7 @@ fn mounts() -> Result<Mounted, EngineError> {
     if i128::from(at.f_type) == i128::from(libc::CGROUP2_SUPER_MAGIC) {
         return Ok(Mounted::V2);
     }
-    Ok(Mounted::V1(hierarchies(&read(Path::new("/proc/self/mountinfo"))?)))
+    Ok(Mounted::V1(Hierarchies::read().map_err(|cause| EngineError::file("read", TABLE, cause))?))
 }
 
 /// The file that lists the threads of this process's own group: in the one tree of version 2, or in
@@ -98,47 +89,6 @@ pub(super) fn own_threads() -> Option<PathBuf> {
     with_mounted(|mounted| Ok(file(mounted))).ok().flatten()
 }
 
-/// Where each tree of groups is mounted, v1 and v2 alike.
-pub(super) fn trees() -> Result<Vec<PathBuf>, EngineError> {
-    let mounts = read(Path::new("/proc/self/mountinfo"))?;
-    let tree = |line: &str| {
-        let (mount, tree) = line.split_once(" - ")?;
-        let path = PathBuf::from(mount.split(' ').nth(4)?);
-        let kind = tree.split(' ').next()?;
-        // What is mounted elsewhere shows the same trees again.
-        (matches!(kind, "cgroup" | "cgroup2") && path.starts_with(MOUNT_POINT)).then_some(path)
-    };
-    Ok(mounts.lines().filter_map(tree).collect())
-}
-
-/// The v1 hierarchies in a mountinfo file.
-fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            // 36 35 98:0 ROOT MOUNT OPTIONS TAGS - TYPE SOURCE SUPER-OPTIONS
-            let (mount, tree) = line.split_once(" - ")?;
-            let mut tree = tree.split(' ');
-            if tree.next() != Some("cgroup") {
-                return None;
-            }
-            let options = tree.nth(1)?;
-            let mut mount = mount.split(' ').skip(3);
-            Some(Hierarchy {
-                root: mount.next()?.to_owned(),
-                mount: PathBuf::from(mount.next()?),
-                controllers: options
-                    .split(',')
-                    .filter(|option| {
-                        !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children")
-                    })
-                    .map(str::to_owned)
-                    .collect(),
-            })
-        })
-        .collect()
-}
-
 /// Lines of a cgroup file: controllers and path.
 fn lines(cgroup: &str) -> impl Iterator<Item = (&str, &str)> {
     cgroup.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'))
@@ -153,7 +103,7 @@ fn is_own(theirs: &str, ours: Option<&str>) -> bool {
     ours.is_none_or(|ours| !Path::new(ours).starts_with(theirs))
 }
 
-fn v1_groups(hierarchies: &[Hierarchy], theirs: &str, ours: &str) -> Option<v1::Groups> {
+fn v1_groups(hierarchies: &Hierarchies, theirs: &str, ours: &str) -> Option<v1::Groups> {
     let mut groups = v1::Groups::default();
     for (controllers, path) in lines(theirs).filter(|(controllers, _)| !controllers.is_empty()) {
         let our_path = lines(ours).find(|(same, _)| *same == controllers).map(|(_, path)| path);
@@ -196,17 +146,9 @@ mod tests {
 ";
 
     #[test]
-    fn hierarchies_are_found_with_their_controllers_and_roots() {
-        let found = hierarchies(MOUNTINFO);
-        let names: Vec<_> = found.iter().map(|h| h.controllers.join(",")).collect();
-        assert_eq!(names, ["cpu,cpuacct", "name=systemd", "memory"]);
-        assert_eq!(found[2].root, "/docker/abc");
-    }
-
-    #[test]
     fn a_containers_groups_are_found_in_each_hierarchy() {
         let groups = v1_groups(
-            &hierarchies(MOUNTINFO),
+            &Hierarchies::parse(MOUNTINFO),
             "5:cpu,cpuacct:/box/c1\n4:memory:/docker/abc/c1\n1:name=systemd:/\n0::/\n",
             "5:cpu,cpuacct:/box\n4:memory:/docker/abc\n1:name=systemd:/\n0::/\n",
         )
@@ -255,8 +197,8 @@ mod tests {
         ];
         ::fuzz::Target::new("cgroups").words(words).run(|bytes| {
             let text = String::from_utf8_lossy(bytes);
-            let found = hierarchies(&text);
-            assert!(found.len() <= text.lines().count());
+            let found = Hierarchies::parse(&text);
+            assert!(found.iter().count() <= text.lines().count());
             let _ = v1_groups(&found, &text, &text);
             let _ = v2_path(&text, &text);
         });

@@ -12,11 +12,23 @@
 //!
 //! A hybrid host, with controllers in v1 hierarchies and an empty v2 tree beside them, is v1.
 //!
-//! Making groups is the engine's, and so is removing them unless it was cut off (`remove`). See
-//! cgroups(7), the kernel's admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
+//! # Where
+//!
+//! - `hierarchy`: what is mounted; where a spec's path leads; makes groups.
+//! - `find`: the groups of a process, as a [`Cgroup`], through which a running container is measured,
+//!   changed, frozen and signalled.
+//! - `directories`: the groups at a spec's path, as directories, while a container is made or removed.
+//! - `record`, `remove`: what a container has made, and its end.
+//! - `v1`, `v2`: limits and statistics of each version.
+//!
+//! runc and crun make and remove the groups of their containers. Here that is done for libcontainer,
+//! and for a runtime that was cut off (`remove`). See cgroups(7), the kernel's admin-guide/cgroup-v1 and
+//! admin-guide/cgroup-v2.
 
+pub(crate) mod directories;
 pub(crate) mod directory;
 mod find;
+pub(crate) mod hierarchy;
 pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod v1;
@@ -62,6 +74,24 @@ const FREEZE_KICK: u32 = 20;
 
 /// How often processes that cannot be frozen are looked for again while they are killed.
 const FORK_LOOKS: u32 = 5;
+
+/// How long killed processes may take to leave their groups.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pauses between two looks at what was killed: short at first, then 20 ms, without end.
+#[derive(Debug, Default)]
+struct Pauses(Duration);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_micros(100);
+        const LONGEST: Duration = Duration::from_millis(20);
+        self.0 = (self.0 * 2).clamp(FIRST, LONGEST);
+        Some(self.0)
+    }
+}
 
 /// How often making a cgroup may find that one above it has just been removed.
 const MAKING: u32 = 100;

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use shim_sdk::file::read_regular;
 
 use super::directory::{is_root, remove_group};
-use super::{collect_pids, send, write};
+use super::{PATIENCE, Pauses, collect_pids, send, write};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -100,27 +100,31 @@ pub(crate) struct Ending<'a> {
     others: Others,
     left: Left,
     began: Instant,
-    /// How long what was killed may take to leave.
-    patience: Duration,
 }
 
 impl<'a> Ending<'a> {
     /// Removes the groups that are empty, as most are. `records` is where an engine keeps the records of
     /// other containers.
-    pub(crate) fn new(
-        made: &'a Made,
-        file: &'a Path,
-        records: Option<&Path>,
-        kills: bool,
-        patience: Duration,
-    ) -> Self {
+    pub(crate) fn new(made: &'a Made, file: &'a Path, records: Option<&Path>, kills: bool) -> Self {
         let left = made.round(false, &Others::default());
         // Where nothing is left it is no matter who else there is.
         let others = match left {
             Left::Nothing => Others::default(),
             Left::Others | Left::Groups(_) => Others::of(made, file, records),
         };
-        Self { made, file, kills, others, left, began: Instant::now(), patience }
+        Self { made, file, kills, others, left, began: Instant::now() }
+    }
+
+    /// Goes on to the end, and blocks until then.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        for pause in Pauses::default() {
+            if self.is_over() {
+                break;
+            }
+            std::thread::sleep(pause);
+            self.round();
+        }
+        self.finish()
     }
 
     /// Whether it has come to its end. Groups in which others' processes stay are left to them.
@@ -128,7 +132,7 @@ impl<'a> Ending<'a> {
         match self.left {
             Left::Nothing => true,
             Left::Others => self.began.elapsed() > SETTLING,
-            Left::Groups(_) => self.began.elapsed() > self.patience,
+            Left::Groups(_) => self.began.elapsed() > PATIENCE,
         }
     }
 
@@ -321,7 +325,8 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
-    use crate::cgroup::{below, find};
+    use crate::cgroup::below;
+    use crate::cgroup::hierarchy::Hierarchies;
 
     /// Groups of one path in every hierarchy, and a folder like a daemon's state.
     struct Ground {
@@ -337,7 +342,7 @@ mod tests {
         }
 
         fn directories(&self) -> Vec<PathBuf> {
-            find::trees().unwrap().iter().map(|tree| below(tree, &self.path)).collect()
+            Hierarchies::read().unwrap().trees().map(|tree| below(tree, &self.path)).collect()
         }
 
         fn make(&self) {
@@ -408,7 +413,7 @@ mod tests {
 
     /// Whether others' processes are left.
     fn end(made: &Made, file: &Path, kills: bool) -> bool {
-        let mut ending = Ending::new(made, file, None, kills, Duration::from_secs(2));
+        let mut ending = Ending::new(made, file, None, kills);
         while !ending.is_over() {
             std::thread::sleep(Duration::from_millis(1));
             ending.round();

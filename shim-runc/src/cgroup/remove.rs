@@ -11,24 +11,19 @@
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
-use rustix::process::Signal;
 use shim_sdk::ContainerId;
 use shim_sdk::bundle::MAX_SPEC_BYTES;
 use shim_sdk::file::read_regular;
 
-use super::directory::{is_root, remove_group};
+use super::directory::kill_and_remove;
+use super::hierarchy::{Hierarchies, TABLE};
 use super::record::{self, Ending, Made};
-use super::{below, collect_pids, find, send, write};
+use super::{PATIENCE, Pauses, below};
 use crate::engine::INIT_PID_FILE;
 use crate::error::{EngineError, SystemCall};
 use crate::spec::SpecExcerpt;
-
-/// How often it is tried: killed processes need a moment to leave.
-const ATTEMPTS: u32 = 200;
-/// The pause between two tries.
-const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Kills and removes what is in the groups of the container of a bundle, whatever its runtime knows
 /// of it.
@@ -48,9 +43,12 @@ pub(crate) async fn remains(bundle: &Path, id: &ContainerId) -> Result<(), Engin
 /// Kills and removes what a container has made: the empty groups, then, if `kills`, its processes in
 /// the others. Groups in which others' processes stay are left to them. `file` is the container's own.
 pub(crate) async fn end(made: &Made, file: &Path, kills: bool) -> Result<(), EngineError> {
-    let mut ending = Ending::new(made, file, None, kills, INTERVAL * ATTEMPTS);
-    while !ending.is_over() {
-        tokio::time::sleep(INTERVAL).await;
+    let mut ending = Ending::new(made, file, None, kills);
+    for pause in Pauses::default() {
+        if ending.is_over() {
+            break;
+        }
+        tokio::time::sleep(pause).await;
         ending.round();
     }
     ending.finish().map_err(|cause| EngineError::system(SystemCall::RemoveCgroups, cause))
@@ -58,7 +56,9 @@ pub(crate) async fn end(made: &Made, file: &Path, kills: bool) -> Result<(), Eng
 
 /// Where the groups of this path are, or would be.
 pub(crate) fn everywhere(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    Ok(find::trees()?.iter().map(|tree| below(tree, path)).collect())
+    let hierarchies = Hierarchies::read();
+    let hierarchies = hierarchies.map_err(|cause| EngineError::file("read", TABLE, cause))?;
+    Ok(hierarchies.trees().map(|tree| below(tree, path)).collect())
 }
 
 /// The same for a bundle of an earlier version, or of containerd's own shim. Without a spec, or one
@@ -74,29 +74,27 @@ async fn remains_by_name(bundle: &Path, id: &ContainerId) -> Result<(), EngineEr
         return Ok(());
     };
     let groups = everywhere(path)?;
-    let mut refusal = None;
-    for _ in 0..ATTEMPTS {
-        refusal = None;
-        let mut found = false;
+    let began = Instant::now();
+    for pause in Pauses::default() {
+        let (mut refusal, mut found) = (None, false);
         for group in &groups {
             match kill_and_remove(group) {
                 Ok(existed) => found |= existed,
                 Err(cause) => {
-                    refusal = Some(EngineError::system(
-                        SystemCall::Rmdir { group: group.clone() },
-                        cause,
-                    ));
+                    let call = SystemCall::Rmdir { group: group.clone() };
+                    refusal = Some(EngineError::system(call, cause));
                 }
             }
         }
         // A process that creates groups joins each of them, so it is found there. Groups that it
         // created since we looked take another round.
-        if !found && refusal.is_none() {
-            return Ok(());
+        match refusal {
+            None if !found => break,
+            Some(error) if began.elapsed() > PATIENCE => return Err(error),
+            None | Some(_) => tokio::time::sleep(pause).await,
         }
-        tokio::time::sleep(INTERVAL).await;
     }
-    refusal.map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Whether a path says plainly which group is meant: a whole path from the root. Others are relative to
@@ -114,34 +112,14 @@ fn is_named_after(path: &Path, id: &str) -> bool {
     is_plain(path) && own
 }
 
-/// Whether there was something to remove.
-fn kill_and_remove(group: &Path) -> io::Result<bool> {
-    if !group.is_dir() || is_root(group) {
-        return Ok(false);
-    }
-    let mut pids = Vec::new();
-    // A list that cannot be read will refuse the removal too.
-    let _ = collect_pids(group, &mut pids);
-    if pids.iter().any(|pid| u32::try_from(*pid) == Ok(std::process::id())) {
-        log::warn!("{}: not removed, the shim is in it", group.display());
-        return Ok(false);
-    }
-    if !pids.is_empty() {
-        // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
-        let _ = write(&group.join("freezer.state"), "THAWED");
-        // On v2 this reaches those that are being forked too; elsewhere the next round does.
-        let _ = write(&group.join("cgroup.kill"), 1);
-        send(&pids, Signal::KILL);
-    }
-    remove_group(group).map(|()| true)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::cgroup::directory::remove_group;
+    use crate::cgroup::write;
 
     #[test]
     fn only_a_group_that_bears_the_containers_id_is_its_own() {
@@ -171,7 +149,7 @@ mod tests {
             let spec = serde_json::json!({"linux": {"cgroupsPath": format!("{parent}/{name}")}});
             fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
             let mut process = Command::new("sleep").arg("100").spawn().unwrap();
-            let trees = find::trees().unwrap();
+            let hierarchies = Hierarchies::read().unwrap();
             if by_earlier_version {
                 fs::write(bundle.path().join(INIT_PID_FILE), "0").unwrap();
             } else {
@@ -179,8 +157,10 @@ mod tests {
                 let made = Made::plan(&path, bundle.path(), everywhere(&path).unwrap(), true);
                 made.write(&bundle.path().join(record::FILE)).unwrap();
             }
-            let groups: Vec<_> =
-                trees.iter().map(|tree| below(tree, &parent).join(name).join("inner")).collect();
+            let groups: Vec<_> = hierarchies
+                .trees()
+                .map(|tree| below(tree, &parent).join(name).join("inner"))
+                .collect();
             for group in &groups {
                 fs::create_dir_all(group).unwrap();
                 // A cpuset without a processor takes no process; its parent's processors will do.
@@ -197,8 +177,8 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.process.kill();
             let _ = self.process.wait();
-            for tree in find::trees().unwrap() {
-                let _ = remove_group(&below(&tree, &self.parent));
+            for tree in Hierarchies::read().unwrap().trees() {
+                let _ = remove_group(&below(tree, &self.parent));
             }
         }
     }

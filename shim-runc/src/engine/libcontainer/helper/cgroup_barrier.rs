@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::super::wire;
-use super::cgroup::{self, Cgroups};
+use crate::cgroup::directories::{GroupDirectories, join};
 use crate::sys;
 
 /// The bytes of the packet that carries the files. Init ignores them.
@@ -39,8 +39,8 @@ pub(super) fn make() -> io::Result<(BarrierSender, BarrierReceiver)> {
 
 impl BarrierSender {
     /// Sends the open `tasks` files of the groups to init.
-    pub(super) fn admit(self, groups: &Cgroups) -> io::Result<()> {
-        let files = groups.doors()?;
+    pub(super) fn admit(self, groups: &GroupDirectories) -> io::Result<()> {
+        let files = groups.tasks_files()?;
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         wire::send(&self.0, PAYLOAD, &files)
     }
@@ -57,7 +57,7 @@ impl BarrierReceiver {
     /// reports the reason, or has died.
     pub(super) fn join_groups(&self) -> io::Result<()> {
         match self.files()? {
-            Some(files) => cgroup::join(&files),
+            Some(files) => join(&files),
             None => sys::clone::exit(1),
         }
     }
@@ -78,7 +78,7 @@ mod tests {
         drop(sender);
         assert!(receiver.files().unwrap().is_none());
         let (sender, receiver) = make().unwrap();
-        sender.admit(&Cgroups::default()).unwrap();
+        sender.admit(&GroupDirectories::default()).unwrap();
         assert!(receiver.files().unwrap().unwrap().is_empty());
     }
 }

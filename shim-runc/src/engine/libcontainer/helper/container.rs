@@ -20,12 +20,12 @@ use super::super::error_pipe::Report;
 use super::super::notify_socket;
 use super::super::wire::{Failure, Reason};
 use super::Session;
-use super::cgroup::{self, Cgroups};
 use super::failure::{failed, failure};
 use super::launch::{CreateOptions, Launch, NewGroups};
 use super::prepared_spec::PreparedSpec;
 use super::streams::StandardStreams;
-use crate::cgroup::record::{self, Made};
+use crate::cgroup::directories::GroupDirectories;
+use crate::cgroup::record::{self, Ending, Made};
 use crate::{create_lock, process_tree};
 
 /// The time limit for the end of a killed init.
@@ -58,7 +58,7 @@ pub(super) fn create(
     let report = Report::open().map_err(|error| failure(Reason::System, &error))?;
     // Groups that exist already belong to others. The list is written before any group is made.
     let file = record::file_beside(&root, &id);
-    let made = Made::plan(&group, &bundle, hierarchies.places(&group), ends_with_init(&spec));
+    let made = Made::plan(&group, &bundle, hierarchies.directories(&group), ends_with_init(&spec));
     made.write(&file).map_err(|error| failed(&format!("write {}", file.display()), &error))?;
     let launch = Launch {
         root: &root,
@@ -169,12 +169,13 @@ fn ends_with_init(spec: &Spec) -> bool {
 }
 
 fn end_groups(made: &Made, file: &Path, records: &Path, kills: bool) -> Result<(), Failure> {
-    cgroup::end(made, file, records, kills).map_err(|error| failure(Reason::Cgroup, &error))
+    let ending = Ending::new(made, file, Some(records), kills);
+    ending.run().map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 /// Kills an init and its descendants, if it is in the container's groups. Otherwise its pid may have been
 /// reused.
-fn end_init(init: Option<i32>, cgroups: &Cgroups) -> Result<(), Failure> {
+fn end_init(init: Option<i32>, cgroups: &GroupDirectories) -> Result<(), Failure> {
     let Some(init) = init.filter(|init| is_there(*init) && cgroups.pids().contains(init)) else {
         return Ok(());
     };
@@ -243,8 +244,8 @@ fn forget(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-fn cgroups(path: &Path) -> Result<Cgroups, Failure> {
-    Cgroups::find(path).map_err(|error| failure(Reason::Cgroup, &error))
+fn cgroups(path: &Path) -> Result<GroupDirectories, Failure> {
+    GroupDirectories::find(path).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 fn hooks(directory: &Path) -> Option<Hooks> {

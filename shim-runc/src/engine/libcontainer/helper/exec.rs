@@ -16,7 +16,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::super::error_pipe::Report;
 use super::super::wire::{Failure, Reason};
-use super::cgroup::Hierarchies;
 use super::container::load;
 use super::exec_process::{Entry, ExecProcess};
 use super::failure::{failed, failure};
@@ -25,6 +24,7 @@ use super::keyring::Keyring;
 use super::spec_file::read_spec;
 use super::streams::StandardStreams;
 use super::{Session, exec_process, release_pipe, terminal, validate};
+use crate::cgroup::hierarchy::Hierarchies;
 use crate::create_lock;
 
 /// Starts a process. Returns its pid and the reading end of its report, which closes when the command is
@@ -142,6 +142,6 @@ fn entry(path: &Path) -> std::io::Result<Entry> {
     }
     match groups.unified() {
         Some(group) => Ok(Entry::Group(File::open(group)?.into())),
-        None => groups.doors().map(Entry::TasksFiles),
+        None => groups.tasks_files().map(Entry::TasksFiles),
     }
 }

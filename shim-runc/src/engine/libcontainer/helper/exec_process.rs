@@ -39,7 +39,8 @@ use super::init_channel::{self, InitChannel, Message};
 use super::keyring::Keyring;
 use super::release_pipe::Hold;
 use super::rootfs;
-use super::{cgroup, container_path, dev_null, executable, process_attributes, terminal};
+use super::{container_path, dev_null, executable, process_attributes, terminal};
+use crate::cgroup::directories::join;
 use crate::sys;
 
 /// The name of a clone until it executes the user's command; at most 15 bytes.
@@ -131,7 +132,7 @@ impl ExecProcess {
         let affinity = self.process.exec_cpu_affinity().as_ref();
         process_attributes::keep_to(affinity.and_then(|both| both.initial().as_deref()))?;
         if let Entry::TasksFiles(files) = &self.entry {
-            cgroup::join(files).map_err(|error| failed("join the control groups", &error))?;
+            join(files).map_err(|error| failed("join the control groups", &error))?;
         }
         process_attributes::keep_to(
             affinity.and_then(|both| both.cpu_affinity_final().as_deref()),

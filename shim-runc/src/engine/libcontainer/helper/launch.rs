@@ -29,7 +29,6 @@ use rustix::process::{Signal, pidfd_send_signal};
 use shim_sdk::error::report;
 
 use super::super::wire::{Failure, Reason};
-use super::cgroup::{Cgroups, Hierarchies};
 use super::cgroup_barrier::{self, BarrierSender};
 use super::exec_process::NAME;
 use super::failure::{failed, failure};
@@ -43,6 +42,8 @@ use super::resource_fixups::Corrections;
 use super::rootfs::RootFs;
 use super::streams::StandardStreams;
 use super::{limits, terminal, validate};
+use crate::cgroup::directories::GroupDirectories;
+use crate::cgroup::hierarchy::Hierarchies;
 use crate::cgroup::v2 as unified;
 use crate::sys;
 
@@ -178,13 +179,17 @@ fn new_record(
     Ok(container)
 }
 
-fn admit_init(sender: BarrierSender, groups: &Cgroups) -> Result<(), Failure> {
+fn admit_init(sender: BarrierSender, groups: &GroupDirectories) -> Result<(), Failure> {
     sender.admit(groups).map_err(|error| failure(Reason::Cgroup, &error))
 }
 
 impl NewGroups<'_> {
     /// Makes the groups of version 1 and sets their limits.
-    fn make(&self, path: &Path, resources: &LinuxResources) -> Result<Cgroups, LibcontainerError> {
+    fn make(
+        &self,
+        path: &Path,
+        resources: &LinuxResources,
+    ) -> Result<GroupDirectories, LibcontainerError> {
         let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
         limits::set(&limited, resources)
             .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;

@@ -101,8 +101,8 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::cgroup::Hierarchies;
     use super::*;
+    use crate::cgroup::hierarchy::Hierarchies;
 
     #[test]
     fn a_container_has_its_own_devices_and_those_of_everybody() {

@@ -9,7 +9,6 @@
 //! Not here: deadlines, and the death of this process (`connection`).
 //! See clone(2) CLONE_PARENT, prctl(2) PR_SET_DUMPABLE.
 
-mod cgroup;
 mod cgroup_barrier;
 mod container;
 mod container_path;
@@ -210,17 +209,22 @@ fn missing(what: &str) -> Failure {
 /// The directories of a container's cgroups, for tests that they do not exist.
 #[cfg(test)]
 pub(super) fn cgroup_directories(path: &std::path::Path) -> Vec<std::path::PathBuf> {
-    cgroup::everywhere(path)
+    crate::cgroup::hierarchy::Hierarchies::read()
+        .map(|hierarchies| hierarchies.directories(path))
+        .unwrap_or_default()
 }
 
 /// Removes the cgroups that a failed test left.
 #[cfg(test)]
 pub(super) fn cgroup_remove(path: &std::path::Path) {
-    let _ = cgroup::Cgroups::find(path).and_then(|cgroups| cgroups.remove());
+    let _ = crate::cgroup::directories::GroupDirectories::find(path)
+        .and_then(|cgroups| cgroups.remove());
 }
 
 /// The processes in a container's cgroups, for tests.
 #[cfg(test)]
 pub(super) fn cgroup_pids(path: &std::path::Path) -> Vec<i32> {
-    cgroup::Cgroups::find(path).map(|cgroups| cgroups.pids()).unwrap_or_default()
+    crate::cgroup::directories::GroupDirectories::find(path)
+        .map(|cgroups| cgroups.pids())
+        .unwrap_or_default()
 }

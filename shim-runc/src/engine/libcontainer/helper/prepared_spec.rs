@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use libcontainer::oci_spec::runtime::Spec;
 
 use super::super::wire::{Failure, Reason};
-use super::cgroup::Hierarchies;
 use super::failure::failure;
 use super::identity::Identity;
 use super::resource_fixups::Corrections;
 use super::spec_file::{SpecVersion, read_spec};
 use super::validate;
+use crate::cgroup::hierarchy::Hierarchies;
 
 /// The prepared spec of one container.
 pub(super) struct PreparedSpec {

@@ -14,8 +14,8 @@ use libcontainer::oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec,
 };
 
-use super::cgroup::Cgroups;
 use super::devices::Devices;
+use crate::cgroup::directories::GroupDirectories;
 use crate::cgroup::v2 as unified;
 
 /// What is to be put right.
@@ -44,7 +44,7 @@ impl Corrections {
     }
 
     /// Puts it right in a container's groups.
-    pub(super) fn apply(&self, groups: &Cgroups) -> io::Result<()> {
+    pub(super) fn apply(&self, groups: &GroupDirectories) -> io::Result<()> {
         if let Some(group) = groups.unified() {
             unified::Group::at(group).update(&self.weights).map_err(io::Error::other)?;
             return Devices::of(&self.rules)?.attach(group);

@@ -10,7 +10,7 @@ use std::path::Path;
 use libcontainer::oci_spec::runtime::{Hook, Hooks, Linux, LinuxNamespaceType, Process, Spec};
 
 use super::super::wire::{Failure, Reason};
-use super::cgroup;
+use crate::cgroup::hierarchy::is_safe;
 
 /// The file that shows whether AppArmor is enabled.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
@@ -30,7 +30,7 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Failure> {
     };
     namespaces(linux)?;
     if let Some(path) = linux.cgroups_path()
-        && !cgroup::is_safe(path)
+        && !is_safe(path)
     {
         return invalid(format!("cgroupsPath {:?} is not below the root", path.display()));
     }

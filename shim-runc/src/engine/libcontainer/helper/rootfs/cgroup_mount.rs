@@ -8,7 +8,6 @@
 //! Promise: every hierarchy has the options of the mount, from before it can be seen.
 //! See cgroups(7), cgroup_namespaces(7); runc's `mountCgroupV1`.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,37 +21,36 @@ use super::super::validate;
 use super::failed;
 use super::mounts::{Mount, Mounts, NewFileSystem, attach, clone_tree, propagate, set};
 use super::options::Change;
-use super::pivot::MountInfo;
 use super::tree::{LastLink, Missing};
+use crate::cgroup::hierarchy::Hierarchies;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// What the container's groups are shown by.
 #[derive(Debug)]
-pub(super) struct Groups {
+pub(super) struct CgroupMounts {
     unified: bool,
     namespace: bool,
     /// Of version 1.
-    hierarchies: Vec<Hierarchy>,
+    hierarchies: Vec<Shown>,
     /// The container's path in each.
     group: PathBuf,
 }
 
 /// A hierarchy of version 1.
 #[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
+struct Shown {
     /// As its directory is called, which is also how it is mounted.
     name: String,
     at: PathBuf,
 }
 
-impl Groups {
+impl CgroupMounts {
     pub(super) fn of(group: &Path, namespace: bool) -> Result<Self, Failure> {
-        const TABLE: &str = "/proc/self/mountinfo";
         let unified = validate::is_unified();
-        let table = fs::read_to_string(TABLE)
-            .map_err(|error| failed(&format!("read {TABLE}, to show cgroups"), &error))?;
-        let hierarchies = hierarchies(&table);
+        let hierarchies = Hierarchies::read()
+            .map_err(|error| failed("find the control groups to show", &error))?;
+        let hierarchies = shown(&hierarchies);
         Ok(Self { unified, namespace, hierarchies, group: group.to_owned() })
     }
 
@@ -109,7 +107,7 @@ impl Groups {
         })
     }
 
-    fn version_1(&self, hierarchy: &Hierarchy, above: &OwnedFd, change: Change) -> io::Result<()> {
+    fn version_1(&self, hierarchy: &Shown, above: &OwnedFd, change: Change) -> io::Result<()> {
         let name = hierarchy.name.as_str();
         let tree = if self.namespace {
             let data: Vec<_> = name.split(',').map(str::to_owned).collect();
@@ -145,21 +143,19 @@ fn restricted() -> MountAttrFlags {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC
 }
 
-/// The hierarchies with controllers in a table of mounts.
-fn hierarchies(table: &str) -> Vec<Hierarchy> {
-    let mut found: Vec<Hierarchy> = Vec::new();
-    for line in table.lines().filter_map(MountInfo::of) {
-        let named = line.superblock.split(',').any(|option| option.starts_with("name="));
-        let below = line.at.parent() == Some(Path::new(ROOT));
-        let name = line.at.file_name().and_then(|name| name.to_str());
-        let Some(name) = name.filter(|_| line.kind == "cgroup" && below && !named) else {
-            continue;
-        };
-        if !found.iter().any(|one| one.name == name) {
-            found.push(Hierarchy { name: name.to_owned(), at: line.at.clone() });
+/// The hierarchies with controllers.
+fn shown(hierarchies: &Hierarchies) -> Vec<Shown> {
+    let mut shown: Vec<Shown> = Vec::new();
+    for one in hierarchies.iter().filter(|one| !one.is_unified) {
+        let is_named = one.controllers.iter().any(|name| name.starts_with("name="));
+        let is_below = one.mount.parent() == Some(Path::new(ROOT));
+        let name = one.mount.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|_| is_below && !is_named) else { continue };
+        if !shown.iter().any(|one| one.name == name) {
+            shown.push(Shown { name: name.to_owned(), at: one.mount.clone() });
         }
     }
-    found
+    shown
 }
 
 #[cfg(test)]
@@ -176,7 +172,8 @@ mod tests {
 
     #[test]
     fn hierarchies_without_a_name_of_their_own_are_shown() {
-        let names: Vec<_> = hierarchies(TABLE).into_iter().map(|one| one.name).collect();
+        let names: Vec<_> =
+            shown(&Hierarchies::parse(TABLE)).into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["cpu,cpuacct"]);
     }
 }

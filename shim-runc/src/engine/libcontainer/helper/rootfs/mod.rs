@@ -38,7 +38,7 @@ use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, makedev};
 use rustix::io::Errno;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
 
-use self::cgroup_mount::Groups;
+use self::cgroup_mount::CgroupMounts;
 use self::device_nodes::Node;
 use self::mounts::{Mount, Mounts, What, set};
 use self::options::Change;
@@ -56,7 +56,7 @@ pub(super) struct RootFs {
     pivot: bool,
     propagation: Propagation,
     mounts: Vec<Mount>,
-    groups: Option<Groups>,
+    groups: Option<CgroupMounts>,
     nodes: Vec<Node>,
     /// Bind the host's nodes: in a user namespace none can be made.
     bind_nodes: bool,
@@ -90,7 +90,7 @@ impl RootFs {
         let mounts = spec.mounts().iter().flatten().map(|mount| Mount::of(mount, bundle));
         let mounts: Vec<_> = mounts.collect::<Result<_, _>>()?;
         let shows_groups = mounts.iter().any(|mount| mount.what == What::Groups);
-        let groups = shows_groups.then(|| Groups::of(group, has(LinuxNamespaceType::Cgroup)));
+        let groups = shows_groups.then(|| CgroupMounts::of(group, has(LinuxNamespaceType::Cgroup)));
         let paths = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()
         };

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::MsFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -19,6 +19,7 @@ use super::super::super::wire::{Failure, Reason};
 use super::failed;
 use super::mounts::{NewFileSystem, attach, clone_tree, propagate};
 use super::tree::{Tree, mount_id};
+use crate::mount_info::MountInfo;
 
 /// The mounts of the calling thread.
 const TABLE: &str = "/proc/thread-self/mountinfo";
@@ -94,8 +95,9 @@ pub(super) fn prepare(path: &Path, propagation: Propagation) -> Result<Tree, Fai
 fn make_parent_private(directory: &OwnedFd) -> io::Result<()> {
     let id = mount_id(directory)?;
     let table = fs::read_to_string(TABLE)?;
-    let at = table.lines().map(MountInfo::of).find_map(|line| line.filter(|line| line.id == id));
-    let at = at.ok_or_else(|| io::Error::other(format!("mount {id} is not in {TABLE}")))?.at;
+    let line = table.lines().filter_map(MountInfo::of).find(|line| line.id == id);
+    let line = line.ok_or_else(|| io::Error::other(format!("mount {id} is not in {TABLE}")))?;
+    let at = line.mount_point();
     let root = open_directory(&at)?;
     if mount_id(&root)? != id {
         return Err(io::Error::other(format!("{} is mounted over", at.display())));
@@ -148,25 +150,26 @@ fn move_over() -> Result<(), Failure> {
 fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
     let inside = std::env::current_dir().map_err(|error| failed("getcwd", &error))?;
     for line in table.lines().filter_map(MountInfo::of) {
-        let whole = line.root == Path::new("/") && matches!(line.kind, "proc" | "sysfs");
-        if !whole || line.at.starts_with(&inside) {
+        let whole = matches!(line.kind, "proc" | "sysfs") && line.root() == Path::new("/");
+        let at = line.mount_point();
+        if !whole || at.starts_with(&inside) {
             continue;
         }
-        let what = || format!("unmount {}", line.at.display());
-        let place = match open_directory(&line.at) {
+        let what = || format!("unmount {}", at.display());
+        let place = match open_directory(&at) {
             // It was unmounted with a mount above it.
             Err(Errno::NOENT) => continue,
             other => other.map_err(|error| failed(&what(), &error))?,
         };
         propagate(&place, MsFlags::MS_SLAVE | MsFlags::MS_REC)
             .map_err(|error| failed(&what(), &error))?;
-        match unmount(&line.at, UnmountFlags::DETACH) {
+        match unmount(&at, UnmountFlags::DETACH) {
             Err(Errno::INVAL | Errno::PERM) => {
                 let empty = NewFileSystem { kind: "tmpfs", source: "tmpfs", flags: &[], data: &[] };
                 empty
                     .mount(rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY)
                     .and_then(|cover| attach(cover, &place))
-                    .map_err(|error| failed(&format!("cover {}", line.at.display()), &error))?;
+                    .map_err(|error| failed(&format!("cover {}", at.display()), &error))?;
             }
             other => other.map_err(|error| failed(&what(), &error))?,
         }
@@ -174,56 +177,9 @@ fn hide_kernel_file_systems(table: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A line of mountinfo (proc_pid_mountinfo(5)).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct MountInfo<'a> {
-    pub(super) id: u64,
-    pub(super) root: PathBuf,
-    pub(super) at: PathBuf,
-    pub(super) kind: &'a str,
-    pub(super) superblock: &'a str,
-}
-
-impl<'a> MountInfo<'a> {
-    pub(super) fn of(line: &'a str) -> Option<Self> {
-        let (before, after) = line.split_once(" - ")?;
-        let mut before = before.split(' ');
-        let id = before.next()?.parse().ok()?;
-        let (root, at) = (before.nth(2)?, before.next()?);
-        let mut after = after.split(' ');
-        let (kind, superblock) = (after.next()?, after.nth(1)?);
-        Some(Self { id, root: unescaped(root), at: unescaped(at), kind, superblock })
-    }
-}
-
-/// Undoes the kernel's `\040` and the like.
-fn unescaped(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let digits = more.get(..3).filter(|_| *first == b'\\');
-        let value = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(value.unwrap_or(*first));
-        rest = if value.is_some() { &more[3..] } else { more };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_mountinfo_is_read_with_what_is_escaped_in_it() {
-        let line = "36 35 98:0 /a\\040b /m\\134n rw shared:1 - cgroup cgroup rw,cpu";
-        let found = MountInfo::of(line).unwrap();
-        assert_eq!((found.id, found.kind, found.superblock), (36, "cgroup", "rw,cpu"));
-        assert_eq!((found.root, found.at), ("/a b".into(), "/m\\n".into()));
-        assert_eq!(MountInfo::of("nonsense"), None);
-    }
 
     #[test]
     fn propagation_is_read_with_and_without_the_letter_for_all() {

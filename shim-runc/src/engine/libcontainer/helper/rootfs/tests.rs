@@ -96,7 +96,7 @@ impl Bundle {
                 let root = RootFs::of(&spec, self.directory.path(), way.no_pivot_root, &way.group);
                 let mut root = root.map_err(|failure| failure.message)?;
                 if way.unified {
-                    root.groups = Some(Groups::of_version_2(&way.group));
+                    root.groups = Some(CgroupMounts::of_version_2(&way.group));
                 }
                 let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES;
                 unshare(own | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC).unwrap();
