@@ -228,6 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_plugin_is_listed_with_the_error_that_it_is_not_implemented() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        let text = "[proxy_plugins.stargz]\ntype = \"snapshot\"\naddress = \"/run/stargz.sock\"\n";
+        std::fs::write(&file, text).unwrap();
+        let flags = crate::config::Flags { config: Some(file), ..Default::default() };
+        let plugins = plugins(&DaemonConfig::resolve(&flags).unwrap());
+        let failed: Vec<_> = plugins.iter().filter(|plugin| plugin.init_err.is_some()).collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0].r#type, "io.containerd.snapshotter.v1");
+        assert_eq!(failed[0].id, "stargz");
+        assert_eq!(failed[0].exports["address"], "/run/stargz.sock");
+        let error = failed[0].init_err.as_ref().unwrap();
+        assert_eq!(error.code, i32::from(tonic::Code::Unimplemented));
+        assert_eq!(error.message, "proxy plugins are not implemented");
+    }
+
+    #[test]
     fn platforms_have_up_to_three_parts() {
         let platform = parse_platform("linux/arm64/v8");
         assert_eq!((platform.os.as_str(), platform.variant.as_str()), ("linux", "v8"));

@@ -40,17 +40,19 @@ impl Tasks {
             if task.decide(Request::Delete)? == Step::Remove {
                 return self.delete_dead(task).await;
             }
+            // Before the call: a change from now on ends the wait below.
+            let mut phase = task.phases();
             let client = task.client()?;
             match client.delete(None).await {
                 Ok(deleted) => {
                     self.finish(task, &client, Some(deleted)).await?;
                     return Ok(deleted);
                 }
-                // The shim has died under the call: it is buried first, which wants the turn.
+                // The connection closed during the call. The daemon reaches the shim again or cleans up
+                // behind it, for which it needs the turn, and announces both.
                 Err(error) if error.closed() => {
                     drop(turn);
-                    let mut phase = task.phases();
-                    if phase.wait_for(|phase| *phase != Phase::Live).await.is_err() {
+                    if phase.changed().await.is_err() {
                         return Err(error.into());
                     }
                 }

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!            Created            Deleted              Removed
-//!  Starting ─────────► Live ──────────────► Deleting ───────► Gone
-//!     │                 │                      │               ▲
-//!     │ Died            │ Died                 │ Died          │
+//!  Starting ─────────► Live ──────────────► Deleting ───────► Gone ──┐ Removed
+//!     │                 │                      │               ▲  ▲   │
+//!     │ Died            │ Died                 │ Died          │  └───┘
 //!     ▼                 ▼                      ▼               │
 //!    Dead ◄─────────── Dead ◄──────────────── Dead ───Removed──┤
 //!                                                              │
-//!  Starting ────────────────Removed (create failed)────────────┘
+//!  Starting, Live ─────────────────────────────────Removed─────┘
 //! ```
 //!
 //! `Starting` becomes `Dead` where the daemon finds the record of an exit when it starts. `Deleting`
-//! becomes `Dead` where the bundle cannot be removed: the next Delete tries again.
+//! becomes `Dead` where the bundle cannot be removed: the next Delete tries again. `Starting` becomes
+//! `Gone` where a Create failed. `Removed` is accepted in every phase, because it tells what is true on
+//! the disk: no bundle is left, whatever came before.
 //!
 //! [`decide`] is the whole machine, and a pure function. `Task::record` is the only place that writes
 //! a phase. The states of processes (created, running, paused, stopped) are the shim's.

@@ -286,7 +286,8 @@ async fn wait(task: &Task, exec: Option<&ExecId>) -> Result<Exit, TaskError> {
             },
             Err(_recovering) => {}
         }
-        // Either the shim is reached again or it is buried; both are announced.
+        // The connection has closed: the daemon reaches the shim again, or cleans up behind it and
+        // keeps the exit. It announces both.
         let _ = phase.changed().await;
     }
 }

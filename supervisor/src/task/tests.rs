@@ -5,7 +5,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use protos::ttrpc::api;
 use protos::ttrpc::protobuf::well_known_types::empty::Empty;
 use protos::ttrpc::shim_async::{Task as TaskService, create_task};
 use shim_sdk::{ContainerId, Kind};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use ttrpc::r#async::{Server, TtrpcContext};
 use ttrpc::asynchronous::transport::Listener;
 
@@ -31,6 +31,10 @@ struct Shim {
     created: Mutex<bool>,
     refuse: Option<&'static str>,
     shut_down: AtomicU32,
+    /// Whether the next Delete gets no answer.
+    mute: AtomicBool,
+    /// Notified when a Delete that gets no answer has come.
+    muted: Notify,
     /// What stands for the shim's process, where a test kills that.
     process: Mutex<Option<std::process::Child>>,
     /// A container that it is in the middle of creating: unknown to State, and to the first Delete.
@@ -111,6 +115,10 @@ impl TaskService for Shim {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
+        if self.mute.swap(false, Ordering::Relaxed) {
+            self.muted.notify_one();
+            std::future::pending::<()>().await;
+        }
         if self.is_creating(&request.id) {
             *self.creating.lock().unwrap() = None;
             return Err(status(ttrpc::Code::NOT_FOUND, "no such task"));
@@ -183,6 +191,8 @@ impl Bench {
             created: Mutex::new(false),
             refuse,
             shut_down: AtomicU32::new(0),
+            mute: AtomicBool::new(false),
+            muted: Notify::new(),
             process: Mutex::new(None),
             creating: Mutex::new(None),
             undone: Mutex::new(false),
@@ -499,6 +509,28 @@ async fn a_create_cut_off_in_a_pods_shim_leaves_the_pod_alone() {
     assert!(*bench.shim.undone.lock().unwrap(), "the container of the cut off create stayed");
     assert!(!bench.dirs_of("cut-off").bundle().exists());
     assert!(bench.dirs_of("pod").bundle().exists());
+}
+
+// The phase does not change when the shim is reached again, so the Delete waited for ever.
+#[tokio::test]
+async fn a_delete_whose_connection_closes_is_sent_again_once_the_shim_is_reached() {
+    let mut bench = Bench::new().await;
+    let (tasks, namespace, id) = (bench.daemon(), bench.namespace.clone(), bench.id.clone());
+    soon(tasks.create(&namespace, bench.request())).await.unwrap();
+    soon(tasks.kill(&namespace, &id, None, 9, false)).await.unwrap();
+    bench.shim.mute.store(true, Ordering::Relaxed);
+    let deleting = tokio::spawn({
+        let (tasks, namespace, id) = (tasks.clone(), namespace.clone(), id.clone());
+        async move { tasks.delete(&namespace, &id).await }
+    });
+    soon(bench.shim.muted.notified()).await;
+    // Neither of the two awaits anything: the daemon sees the connection closed, and a shim that listens.
+    bench.kill_shim().await;
+    bench.serve().await;
+    assert_eq!(soon(deleting).await.unwrap().unwrap().exit.status, 137);
+    bench.assert_nothing_left();
+    // The shim was reached: its binary did not clean up behind it.
+    assert_eq!(bench.calls(), ["start"]);
 }
 
 #[tokio::test]

@@ -15,12 +15,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use protos::grpc::containerd::events as wire;
 use protos::ttrpc::api;
 use protos::ttrpc::protobuf::well_known_types::{any, empty, timestamp};
-use protos::ttrpc::protobuf::{Message, MessageField};
+use protos::ttrpc::protobuf::{EnumOrUnknown, Message, MessageField};
 use protos::ttrpc::types;
 use shim_sdk::{ContainerId, ExecId, Exit, Kind, Mount};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use ttrpc::asynchronous::transport::Socket;
 
 use self::bootstrap::Bootstrap;
@@ -34,6 +35,9 @@ const STATE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
 /// A shim that does not shut down in this time is left to itself.
 const SHUTDOWN: Duration = Duration::from_secs(3);
+/// How long after a failed call the end of its connection may be seen. ttrpc fails the calls first, and
+/// lets go of the connection then.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// The header that carries a call's namespace over ttrpc.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
@@ -63,7 +67,7 @@ pub(crate) struct ConnectError {
 pub(crate) struct CallError {
     kind: Kind,
     message: String,
-    /// The connection closed under the call: the shim is gone, or on its way.
+    /// The connection closed during the call, and [`Client::closed`] has ended.
     closed: bool,
 }
 
@@ -125,30 +129,37 @@ impl Client {
             metadata: ttrpc::context::to_pb(self.metadata.clone()),
             ..Default::default()
         };
+        let late = |limit: Duration| CallError {
+            kind: Kind::DeadlineExceeded,
+            message: format!("shim did not answer {method} within {limit:?}"),
+            closed: false,
+        };
+        let asked = Instant::now();
         let answered = self.connection.request(request);
         let answer = match limit {
             None => answered.await,
             Some(limit) => match tokio::time::timeout(limit, answered).await {
                 Ok(answer) => answer,
-                Err(_) => {
-                    return Err(CallError {
-                        kind: Kind::DeadlineExceeded,
-                        message: format!("shim did not answer {method} within {limit:?}"),
-                        closed: false,
-                    });
-                }
+                Err(_) => return Err(late(limit)),
             },
         };
         match answer {
             Ok(response) => A::parse_from_bytes(&response.payload)
                 .map_err(|error| broken(format!("answer of shim to {method}: {error}"))),
-            Err(ttrpc::Error::RpcStatus(status)) => Err(CallError {
-                kind: kind(status.code.value()),
-                message: status.message,
-                closed: false,
-            }),
+            Err(ttrpc::Error::RpcStatus(status)) => {
+                Err(CallError { kind: kind(status.code), message: status.message, closed: false })
+            }
             Err(error) => {
                 log::debug!("{method} of {}: {error}", self.id);
+                // ttrpc has the limit too, and its error for that has no kind of its own.
+                if let Some(limit) = limit.filter(|limit| asked.elapsed() >= *limit) {
+                    return Err(late(limit));
+                }
+                // Only the connection tells whether it closed: ttrpc has the same error for a lost
+                // connection and for an answer that it cannot decode.
+                if tokio::time::timeout(CLOSING, self.closed()).await.is_err() {
+                    return Err(broken(format!("answer of shim to {method}: {error}")));
+                }
                 Err(CallError {
                     kind: Kind::Unavailable,
                     message: "ttrpc: closed".to_owned(),
@@ -209,7 +220,7 @@ impl Client {
         let request =
             api::StateRequest { id: self.id.clone(), exec_id: exec_id(exec), ..Default::default() };
         let answer: api::StateResponse = self.call("State", &request, Some(STATE)).await?;
-        let status = status(answer.status.value());
+        let status = status(answer.status);
         let stopped = status == Status::Stopped;
         Ok(State {
             pid: pid(answer.pid),
@@ -421,35 +432,38 @@ pub(in crate::task) fn time(at: Option<&timestamp::Timestamp>) -> Option<SystemT
     UNIX_EPOCH.checked_add(since)
 }
 
-fn status(number: i32) -> Status {
-    match number {
-        1 => Status::Created,
-        2 => Status::Running,
-        3 => Status::Stopped,
-        4 => Status::Paused,
-        5 => Status::Pausing,
-        _ => Status::Unknown,
+/// A status that the protocol does not have is unknown.
+fn status(status: EnumOrUnknown<types::task::Status>) -> Status {
+    use types::task::Status as Wire;
+    match status.enum_value() {
+        Ok(Wire::CREATED) => Status::Created,
+        Ok(Wire::RUNNING) => Status::Running,
+        Ok(Wire::STOPPED) => Status::Stopped,
+        Ok(Wire::PAUSED) => Status::Paused,
+        Ok(Wire::PAUSING) => Status::Pausing,
+        Ok(Wire::UNKNOWN) | Err(_) => Status::Unknown,
     }
 }
 
-/// The kind of a gRPC code, which ttrpc uses too.
-fn kind(code: i32) -> Kind {
-    match code {
-        1 => Kind::Cancelled,
-        3 => Kind::InvalidArgument,
-        4 => Kind::DeadlineExceeded,
-        5 => Kind::NotFound,
-        6 => Kind::AlreadyExists,
-        7 | 16 => Kind::PermissionDenied,
-        8 => Kind::ResourceExhausted,
-        9 => Kind::FailedPrecondition,
-        10 => Kind::Aborted,
-        11 => Kind::OutOfRange,
-        12 => Kind::Unimplemented,
-        13 => Kind::Internal,
-        14 => Kind::Unavailable,
-        15 => Kind::DataLoss,
-        _ => Kind::Unknown,
+/// The kind of a code; one that gRPC does not have is unknown.
+fn kind(code: EnumOrUnknown<ttrpc::Code>) -> Kind {
+    use ttrpc::Code;
+    match code.enum_value() {
+        Ok(Code::CANCELLED) => Kind::Cancelled,
+        Ok(Code::INVALID_ARGUMENT) => Kind::InvalidArgument,
+        Ok(Code::DEADLINE_EXCEEDED) => Kind::DeadlineExceeded,
+        Ok(Code::NOT_FOUND) => Kind::NotFound,
+        Ok(Code::ALREADY_EXISTS) => Kind::AlreadyExists,
+        Ok(Code::PERMISSION_DENIED | Code::UNAUTHENTICATED) => Kind::PermissionDenied,
+        Ok(Code::RESOURCE_EXHAUSTED) => Kind::ResourceExhausted,
+        Ok(Code::FAILED_PRECONDITION) => Kind::FailedPrecondition,
+        Ok(Code::ABORTED) => Kind::Aborted,
+        Ok(Code::OUT_OF_RANGE) => Kind::OutOfRange,
+        Ok(Code::UNIMPLEMENTED) => Kind::Unimplemented,
+        Ok(Code::INTERNAL) => Kind::Internal,
+        Ok(Code::UNAVAILABLE) => Kind::Unavailable,
+        Ok(Code::DATA_LOSS) => Kind::DataLoss,
+        Ok(Code::OK | Code::UNKNOWN) | Err(_) => Kind::Unknown,
     }
 }
 
@@ -509,6 +523,8 @@ pub(in crate::task) type Shared = Arc<Client>;
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -519,8 +535,8 @@ mod tests {
         assert_eq!(time(Some(&one)), Some(UNIX_EPOCH + Duration::new(1, 5)));
     }
 
-    #[tokio::test]
-    async fn a_shim_that_goes_away_is_noticed_and_ends_the_calls() {
+    /// A client, and the shim's end of its connection.
+    async fn connected() -> (Client, UnixStream) {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("shim");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -528,6 +544,39 @@ mod tests {
         let id = ContainerId::new("web").unwrap();
         let client = Client::connect(&bootstrap, "default", &id).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
+        (client, stream)
+    }
+
+    // A Wait took this for the end of the connection, and waited for what the daemon does then. The
+    // connection was there, so the daemon did nothing and the Wait never ended.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_cannot_be_decoded_is_no_end_of_the_connection() {
+        let (client, mut stream) = connected().await;
+        let answer = async {
+            let mut header = [0; ttrpc::proto::MESSAGE_HEADER_LENGTH];
+            stream.read_exact(&mut header).await.unwrap();
+            // The answer's length, its stream, its type, no flags, and no message.
+            let stream_id = &header[4..8];
+            let frame = [&1_u32.to_be_bytes(), stream_id, &[2, 0], &[0xff]].concat();
+            stream.write_all(&frame).await.unwrap();
+        };
+        let (waited, ()) = tokio::join!(client.wait(None), answer);
+        let error = waited.unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal);
+        assert!(!error.closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_does_not_answer_in_time_is_not_gone() {
+        let (client, _stream) = connected().await;
+        let error = client.probe().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        assert!(!error.closed());
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_goes_away_is_noticed_and_ends_the_calls() {
+        let (client, stream) = connected().await;
         let waiting = tokio::spawn({
             let client = client.clone();
             async move { client.wait(None).await }
