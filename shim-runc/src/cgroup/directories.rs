@@ -16,8 +16,7 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use super::directory::kill_and_remove;
-use super::hierarchy::{Hierarchies, of};
-use super::{PATIENCE, Pauses, collect_pids};
+use super::{PATIENCE, Pauses, collect_pids, of};
 
 /// A container's groups that exist: one, or one in each v1 hierarchy.
 #[derive(Debug, Default)]
@@ -26,11 +25,6 @@ pub(crate) struct GroupDirectories(Vec<PathBuf>);
 impl GroupDirectories {
     pub(super) fn new(directories: Vec<PathBuf>) -> Self {
         Self(directories)
-    }
-
-    /// Finds the groups at `path`, which is relative to the root of each hierarchy.
-    pub(crate) fn find(path: &Path) -> io::Result<Self> {
-        Ok(Hierarchies::read()?.find(path))
     }
 
     /// The `tasks` files of version 1, through which a process of one thread moves itself into every
@@ -117,6 +111,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cgroup::hierarchy::Hierarchies;
 
     #[test]
     fn a_process_joins_the_cgroups_that_were_made_for_it() {
@@ -158,11 +153,11 @@ mod tests {
         fs::create_dir_all(&nested).unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         fs::write(nested.join("cgroup.procs"), child.id().to_string()).unwrap();
-        let cgroups = GroupDirectories::find(Path::new(&name)).unwrap();
+        let cgroups = Hierarchies::read().unwrap().find(Path::new(&name));
         assert_eq!(cgroups.pids(), [child.id() as i32]);
         cgroups.remove().unwrap();
         assert!(!base.exists());
         assert!(!child.wait().unwrap().success());
-        GroupDirectories::find(Path::new(&name)).unwrap().remove().unwrap();
+        Hierarchies::read().unwrap().find(Path::new(&name)).remove().unwrap();
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use super::directories::GroupDirectories;
-use super::{MOUNT_POINT, below, make_all, v1};
+use super::{MOUNT_POINT, below, make_all, of, v1};
 use crate::mount_info::MountInfo;
 
 /// The table of mounts that [`Hierarchies::read`] reads.
@@ -184,11 +184,6 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
         .open(file)
         .and_then(|mut open| open.write_all(text.as_bytes()))
         .map_err(|error| of("write", file, &error))
-}
-
-/// An error that names its call and file.
-pub(super) fn of(call: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{call}({}): {error}", path.display()))
 }
 
 #[cfg(test)]

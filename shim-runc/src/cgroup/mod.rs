@@ -357,6 +357,11 @@ fn rdma_entries(path: &Path) -> Vec<(String, u32, u32)> {
         .collect()
 }
 
+/// An error that names its call and file.
+fn of(call: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{call}({}): {error}", path.display()))
+}
+
 /// The path below a hierarchy's mount point.
 fn below(mount: &Path, path: impl AsRef<Path>) -> PathBuf {
     let path = path.as_ref();

@@ -56,7 +56,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         "shim-runc/src/engine/libcontainer/tests/fixture.rs",
         "runs the helper before the test harness has a thread; no product code",
     ),
-    except(Rule::SystemCall, "shim-runc: nix::unistd::Pid", EARLIER),
     except(Rule::SystemCall, "shim-sdk: nix::cmsg_space", EARLIER),
     except(Rule::SystemCall, "shim-sdk: nix::sys::prctl", EARLIER),
     except(Rule::SystemCall, "shim-sdk: nix::sys::socket", EARLIER),

@@ -25,6 +25,7 @@ use super::launch::{CreateOptions, Launch, NewGroups};
 use super::prepared_spec::PreparedSpec;
 use super::streams::StandardStreams;
 use crate::cgroup::directories::GroupDirectories;
+use crate::cgroup::hierarchy::Hierarchies;
 use crate::cgroup::record::{self, Ending, Made};
 use crate::{create_lock, process_tree};
 
@@ -245,7 +246,8 @@ fn forget(directory: &Path) -> Result<(), Failure> {
 }
 
 fn cgroups(path: &Path) -> Result<GroupDirectories, Failure> {
-    GroupDirectories::find(path).map_err(|error| failure(Reason::Cgroup, &error))
+    let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Cgroup, &error))?;
+    Ok(hierarchies.find(path))
 }
 
 fn hooks(directory: &Path) -> Option<Hooks> {

@@ -209,22 +209,22 @@ fn missing(what: &str) -> Failure {
 /// The directories of a container's cgroups, for tests that they do not exist.
 #[cfg(test)]
 pub(super) fn cgroup_directories(path: &std::path::Path) -> Vec<std::path::PathBuf> {
-    crate::cgroup::hierarchy::Hierarchies::read()
-        .map(|hierarchies| hierarchies.directories(path))
-        .unwrap_or_default()
+    hierarchies().directories(path)
 }
 
 /// Removes the cgroups that a failed test left.
 #[cfg(test)]
 pub(super) fn cgroup_remove(path: &std::path::Path) {
-    let _ = crate::cgroup::directories::GroupDirectories::find(path)
-        .and_then(|cgroups| cgroups.remove());
+    let _ = hierarchies().find(path).remove();
 }
 
 /// The processes in a container's cgroups, for tests.
 #[cfg(test)]
 pub(super) fn cgroup_pids(path: &std::path::Path) -> Vec<i32> {
-    crate::cgroup::directories::GroupDirectories::find(path)
-        .map(|cgroups| cgroups.pids())
-        .unwrap_or_default()
+    hierarchies().find(path).pids()
+}
+
+#[cfg(test)]
+fn hierarchies() -> crate::cgroup::hierarchy::Hierarchies {
+    crate::cgroup::hierarchy::Hierarchies::read().expect("the table of mounts")
 }
