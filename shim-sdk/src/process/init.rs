@@ -21,7 +21,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request to make a container, as the wire has understood it.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct CreateRequest {
     pub(crate) id: ContainerId,
     pub(crate) bundle: Bundle,
     pub(crate) rootfs: Vec<Mount>,
@@ -32,25 +32,25 @@ pub(crate) struct Order {
 
 impl<R: Runtime> ShimState<R> {
     /// Makes a container. On an error nothing of it remains.
-    pub(crate) async fn create(self: Rc<Self>, order: Order) -> Result<Option<Pid>> {
-        if order.stdio.terminal && !self.capabilities.terminal {
+    pub(crate) async fn create(self: Rc<Self>, request: CreateRequest) -> Result<Option<Pid>> {
+        if request.stdio.terminal && !self.capabilities.terminal {
             return Err(Error::unimplemented("a terminal"));
         }
-        if !order.checkpoint.is_empty() && !self.capabilities.checkpoint {
+        if !request.checkpoint.is_empty() && !self.capabilities.checkpoint {
             return Err(Error::unimplemented("restoring from a checkpoint"));
         }
         let container = Rc::new(Container::new(
-            order.id.clone(),
+            request.id.clone(),
             &self.namespace,
-            order.bundle.clone(),
-            !order.rootfs.is_empty(),
-            !order.checkpoint.is_empty(),
-            order.stdio.clone(),
+            request.bundle.clone(),
+            !request.rootfs.is_empty(),
+            !request.checkpoint.is_empty(),
+            request.stdio.clone(),
             self.shim_record.clone(),
         ));
         // From here on a second Create of this id is refused, and others do not see it.
         self.reserve(Rc::clone(&container))?;
-        match self.create_with_runtime(&container, order).await {
+        match self.create_with_runtime(&container, request).await {
             Ok(pid) => Ok(pid),
             Err(error) => {
                 if container.mounted
@@ -68,26 +68,25 @@ impl<R: Runtime> ShimState<R> {
     async fn create_with_runtime(
         self: &Rc<Self>,
         container: &Rc<Container<R::Container>>,
-        order: Order,
+        request: CreateRequest,
     ) -> Result<Option<Pid>> {
-        let owner = Owner { namespace: &self.namespace, id: order.id.as_str() };
-        let (io, attached) = stdio::open(&order.stdio, owner).await?;
-        if !order.rootfs.is_empty() {
-            mount_rootfs(&order.bundle, order.rootfs.clone()).await?;
+        let owner = Owner { namespace: &self.namespace, id: request.id.as_str() };
+        let (io, attached) = stdio::open(&request.stdio, owner).await?;
+        if !request.rootfs.is_empty() {
+            mount_rootfs(&request.bundle, request.rootfs.clone()).await?;
         }
-        let notifier = Notifier::new(order.id.clone(), self.events.clone(), self.notes.clone());
-        let request = Create {
-            id: order.id.clone(),
+        let notifier = Notifier::new(request.id.clone(), self.events.clone(), self.notes.clone());
+        let create = Create {
+            id: request.id.clone(),
             namespace: self.namespace.clone(),
-            bundle: order.bundle.clone(),
-            rootfs: order.rootfs.clone(),
-            options: order.options,
-            checkpoint: (!order.checkpoint.is_empty()).then(|| order.checkpoint.clone().into()),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            options: request.options,
+            checkpoint: (!request.checkpoint.is_empty()).then(|| request.checkpoint.clone().into()),
             notifier,
         };
         let expecting = reaper::expect();
-        let Created { container: runtime_container, pid } =
-            self.runtime.create(request, io).await?;
+        let Created { container: runtime_container, pid } = self.runtime.create(create, io).await?;
         container.set_runtime_container(runtime_container);
         let taken = self.open_init(container, attached, pid).await;
         drop(expecting);
@@ -100,11 +99,11 @@ impl<R: Runtime> ShimState<R> {
         };
         container.journal_init(Stage::Created, pid);
         self.events.push(Event::Created {
-            container: order.id,
-            bundle: order.bundle.path().to_owned(),
-            rootfs: order.rootfs,
-            stdio: order.stdio,
-            checkpoint: order.checkpoint,
+            container: request.id,
+            bundle: request.bundle.path().to_owned(),
+            rootfs: request.rootfs,
+            stdio: request.stdio,
+            checkpoint: request.checkpoint,
             pid,
         });
         container.init.end_job(Job::Create, Outcome::Succeeded);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use super::init::Order;
+use super::init::CreateRequest;
 use super::shim::ShimState;
 use crate::event::{Event, EventQueue};
 use crate::journal::Stage;
@@ -155,7 +155,7 @@ impl Fixture {
     }
 
     async fn create_on(&self, rootfs: Vec<Mount>, stdio: Stdio) -> Result<Option<Pid>> {
-        let order = Order {
+        let request = CreateRequest {
             id: ContainerId::new("c").expect("valid"),
             bundle: Bundle::new(self.bundle.path()),
             rootfs,
@@ -163,7 +163,7 @@ impl Fixture {
             checkpoint: String::new(),
             options: None,
         };
-        Rc::clone(&self.shim).create(order).await
+        Rc::clone(&self.shim).create(request).await
     }
 
     async fn start(&self) -> Result<Pid> {
@@ -504,7 +504,7 @@ fn a_fifo_that_nobody_reads_does_not_keep_a_container_from_being_made() {
 #[test]
 fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
     test("exit 0", async |fixture| {
-        let order = Order {
+        let request = CreateRequest {
             id: ContainerId::new("c").expect("valid"),
             bundle: Bundle::new(fixture.bundle.path()),
             rootfs: Vec::new(),
@@ -512,7 +512,7 @@ fn a_checkpoint_is_not_ignored_by_a_runtime_that_cannot_restore_it() {
             checkpoint: "/a/checkpoint".to_owned(),
             options: None,
         };
-        let refused = Rc::clone(&fixture.shim).create(order).await.expect_err("cannot restore");
+        let refused = Rc::clone(&fixture.shim).create(request).await.expect_err("cannot restore");
         assert_eq!(refused.kind(), Kind::Unimplemented);
     });
 }

@@ -20,7 +20,7 @@ use super::connection::Handler;
 use super::method::{Jobs, act, look, watch};
 
 use crate::process::container::Deleted;
-use crate::process::init::Order;
+use crate::process::init::CreateRequest;
 use crate::process::shim::{ProcessStatus, ShimState};
 use crate::stdio::Stdio;
 use crate::wire::convert;
@@ -103,7 +103,7 @@ async fn create<R: Runtime>(
         stderr: request.stderr,
         terminal: request.terminal,
     };
-    let order = Order {
+    let request = CreateRequest {
         id: ContainerId::new(request.id)?,
         bundle: Bundle::new(request.bundle),
         rootfs: request.rootfs.into_iter().map(convert::mount).collect(),
@@ -111,7 +111,7 @@ async fn create<R: Runtime>(
         checkpoint: request.checkpoint,
         options: convert::optional_payload(request.options),
     };
-    let pid = convert::pid(shim.create(order).await?);
+    let pid = convert::pid(shim.create(request).await?);
     Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
 }
 

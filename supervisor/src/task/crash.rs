@@ -1,4 +1,4 @@
-//! A shim whose connection closes: it is reached again, or its task is dead and it is buried.
+//! A shim whose connection closes: the daemon reaches it again, or cleans up after it.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Tasks {
     /// The connection to a shim has closed: reaches it again, or cleans up behind it.
     pub(super) async fn crashed(&self, task: &Arc<Task>) {
         let _turn = task.turn.lock().await;
-        if task.record(Outcome::Disconnected) != Step::Bury {
+        if task.record(Outcome::Disconnected) != Step::Reconnect {
             return;
         }
         task.drop_client();
@@ -40,11 +40,11 @@ impl Tasks {
             self.watch(task.clone(), client);
             return;
         }
-        self.bury(task).await;
+        self.clean_up_after(task).await;
     }
 
     /// Cleans up behind a dead shim and keeps, and tells once, the exit of its task.
-    pub(super) async fn bury(&self, task: &Arc<Task>) {
+    pub(super) async fn clean_up_after(&self, task: &Arc<Task>) {
         // Read before the shim's binary cleans up.
         let init = task.dirs.journal().map(|journal| journal.init);
         let told = self.inner.environment.parameters(&task.namespace, &task.id, None);

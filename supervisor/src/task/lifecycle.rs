@@ -86,8 +86,8 @@ pub(super) enum Step {
     Remove,
     /// Stop its creation, which then removes what it has made.
     Abandon,
-    /// Reach the shim again, or clean up behind it.
-    Bury,
+    /// Reach the shim again, or clean up after it.
+    Reconnect,
     /// Nothing: the connection closes where its end is expected.
     Ignore,
     /// Be in this phase.
@@ -131,7 +131,7 @@ pub(super) fn decide(now: Phase, input: Input) -> Result<Step, Refused> {
 
         (Starting, Happened(Created)) => Ok(Step::Enter(Live)),
         (Live | Deleting | Dead | Gone, Happened(Created)) => Err(Refused::Unexpected),
-        (Live, Happened(Disconnected)) => Ok(Step::Bury),
+        (Live, Happened(Disconnected)) => Ok(Step::Reconnect),
         // Create cleans up behind itself, and the shim of a deleted task is expected to end.
         (Starting | Deleting | Dead | Gone, Happened(Disconnected)) => Ok(Step::Ignore),
         (Live, Happened(Deleted)) => Ok(Step::Enter(Deleting)),

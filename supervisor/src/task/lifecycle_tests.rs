@@ -46,7 +46,7 @@ fn letter(answer: Result<Step, Refused>) -> &'static str {
         Ok(Step::Recall) => "c",
         Ok(Step::Remove) => "m",
         Ok(Step::Abandon) => "a",
-        Ok(Step::Bury) => "b",
+        Ok(Step::Reconnect) => "b",
         Ok(Step::Ignore) => "-",
         Ok(Step::Enter(Phase::Starting)) => "S",
         Ok(Step::Enter(Phase::Live)) => "L",
@@ -142,7 +142,7 @@ proptest! {
                         model.after(outcome).is_none(),
                         "{:?}, {:?}", phase, input
                     );
-                    prop_assert_eq!(answer == Ok(Step::Bury), outcome == Outcome::Disconnected && model.seen && model.shim);
+                    prop_assert_eq!(answer == Ok(Step::Reconnect), outcome == Outcome::Disconnected && model.seen && model.shim);
                     if let Ok(Step::Enter(next)) = answer {
                         phase = next;
                     }

@@ -5,7 +5,7 @@
 //! - *task*: a container from Create to Delete; its *init* and its *execs* are processes.
 //! - *shim*: the process that holds a task; it outlives this daemon.
 //! - *bundle*: the task's directory under the state directory; a bundle is a task that exists.
-//! - *bury*: to clean up behind a shim that died, and keep the exit of its task.
+//! - *clean up after* a dead shim: to remove what it left, and keep the exit of its task.
 //!
 //! Promise: a task survives this daemon's death; its exit is known until the task is deleted,
 //! whichever process died in between; a client that goes away in the middle of a call leaves nothing half

@@ -127,10 +127,10 @@ impl Tasks {
                 self.watch(task, client);
             }
             Found::Dead => {
-                // Clients see it from now on; what they ask waits until it is buried.
+                // Clients see it from now on; their requests wait until the cleanup is over.
                 task.record(Outcome::Created);
                 let _turn = task.turn.lock().await;
-                self.bury(&task).await;
+                self.clean_up_after(&task).await;
             }
             Found::Leftover(client) => self.discard(&task, client).await,
         }

@@ -344,7 +344,7 @@ async fn a_client_that_goes_away_during_create_does_not_stop_it() {
 }
 
 #[tokio::test]
-async fn a_dead_shim_is_buried_and_its_exit_told_once_and_kept() {
+async fn a_dead_shim_is_cleaned_up_after_and_its_exit_published_once_and_kept() {
     let mut bench = Bench::new().await;
     let (tasks, namespace, id) = (bench.daemon(), bench.namespace.clone(), bench.id.clone());
     let mut events = bench.subscribe();
@@ -418,7 +418,7 @@ async fn a_later_daemon_adopts_a_running_task() {
 }
 
 #[tokio::test]
-async fn a_shim_that_died_while_no_daemon_was_there_is_buried_at_start() {
+async fn a_shim_that_died_without_a_daemon_is_cleaned_up_after_at_start() {
     let mut bench = Bench::new().await;
     let first = bench.daemon();
     soon(first.create(&bench.namespace, bench.request())).await.unwrap();

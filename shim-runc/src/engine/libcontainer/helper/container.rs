@@ -39,8 +39,7 @@ pub(super) fn create(
     options: CreateOptions,
     streams: StandardStreams,
 ) -> Result<(i32, OwnedFd), Failure> {
-    let PreparedSpec { root, id, bundle, spec, group, identity, corrections, hierarchies, .. } =
-        plan;
+    let PreparedSpec { root, id, bundle, spec, group, identity, fixups, hierarchies, .. } = plan;
     if plan.has_hooks {
         session.retire();
     }
@@ -71,7 +70,7 @@ pub(super) fn create(
         streams,
         identity,
         report: report.writer(),
-        groups: NewGroups { corrections: &corrections, hierarchies: &hierarchies },
+        groups: NewGroups { fixups: &fixups, hierarchies: &hierarchies },
         lock: lock.as_fd(),
     };
     let error = match launch.run() {

@@ -38,7 +38,7 @@ use super::init_process::Init;
 use super::init_requests::{InitRequests, Senders};
 use super::keyring::Keyring;
 use super::namespaces::Namespaces;
-use super::resource_fixups::Corrections;
+use super::resource_fixups::ResourceFixups;
 use super::rootfs::RootFs;
 use super::streams::StandardStreams;
 use super::{limits, terminal, validate};
@@ -72,7 +72,7 @@ pub(super) struct CreateOptions {
 
 /// How its control groups are made.
 pub(super) struct NewGroups<'a> {
-    pub(super) corrections: &'a Corrections,
+    pub(super) fixups: &'a ResourceFixups,
     pub(super) hierarchies: &'a Hierarchies,
 }
 
@@ -193,7 +193,7 @@ impl NewGroups<'_> {
         let (groups, limited) = self.hierarchies.make(path).map_err(LibcontainerError::OtherIO)?;
         limits::set(&limited, resources)
             .map_err(|error| LibcontainerError::OtherCgroup(report(&error)))?;
-        self.corrections.apply(&groups).map_err(LibcontainerError::OtherIO)?;
+        self.fixups.apply(&groups).map_err(LibcontainerError::OtherIO)?;
         Ok(groups)
     }
 
@@ -221,7 +221,7 @@ impl NewGroups<'_> {
         let manager = create_cgroup_manager(config);
         let manager = manager.map_err(|error| failure(Reason::Cgroup, &error))?;
         manager.apply(&limits).map_err(|error| failure(Reason::Cgroup, &error))?;
-        self.corrections
+        self.fixups
             .apply(&self.hierarchies.find(path))
             .map_err(|error| failure(Reason::Cgroup, &error))?;
         Ok(group)

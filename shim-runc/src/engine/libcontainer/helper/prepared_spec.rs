@@ -14,7 +14,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use super::super::wire::{Failure, Reason};
 use super::failure::failure;
 use super::identity::Identity;
-use super::resource_fixups::Corrections;
+use super::resource_fixups::ResourceFixups;
 use super::spec_file::{SpecVersion, read_spec};
 use super::validate;
 use crate::cgroup::hierarchy::Hierarchies;
@@ -29,7 +29,7 @@ pub(super) struct PreparedSpec {
     /// The path of its control groups in each hierarchy.
     pub(super) group: PathBuf,
     pub(super) identity: Identity,
-    pub(super) corrections: Corrections,
+    pub(super) fixups: ResourceFixups,
     pub(super) hierarchies: Hierarchies,
     version: Option<SpecVersion>,
 }
@@ -42,7 +42,7 @@ impl PreparedSpec {
         let has_hooks = spec.hooks().is_some();
         let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
         let group = Path::new("/").join(asked.unwrap_or(Path::new(id)));
-        let corrections = Corrections::of(&spec);
+        let fixups = ResourceFixups::of(&spec);
         validate::spec(&spec)?;
         let identity = Identity::of_init(root, &spec)?;
         let hierarchies = Hierarchies::read().map_err(|error| failure(Reason::Cgroup, &error))?;
@@ -55,7 +55,7 @@ impl PreparedSpec {
             has_hooks,
             group,
             identity,
-            corrections,
+            fixups,
             hierarchies,
             version,
         })

@@ -20,14 +20,14 @@ use crate::cgroup::v2 as unified;
 
 /// What is to be put right.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Corrections {
+pub(super) struct ResourceFixups {
     no_killer: bool,
     no_console: bool,
     rules: Vec<LinuxDeviceCgroup>,
     weights: LinuxResources,
 }
 
-impl Corrections {
+impl ResourceFixups {
     /// Reads it out of a container's own spec.
     pub(super) fn of(spec: &Spec) -> Self {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
@@ -101,9 +101,9 @@ mod tests {
 
     use super::*;
 
-    fn corrections(devices: serde_json::Value) -> Corrections {
+    fn fixups(devices: serde_json::Value) -> ResourceFixups {
         let spec = json!({"ociVersion": "1.0.2", "linux": {"resources": {"devices": devices}}});
-        Corrections::of(&serde_json::from_value(spec).unwrap())
+        ResourceFixups::of(&serde_json::from_value(spec).unwrap())
     }
 
     #[test]
@@ -123,11 +123,11 @@ mod tests {
     #[test]
     fn the_console_is_only_for_a_container_that_was_granted_it() {
         let denied = json!({"allow": false, "access": "rwm"});
-        assert!(corrections(json!([denied])).no_console);
+        assert!(fixups(json!([denied])).no_console);
         let zero = json!({"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm"});
-        assert!(corrections(json!([denied, zero])).no_console);
+        assert!(fixups(json!([denied, zero])).no_console);
         let console = json!({"allow": true, "type": "c", "major": 5, "minor": 1, "access": "rwm"});
-        assert!(!corrections(json!([denied, console])).no_console);
-        assert!(!corrections(json!([denied, {"allow": true, "access": "rwm"}])).no_console);
+        assert!(!fixups(json!([denied, console])).no_console);
+        assert!(!fixups(json!([denied, {"allow": true, "access": "rwm"}])).no_console);
     }
 }
