@@ -99,9 +99,9 @@ impl GroupDirectories {
 
 /// Moves the calling process, which has one thread, through `tasks` files that its helper has opened.
 ///
-/// To move a process by `cgroup.procs` the kernel first keeps all others
-/// from forking, for which it waits for an RCU grace period of 5 to 20 ms. A thread that moves
-/// itself needs no such care (since 5.8; before, this is as slow as the other).
+/// To move a process by `cgroup.procs` the kernel first keeps all others from forking, for which it
+/// waits for an RCU grace period of 5 to 20 ms. A thread that moves itself needs no such care (since
+/// 5.8; before, this is as slow as the other).
 pub(crate) fn join(tasks_files: &[File]) -> io::Result<()> {
     tasks_files.iter().try_for_each(|mut file| file.write_all(b"0"))
 }

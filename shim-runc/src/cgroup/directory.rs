@@ -50,14 +50,22 @@ pub(super) fn kill_and_remove(group: &Path) -> io::Result<bool> {
         log::warn!("{}: not removed, the shim is in it", group.display());
         return Ok(false);
     }
-    if !pids.is_empty() {
-        // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
-        let _ = write(&group.join("freezer.state"), "THAWED");
+    kill(group, &pids, true);
+    remove_group(group).map(|()| true)
+}
+
+/// Kills these processes of a group. `is_all`: there are no others in it.
+pub(super) fn kill(group: &Path, pids: &[i32], is_all: bool) {
+    if pids.is_empty() {
+        return;
+    }
+    // A frozen v1 group would keep its processes; where there is no freezer, there is no file.
+    let _ = write(&group.join("freezer.state"), "THAWED");
+    if is_all {
         // On v2 this reaches those that are being forked too; elsewhere the next round does.
         let _ = write(&group.join("cgroup.kill"), 1);
-        send(&pids, Signal::KILL);
     }
-    remove_group(group).map(|()| true)
+    send(pids, Signal::KILL);
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 //! See cgroups(7), cpuset(7), the OCI runtime specification on `linux.cgroupsPath`.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use super::directories::GroupDirectories;
-use super::{MOUNT_POINT, below, make_all, of, v1};
+use super::{MOUNT_POINT, below, make_all, of, v1, write_text};
 use crate::mount_info::MountInfo;
 
 /// The table of mounts that [`Hierarchies::read`] reads.
@@ -175,15 +175,7 @@ fn inherit(directory: &Path, name: &str) -> io::Result<()> {
     inherit(above, name)?;
     let value = above.join(name);
     let value = fs::read_to_string(&value).map_err(|error| of("read", &value, &error))?;
-    write(&file, value.trim())
-}
-
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(file)
-        .and_then(|mut open| open.write_all(text.as_bytes()))
-        .map_err(|error| of("write", file, &error))
+    write_text(&file, value.trim()).map_err(|error| of("write", &file, &error))
 }
 
 #[cfg(test)]

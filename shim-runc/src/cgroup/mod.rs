@@ -62,7 +62,7 @@ pub(crate) enum Freeze {
 }
 
 /// Where cgroup trees are mounted on every host this has to run on.
-const MOUNT_POINT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 /// How often a freezer is asked whether it is done. Freezing is a matter of microseconds unless a
 /// process sits in an uninterruptible sleep.
@@ -273,14 +273,16 @@ fn send(pids: &[i32], signal: Signal) {
 /// Writes one value to a control file.
 fn write(path: &Path, value: impl ToString) -> Result<(), EngineError> {
     let value = value.to_string();
+    write_text(path, &value).map_err(|cause| {
+        EngineError::system(SystemCall::WriteCgroupFile { file: path.to_owned(), value }, cause)
+    })
+}
+
+/// The same, with the bare error.
+fn write_text(path: &Path, value: &str) -> io::Result<()> {
     // Neither created nor truncated: a control file exists or its controller is not there.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
-        .map_err(|cause| {
-            EngineError::system(SystemCall::WriteCgroupFile { file: path.to_owned(), value }, cause)
-        })
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    io::Write::write_all(&mut file, value.as_bytes())
 }
 
 /// Reads a control file that holds one number; `max` is the largest one. `None` if there is none.
@@ -363,7 +365,7 @@ fn of(call: &str, path: &Path, error: &io::Error) -> io::Error {
 }
 
 /// The path below a hierarchy's mount point.
-fn below(mount: &Path, path: impl AsRef<Path>) -> PathBuf {
+pub(crate) fn below(mount: &Path, path: impl AsRef<Path>) -> PathBuf {
     let path = path.as_ref();
     mount.join(path.strip_prefix("/").unwrap_or(path))
 }

@@ -22,12 +22,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use shim_sdk::file::read_regular;
 
-use super::directory::{is_root, remove_group};
-use super::{PATIENCE, Pauses, collect_pids, send, write};
+use super::directory::{is_root, kill, remove_group};
+use super::{PATIENCE, Pauses, collect_pids};
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -214,15 +213,7 @@ impl Made {
             let own = i32::try_from(std::process::id()).unwrap_or_default();
             let is_own = |pid: &i32| kills && *pid != own && !others.have(*pid);
             let (ours, rest): (Vec<i32>, Vec<i32>) = pids.into_iter().partition(is_own);
-            if !ours.is_empty() {
-                // A frozen v1 group would keep its processes; where there is no freezer, no file.
-                let _ = write(&directory.join("freezer.state"), "THAWED");
-                if rest.is_empty() {
-                    // On v2 this reaches those that are being forked too; elsewhere the next round.
-                    let _ = write(&directory.join("cgroup.kill"), 1);
-                }
-                send(&ours, Signal::KILL);
-            }
+            kill(directory, &ours, rest.is_empty());
             if let Err(cause) = remove_group(directory) {
                 foreign |= ours.is_empty() && !rest.is_empty();
                 let what = format!("rmdir({directory:?}): {cause}");
@@ -325,8 +316,8 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
-    use crate::cgroup::below;
     use crate::cgroup::hierarchy::Hierarchies;
+    use crate::cgroup::{below, write};
 
     /// Groups of one path in every hierarchy, and a folder like a daemon's state.
     struct Ground {

@@ -116,7 +116,7 @@ impl Launch<'_> {
         let process = spec.process().as_ref().ok_or(MissingSpecError::Process);
         let process = process.map_err(|error| lib(error.into()))?;
         validate::terminal(process, streams.console.is_some())?;
-        let rootfs = RootFs::of(spec, bundle, options.no_pivot_root, group)?;
+        let rootfs = RootFs::of(spec, bundle, options.no_pivot_root, group, groups.hierarchies)?;
         let namespaces = Namespaces::of(spec)?;
         let directory = root.join(id);
         fs::create_dir(&directory).map_err(other)?;

@@ -23,8 +23,7 @@ use super::mounts::{Mount, Mounts, NewFileSystem, attach, clone_tree, propagate,
 use super::options::Change;
 use super::tree::{LastLink, Missing};
 use crate::cgroup::hierarchy::Hierarchies;
-
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::cgroup::{MOUNT_POINT, below};
 
 /// What the container's groups are shown by.
 #[derive(Debug)]
@@ -46,12 +45,9 @@ struct Shown {
 }
 
 impl CgroupMounts {
-    pub(super) fn of(group: &Path, namespace: bool) -> Result<Self, Failure> {
-        let unified = validate::is_unified();
-        let hierarchies = Hierarchies::read()
-            .map_err(|error| failed("find the control groups to show", &error))?;
-        let hierarchies = shown(&hierarchies);
-        Ok(Self { unified, namespace, hierarchies, group: group.to_owned() })
+    pub(super) fn of(group: &Path, namespace: bool, hierarchies: &Hierarchies) -> Self {
+        let (unified, hierarchies) = (validate::is_unified(), shown(hierarchies));
+        Self { unified, namespace, hierarchies, group: group.to_owned() }
     }
 
     /// As on a host of version 2.
@@ -62,7 +58,7 @@ impl CgroupMounts {
     }
 
     fn of_container(&self, hierarchy: &Path) -> PathBuf {
-        hierarchy.join(self.group.strip_prefix("/").unwrap_or(&self.group))
+        below(hierarchy, &self.group)
     }
 
     /// Makes the mount. This process is in the container's groups.
@@ -101,7 +97,7 @@ impl CgroupMounts {
         new.mount(change.set).or_else(|_| {
             // A user namespace may not mount cgroup2 without a cgroup namespace of its own; the
             // container's group is bound instead.
-            let tree = clone_tree(CWD, &self.of_container(Path::new(ROOT)), false)?;
+            let tree = clone_tree(CWD, &self.of_container(Path::new(MOUNT_POINT)), false)?;
             set(&tree, false, change)?;
             Ok(tree)
         })
@@ -148,7 +144,7 @@ fn shown(hierarchies: &Hierarchies) -> Vec<Shown> {
     let mut shown: Vec<Shown> = Vec::new();
     for one in hierarchies.iter().filter(|one| !one.is_unified) {
         let is_named = one.controllers.iter().any(|name| name.starts_with("name="));
-        let is_below = one.mount.parent() == Some(Path::new(ROOT));
+        let is_below = one.mount.parent() == Some(Path::new(MOUNT_POINT));
         let name = one.mount.file_name().and_then(|name| name.to_str());
         let Some(name) = name.filter(|_| is_below && !is_named) else { continue };
         if !shown.iter().any(|one| one.name == name) {

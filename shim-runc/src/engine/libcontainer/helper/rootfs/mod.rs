@@ -46,6 +46,7 @@ use self::pivot::Propagation;
 use self::sysctl::Settings;
 use super::super::wire::{Failure, Reason};
 use super::failure::failed;
+use crate::cgroup::hierarchy::Hierarchies;
 
 pub(super) use self::console::{Terminal, open_terminal};
 
@@ -70,12 +71,14 @@ pub(super) struct RootFs {
 }
 
 impl RootFs {
-    /// Reads it from a spec. `group` is the path of the container's control groups in each hierarchy.
+    /// Reads it from a spec. `group` is the path of the container's control groups in each of these
+    /// hierarchies.
     pub(super) fn of(
         spec: &Spec,
         bundle: &Path,
         no_pivot_root: bool,
         group: &Path,
+        hierarchies: &Hierarchies,
     ) -> Result<Self, Failure> {
         let invalid = |message: &str| Failure::new(Reason::InvalidRequest, message);
         let root = spec.root().as_ref().ok_or_else(|| invalid("the spec has no root"))?;
@@ -90,7 +93,8 @@ impl RootFs {
         let mounts = spec.mounts().iter().flatten().map(|mount| Mount::of(mount, bundle));
         let mounts: Vec<_> = mounts.collect::<Result<_, _>>()?;
         let shows_groups = mounts.iter().any(|mount| mount.what == What::Groups);
-        let groups = shows_groups.then(|| CgroupMounts::of(group, has(LinuxNamespaceType::Cgroup)));
+        let namespace = has(LinuxNamespaceType::Cgroup);
+        let groups = shows_groups.then(|| CgroupMounts::of(group, namespace, hierarchies));
         let paths = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()
         };
@@ -99,7 +103,7 @@ impl RootFs {
             pivot: !no_pivot_root,
             propagation: Propagation::of(linux.rootfs_propagation().as_deref())?,
             mounts,
-            groups: groups.transpose()?,
+            groups,
             nodes: device_nodes::of(linux.devices().as_deref().unwrap_or_default())?,
             bind_nodes: has(LinuxNamespaceType::User),
             cwd: spec.process().as_ref().map(|process| process.cwd().clone()),

@@ -93,7 +93,7 @@ impl Bundle {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let spec: Spec = serde_json::from_value(self.spec.clone()).unwrap();
-                let root = RootFs::of(&spec, self.directory.path(), way.no_pivot_root, &way.group);
+                let root = root_fs(&spec, self.directory.path(), way.no_pivot_root, &way.group);
                 let mut root = root.map_err(|failure| failure.message)?;
                 if way.unified {
                     root.groups = Some(CgroupMounts::of_version_2(&way.group));
@@ -116,6 +116,16 @@ impl Bundle {
             thread.join().unwrap()
         })
     }
+}
+
+/// With this host's hierarchies.
+fn root_fs(
+    spec: &Spec,
+    bundle: &Path,
+    no_pivot_root: bool,
+    group: &Path,
+) -> Result<RootFs, Failure> {
+    RootFs::of(spec, bundle, no_pivot_root, group, &Hierarchies::read().unwrap())
 }
 
 /// The numbers of the next descriptors that this thread would open.
@@ -260,7 +270,7 @@ fn a_mask_is_found_below_the_mount_that_was_made_also_when_that_was_moved() {
             tell.send(()).unwrap();
         });
         let thread = scope.spawn(move || {
-            let root = RootFs::of(&spec, directory, false, Path::new("/none"));
+            let root = root_fs(&spec, directory, false, Path::new("/none"));
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES).unwrap();
             // On the host, where nothing is mounted on either.
             let exchange = || {
@@ -550,7 +560,7 @@ fn what_was_opened_elsewhere_as_procfs_is_looked_at() {
     let spec: Spec = serde_json::from_value(bundle.spec.clone()).unwrap();
     let refused = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let root = RootFs::of(&spec, bundle.directory.path(), false, Path::new("")).unwrap();
+            let root = root_fs(&spec, bundle.directory.path(), false, Path::new("")).unwrap();
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FILES).unwrap();
             let flags = rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC;
             root.take_procfs(vec![rustix::mount::fsopen("tmpfs", flags).unwrap()]);
